@@ -1,0 +1,44 @@
+"""Rules that decide which drafted tokens are kept: pure functions of probabilities, no model, no cache.
+
+    rule(draft_ids [B, G], draft_probs [B, G, V], verifier_probs [B, G + 1, V], generator, *, draft_length=None)
+        -> Verification(accepted [B], next_token [B])
+
+Slot i of draft_probs and of verifier_probs are the laws of the token at draft_ids[:, i] given the drafts before it,
+after temperature, top-k and top-p; the last of verifier_probs is the law of the bonus token. One-hot verifier laws are
+greedy decoding. Rows that drafted fewer than G tokens say how many in `draft_length` [B]; the ids in their other slots
+may be any valid ids, and their bonus law is verifier_probs[b, draft_length[b]].
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from drafter.verification.base import Rule, Verification
+from drafter.verification.match import match
+
+RULES: dict[str, Rule] = {"match": match}
+RULE_MAKERS: dict[str, Callable[..., Rule]] = {}
+LOSSLESS = frozenset(("match",))
+
+
+def make_rule(name: str, **parameters: Any) -> Rule:
+    """The rule of that name, made with its parameters where it has some: make_rule("lenient", lenience=0.5).
+
+    Raises:
+        ValueError: no rule has that name, or the parameters are not the rule's.
+    """
+    if name not in RULES and name not in RULE_MAKERS:
+        known = [*RULES, *RULE_MAKERS]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise ValueError(f"rule={name!r}: no such rule, did you mean {nearest!r}? (known: {', '.join(known)})")
+    if name in RULES:
+        if parameters:
+            raise ValueError(f"rule={name!r}: takes no parameters, remove {', '.join(parameters)}")
+        return RULES[name]
+    try:
+        return RULE_MAKERS[name](**parameters)
+    except TypeError as error:
+        raise ValueError(f"rule={name!r}: {error}") from None
+
+
+__all__ = ["LOSSLESS", "RULES", "RULE_MAKERS", "Rule", "Verification", "make_rule", "match"]

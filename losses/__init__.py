@@ -1,0 +1,87 @@
+"""Objectives of a block drafter: pick any of N. The vocabulary is visited once, by `score_slots`, whatever is picked.
+
+To add a loss: one file with a `Loss` dataclass, one field in `Losses`, one naive reference in the tests.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from losses.base import BlockScores, Loss, OverRanks, Term, mean_over_ranks, slot_decay, valid_prefix
+from losses.chain_reward import ChainReward
+from losses.decayed_ce import DecayedCE
+from losses.first_error import FirstError
+from losses.scoring import SlotScores, score, score_blocks, score_slots
+
+__all__ = [
+    "BlockScores",
+    "ChainReward",
+    "DecayedCE",
+    "FirstError",
+    "Loss",
+    "Losses",
+    "SlotScores",
+    "Term",
+    "mean_over_ranks",
+    "score",
+    "score_blocks",
+    "score_slots",
+    "slot_decay",
+    "valid_prefix",
+]
+
+
+@dataclass
+class Losses:
+    """The objective: a field per loss, active where its weight is above 0.
+
+    Raises:
+        ValueError: no loss is active.
+    """
+
+    decayed_ce: DecayedCE = field(default_factory=DecayedCE)
+    first_error: FirstError = field(default_factory=FirstError)
+    chain_reward: ChainReward = field(default_factory=ChainReward)
+
+    def __post_init__(self):
+        if not self.active:
+            raise ValueError("losses: none has a weight above 0; set one, for example losses.decayed_ce.weight=1")
+
+    @property
+    def active(self) -> dict[str, Loss]:
+        """The losses that are computed, by name."""
+        losses: dict[str, Loss] = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: loss for name, loss in losses.items() if loss.weight}
+
+    def __call__(
+        self, scores: BlockScores, step: int | None = None, over_ranks: OverRanks = mean_over_ranks
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective and each active term of it, without its coefficient; rewards are given as rewards.
+
+        Args:
+            scores: of the drafter, one per slot.
+            step: of training, from 0, for losses that warm up; None: after warm-up.
+            over_ranks: takes the terms' total weights on this rank to their means over ranks. All ranks must call.
+        """
+        means = self._means(scores, over_ranks)
+        total = torch.stack([self.active[name].coefficient(step) * mean for name, mean in means.items()]).sum()
+        return total, {name: -mean if self.active[name].is_reward else mean for name, mean in means.items()}
+
+    def gradient_norms(self, scores: BlockScores, over_ranks: OverRanks = mean_over_ranks) -> dict[str, Tensor]:
+        """The norm of each active term's gradient in the valid slots' hidden states, without its coefficient.
+
+        The gradient of every slot is stored by scoring, so this costs a multiplication; call it before backward.
+        """
+        if scores.hidden is None or not scores.hidden.requires_grad:
+            raise ValueError("BlockScores.hidden: gradient norms need the slots' hidden states, scored with a gradient")
+        norms = {}
+        for name, mean in self._means(scores, over_ranks).items():
+            (gradient,) = torch.autograd.grad(mean, scores.hidden, retain_graph=True)  # [N, D]
+            norms[name] = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+        return norms
+
+    def _means(self, scores: BlockScores, over_ranks: OverRanks) -> dict[str, Tensor]:
+        terms = {name: loss(scores) for name, loss in self.active.items()}
+        totals = over_ranks(torch.stack([term.weights.sum() for term in terms.values()]))  # one exchange for all terms
+        return {name: term.mean(total) for (name, term), total in zip(terms.items(), totals, strict=True)}

@@ -14,11 +14,32 @@ from collections.abc import Callable
 from typing import Any
 
 from drafter.verification.base import Rule, Verification
+from drafter.verification.block import block_verification
+from drafter.verification.ensemble import dynamic_ensemble, static_ensemble
+from drafter.verification.lenient import lenient
 from drafter.verification.match import match
+from drafter.verification.shared_noise import shared_noise
+from drafter.verification.speculative import speculative_sampling
+from drafter.verification.typical import typical_acceptance
+from drafter.verification.variation_budget import variation_budget
 
-RULES: dict[str, Rule] = {"match": match}
-RULE_MAKERS: dict[str, Callable[..., Rule]] = {}
-LOSSLESS = frozenset(("match",))
+# Rules as they are; dynamic_ensemble is called with verifier_weight=, shared_noise with noise=.
+RULES: dict[str, Rule] = {
+    "match": match,
+    "speculative_sampling": speculative_sampling,
+    "block_verification": block_verification,
+    "shared_noise": shared_noise,
+    "dynamic_ensemble": dynamic_ensemble,
+}
+# Rules with parameters: called with them, each makes a rule.
+RULE_MAKERS: dict[str, Callable[..., Rule]] = {
+    "lenient": lenient,
+    "typical_acceptance": typical_acceptance,
+    "static_ensemble": static_ensemble,
+    "variation_budget": variation_budget,
+}
+# Rules whose output has exactly the verifier's law.
+LOSSLESS = frozenset(("match", "speculative_sampling", "block_verification", "shared_noise"))
 
 
 def make_rule(name: str, **parameters: Any) -> Rule:
@@ -41,4 +62,20 @@ def make_rule(name: str, **parameters: Any) -> Rule:
         raise ValueError(f"rule={name!r}: {error}") from None
 
 
-__all__ = ["LOSSLESS", "RULES", "RULE_MAKERS", "Rule", "Verification", "make_rule", "match"]
+__all__ = [
+    "LOSSLESS",
+    "RULES",
+    "RULE_MAKERS",
+    "Rule",
+    "Verification",
+    "block_verification",
+    "dynamic_ensemble",
+    "lenient",
+    "make_rule",
+    "match",
+    "shared_noise",
+    "speculative_sampling",
+    "static_ensemble",
+    "typical_acceptance",
+    "variation_budget",
+]

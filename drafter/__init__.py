@@ -1,0 +1,31 @@
+"""Train a block-diffusion drafter against a frozen verifier, decode with both, export the drafter.
+
+The flow, which is also the order of the layers (a layer imports only those to its left):
+config → blocks, attention → verifier → data → models, verification → walk → export → training → decode → evaluate.
+
+Shape letters, everywhere: B batch, S sequence, A anchors, G draft_length, K block_size (1 + G), V vocabulary, D width,
+H heads, T taps.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drafter.decode import SpeculativeDecoder
+    from drafter.models import BlockDiffusionDrafter
+    from drafter.verifier import Verifier
+
+__all__ = ["BlockDiffusionDrafter", "SpeculativeDecoder", "Verifier"]
+
+_HOMES = {
+    "BlockDiffusionDrafter": "drafter.models",
+    "SpeculativeDecoder": "drafter.decode",
+    "Verifier": "drafter.verifier",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: `drafter.config` alone stays cheap to import."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'drafter' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

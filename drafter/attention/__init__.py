@@ -1,0 +1,9 @@
+"""Attention over a preallocated cache: one contract, one file per kernel.
+
+Contract, that of `flash_attn_with_kvcache`: write the new keys and values behind each row's committed length, then
+attend from the new queries to everything up to them. Rows may have different lengths; nothing is cropped or copied.
+"""
+
+from drafter.attention.cache import KVCache, choose_kernel
+
+__all__ = ["KVCache", "choose_kernel"]

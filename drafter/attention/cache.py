@@ -1,0 +1,107 @@
+"""Keys and values of a batch, preallocated, with a length per row."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from drafter.attention import flash, sdpa
+
+log = logging.getLogger(__name__)
+_logged: set[str] = set()
+
+
+def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Turn `auto | sdpa | flash_attn` into the kernel that will run.
+
+    Raises:
+        ValueError: flash_attn is asked for where it can't run.
+    """
+    if requested not in ("auto", "sdpa", "flash_attn"):
+        raise ValueError(f"attention={requested!r}: choose auto, sdpa or flash_attn")
+    half = dtype in (torch.float16, torch.bfloat16)
+    reason = "needs a CUDA device" if device.type != "cuda" else None if half else f"needs half precision, not {dtype}"
+    reason = reason or flash.missing()
+    if requested == "flash_attn" and reason:
+        raise ValueError(f"attention='flash_attn': {reason}; use attention=sdpa")
+    kernel = "sdpa" if requested == "sdpa" or reason else "flash_attn"
+    if requested == "auto" and kernel not in _logged:
+        _logged.add(kernel)
+        log.info("attention kernel: %s%s", kernel, f" (flash_attn {reason})" if reason else "")
+    return kernel
+
+
+class KVCache:
+    """Keys and values of all layers, [layers, B, capacity, Hk, D] each, and how many slots of each row are committed.
+
+    Rejecting a token is not advancing the row's length: the slot behind it is overwritten by the next write.
+
+    Args:
+        layers, batch, capacity, heads, width: sizes; heads are the key/value heads, width that of one head.
+        kernel: `sdpa` or `flash_attn`, as `choose_kernel` returns it.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        capacity: int,
+        heads: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernel: str = "sdpa",
+    ):
+        shape = (layers, batch, capacity, heads, width)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.longest = 0  # known to the host, so that slicing needs no synchronisation
+        self.kernel = kernel
+        self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    def row(self, index: int) -> "KVCache":
+        """An empty one-row cache on the memory of row `index`: for filling that row alone."""
+        view = object.__new__(KVCache)
+        view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
+        view.lengths, view.longest, view.kernel, view._masks = torch.zeros_like(self.lengths[:1]), 0, self.kernel, {}
+        return view
+
+    def set_lengths(self, lengths: list[int]) -> None:
+        """Commit exactly `lengths` slots of each row."""
+        self.longest = max(lengths)
+        if self.longest > self.capacity:
+            raise ValueError(f"cache capacity={self.capacity}: {self.longest} slots are needed; make it larger")
+        self.lengths = torch.tensor(lengths, device=self.lengths.device)
+        self._masks.clear()
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Store key and value [B, Q, Hk, D] behind the committed slots, without committing them."""
+        sdpa.write(self.keys[layer], key, self.lengths)
+        sdpa.write(self.values[layer], value, self.lengths)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        scale: float,
+        window: int | None = None,
+    ) -> Tensor:
+        """Store key, value [B, Q, Hk, D] and attend from query [B, Q, H, D]; returns [B, Q, H, D]."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.kernel == "flash_attn":
+            return flash.attend(query, key, value, keys, values, self.lengths, causal, scale, window)
+        self.write(layer, key, value)
+        end = self.longest + query.shape[1]
+        want = (query.shape[1], causal, window)
+        if want not in self._masks:
+            self._masks[want] = sdpa.visible(self.lengths, query.shape[1], end, causal, window)
+        return sdpa.attend(query, keys[:, :end], values[:, :end], self._masks[want], scale)

@@ -1,0 +1,45 @@
+"""The contract on flash-attn's kernel for caches: CUDA, half precision. An optional extra, probed and never assumed."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@cache
+def missing() -> str | None:
+    """Why flash-attn can't be used here, or None. Importing is the probe: a package built without kernels fails it."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        from flash_attn import flash_attn_with_kvcache  # noqa: F401
+    except ImportError as error:
+        return f"flash_attn can't be imported ({error}); install the extra: pip install --no-build-isolation '.[flash]'"
+    return None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    causal: bool,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Write key and value [B, Q, Hk, D] at `lengths` and attend, in one kernel; returns [B, Q, H, D]."""
+    from flash_attn import flash_attn_with_kvcache
+
+    return flash_attn_with_kvcache(
+        query,
+        keys,
+        values,
+        k=key,
+        v=value,
+        cache_seqlens=lengths.to(torch.int32),
+        softmax_scale=scale,
+        causal=causal,
+        window_size=(-1, -1) if window is None else (window - 1, 0 if causal else window - 1),
+    )

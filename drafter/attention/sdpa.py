@@ -1,0 +1,55 @@
+"""The contract on torch's scaled_dot_product_attention: every device and dtype."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def write(cache: Tensor, new: Tensor, lengths: Tensor) -> None:
+    """Put `new` [B, Q, H, D] into `cache` [B, S, H, D] at each row's length."""
+    batch, count = new.shape[:2]
+    if batch == 1:
+        start = int(lengths[0])
+        cache[:, start : start + count] = new
+        return
+    slots = lengths[:, None] + torch.arange(count, device=new.device)  # [B, Q]
+    cache[torch.arange(batch, device=new.device)[:, None], slots] = new
+
+
+def visible(lengths: Tensor, queries: int, keys: int, causal: bool, window: int | None) -> Tensor | None:
+    """Which of the first `keys` cache slots each new query sees.
+
+    Returns:
+        bool [B, 1, Q, S], or None when every query of every row sees all `keys` slots.
+    """
+    if len(lengths) == 1 and window is None and (queries == 1 or not causal):
+        return None
+    slot = torch.arange(keys, device=lengths.device)  # [S]
+    own = lengths[:, None] + torch.arange(queries, device=lengths.device)  # [B, Q] the slot of each query itself
+    last = own if causal else own[:, -1:].expand_as(own)
+    seen = slot <= last[..., None]  # [B, Q, S]
+    if window is not None:
+        seen &= slot > own[..., None] - window
+    return seen[:, None]
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Grouped-query attention. query [B, Q, H, D]; keys, values [B, S, Hk, D]; returns [B, Q, H, D].
+
+    The query heads of a group become queries of their one key/value head, so that keys and values are read once and
+    never repeated in memory (in bfloat16 on a CPU several times faster than `enable_gqa` for a few queries).
+    """
+    batch, queries, heads, width = query.shape
+    kv_heads = keys.shape[2]
+    group = heads // kv_heads
+    folded = query.view(batch, queries, kv_heads, group, width).permute(0, 2, 3, 1, 4)
+    if mask is not None:
+        mask = mask.expand(-1, group, -1, -1).reshape(mask.shape[0], 1, group * queries, mask.shape[-1])
+    out = functional.scaled_dot_product_attention(
+        folded.reshape(batch, kv_heads, group * queries, width),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=mask,
+        scale=scale,
+    )  # [B, Hk, group*Q, D]
+    return out.view(batch, kv_heads, group, queries, width).permute(0, 3, 1, 2, 4).reshape(query.shape)

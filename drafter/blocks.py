@@ -1,0 +1,87 @@
+"""Blocks of a training row: where they are anchored, what their slots hold and predict, what they may see.
+
+Pure functions of index tensors. Slot 0 of a block holds the anchor's token, slots 1..G the mask token; slot k stands at
+position anchor + k and predicts the token there (no shift).
+"""
+
+import torch
+from torch import Tensor
+
+
+def sample_anchors(supervised: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw sorted anchors without replacement among positions whose next token is supervised.
+
+    Args:
+        supervised: bool [B, S], True at answer tokens.
+        count: anchors per row; rows with fewer candidates leave the rest unused.
+        generator: a CPU generator.
+    Returns:
+        anchors [B, A] in ascending order, and which of them are used, bool [B, A]; unused ones stand at 0.
+    """
+    candidates = supervised & torch.roll(supervised, -1, dims=1)
+    candidates[:, -1] = False
+    score = torch.rand(supervised.shape, generator=generator).to(supervised.device)
+    score = score.masked_fill(~candidates, -1.0)
+    count = min(count, supervised.shape[1])
+    top = score.topk(count, dim=1)  # [B, A]
+    used = top.values >= 0
+    last = supervised.shape[1]
+    anchors, order = top.indices.masked_fill(~used, last).sort(dim=1)
+    used = used.gather(1, order)
+    return anchors.masked_fill(~used, 0), used
+
+
+def every_anchor(supervised: Tensor) -> tuple[Tensor, Tensor]:
+    """Every position whose next token is supervised, as `sample_anchors` returns them."""
+    most = max(int(supervised.sum(1).max()), 1)
+    return sample_anchors(supervised, most, torch.Generator())
+
+
+def slot_positions(anchors: Tensor, block_size: int) -> Tensor:
+    """Absolute position of every slot: [B, A] -> [B, A, K]."""
+    return anchors[..., None] + torch.arange(block_size, device=anchors.device)
+
+
+def slot_labels(
+    ids: Tensor, supervised: Tensor, anchors: Tensor, used: Tensor, block_size: int
+) -> tuple[Tensor, Tensor]:
+    """The token that each drafted slot predicts, and whether it is known.
+
+    Args:
+        ids: [B, S]; supervised: bool [B, S]; anchors, used: [B, A].
+    Returns:
+        labels [B, A, G] and valid [B, A, G]; a block's valid slots are a prefix: the answer ends where they end.
+    """
+    positions = slot_positions(anchors, block_size)[..., 1:]  # [B, A, G]
+    inside = positions < ids.shape[1]
+    flat = positions.clamp(max=ids.shape[1] - 1).flatten(1)  # [B, A*G]
+    labels = ids.gather(1, flat).view_as(positions)
+    known = supervised.gather(1, flat).view_as(positions) & inside & used[..., None]
+    return labels, known.cumprod(-1).bool()
+
+
+def slot_ids(ids: Tensor, anchors: Tensor, block_size: int, mask_token_id: int) -> Tensor:
+    """What the slots hold: the anchor's token, then the mask token, [B, A, K]."""
+    slots = torch.full((*anchors.shape, block_size), mask_token_id, device=ids.device)
+    slots[..., 0] = ids.gather(1, anchors)
+    return slots
+
+
+def block_mask(anchors: Tensor, sequence_length: int, block_size: int, documents: Tensor | None = None) -> Tensor:
+    """Which keys each slot sees: context strictly before its anchor and in its document, and all of its own block.
+
+    Args:
+        anchors: [B, A].
+        documents: document number of each position, [B, S]; None when a row is one document.
+    Returns:
+        bool [B, A*K, S + A*K]; the keys are the S context positions, then the slots of all blocks.
+    """
+    batch, count = anchors.shape
+    position = torch.arange(sequence_length, device=anchors.device)
+    context = position < anchors[..., None]  # [B, A, S] strictly: the anchor's own taps do not exist when drafting
+    if documents is not None:
+        context &= documents[:, None, :] == documents.gather(1, anchors)[..., None]
+    context = context.repeat_interleave(block_size, dim=1)  # [B, A*K, S]
+    block = torch.arange(count, device=anchors.device).repeat_interleave(block_size)  # [A*K]
+    own = (block[:, None] == block).expand(batch, -1, -1)  # [B, A*K, A*K]
+    return torch.cat([context, own], dim=-1)

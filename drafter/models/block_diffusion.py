@@ -1,0 +1,250 @@
+"""The block-diffusion drafter of DFlash (arXiv:2602.06036): one bidirectional pass fills all masked slots of a block.
+
+Context reaches it by KV injection: taps of the verifier, fused by one projection, become extra keys and values of every
+layer. It has no embedding and no head; both are the verifier's. The same class trains, decodes and is exported.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, Qwen3RotaryEmbedding, rotate_half
+
+from drafter.attention import KVCache
+from drafter.attention.sdpa import attend
+from drafter.blocks import block_mask, slot_positions
+from drafter.verifier import Verifier
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, value) of the block -> attended [B, Q, H, D]
+
+
+class BlockDiffusionConfig(Qwen3Config):
+    """Qwen3's fields plus those that engines read of a DFlash drafter.
+
+    Args:
+        block_size: slots of a block, the anchor included.
+        num_target_layers: depth of the verifier.
+        dflash_config: `mask_token_id`, and `target_layer_ids` (0-based; a tap is the output of that layer).
+    """
+
+    block_size: int = 16
+    num_target_layers: int = 0
+    dflash_config: dict | None = None
+    is_causal: bool = False
+
+
+class DrafterAttention(nn.Module):
+    """Queries from the block alone; keys and values from context and block by the same projections."""
+
+    def __init__(self, config: BlockDiffusionConfig):
+        super().__init__()
+        self.width, self.scale = config.head_dim, config.head_dim**-0.5
+        hidden, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(hidden, heads * self.width, bias=bias)
+        self.k_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
+        self.v_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
+        self.o_proj = nn.Linear(heads * self.width, hidden, bias=bias)
+        self.q_norm = Qwen3RMSNorm(self.width, eps=config.rms_norm_eps)
+        self.k_norm = Qwen3RMSNorm(self.width, eps=config.rms_norm_eps)
+
+    def keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys (normed, rotated) and values, each [B, S, Hk, D]."""
+        shape = (*hidden.shape[:-1], -1, self.width)
+        key = _rotate(self.k_norm(self.k_proj(hidden).view(shape)), rope)
+        return key, self.v_proj(hidden).view(shape)
+
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        query = _rotate(self.q_norm(self.q_proj(hidden).view(*hidden.shape[:-1], -1, self.width)), rope)
+        return self.o_proj(attend(query, *self.keys_values(hidden, rope)).flatten(-2))
+
+
+class DrafterLayer(nn.Module):
+    """Pre-norm attention and SwiGLU MLP."""
+
+    def __init__(self, config: BlockDiffusionConfig):
+        super().__init__()
+        self.self_attn = DrafterAttention(config)
+        self.mlp = Qwen3MLP(config)
+        self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, attend)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class BlockDiffusionDrafter(PreTrainedModel):
+    """The drafter.
+
+    Attributes:
+        vocabulary: ids that it may propose, ascending [V'], or None for the verifier's whole vocabulary
+            (FR-Spec, arXiv:2502.14856); verification always stays on the whole vocabulary.
+    """
+
+    config_class = BlockDiffusionConfig
+    config: BlockDiffusionConfig
+    base_model_prefix = ""
+    main_input_name = "block"
+    _no_split_modules = ["DrafterLayer"]  # noqa: RUF012 (transformers' own name and type)
+    input_modalities = ("text",)
+
+    def __init__(self, config: BlockDiffusionConfig):
+        super().__init__(config)
+        taps = len(self.tap_layers)
+        self.fc = nn.Linear(taps * config.hidden_size, config.hidden_size, bias=False)
+        self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList(DrafterLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = Qwen3RotaryEmbedding(config)
+        self.vocabulary: Tensor | None = None
+        self.post_init()
+
+    @property
+    def block_size(self) -> int:
+        return self.config.block_size
+
+    @property
+    def tap_layers(self) -> Sequence[int]:
+        return (self.config.dflash_config or {})["target_layer_ids"]
+
+    @property
+    def mask_token_id(self) -> int:
+        return (self.config.dflash_config or {})["mask_token_id"]
+
+    def check_verifier(self, verifier: Verifier) -> None:
+        """Raise a ValueError unless this drafter fits the verifier's width, depth and vocabulary."""
+        ours = (self.config.hidden_size, self.config.num_target_layers, self.config.vocab_size)
+        theirs = (verifier.config.hidden_size, verifier.num_layers, verifier.head.shape[0])
+        if ours != theirs:
+            raise ValueError(
+                f"drafter: made for a verifier of (width, layers, vocabulary) {ours}, not {theirs}; use its own verifier"
+            )
+
+    def context(self, taps: Tensor) -> Tensor:
+        """Fuse taps [B, S, T*D] into what all layers take their extra keys and values from, [B, S, D]."""
+        return self.hidden_norm(self.fc(taps))
+
+    def forward(self, block: Tensor, taps: Tensor, anchors: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Fill many blocks of a row at once (training, walk).
+
+        Args:
+            block: embeddings of the slots, [B, A, K, D].
+            taps: of the whole row, [B, S, T*D].
+            anchors: [B, A].
+            documents: [B, S] or None, see `block_mask`.
+        Returns:
+            normed hidden states, [B, A, K, D].
+        """
+        batch, count, size, width = block.shape
+        mask = block_mask(anchors, taps.shape[1], size, documents)[:, None]  # [B, 1, A*K, S + A*K]
+        context = self.context(taps)
+        hidden = block.reshape(batch, count * size, width).to(context.dtype)
+        everywhere = torch.arange(taps.shape[1], device=taps.device)[None]
+        context_rope = self.rotary_emb(context, everywhere)
+        rope = self.rotary_emb(context, slot_positions(anchors, size).flatten(1))
+        for layer in self.layers:
+            attention: DrafterAttention = layer.self_attn  # type: ignore[assignment]
+            keys, values = attention.keys_values(context, context_rope)
+            hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, attention.scale))
+        return self.norm(hidden).view(batch, count, size, width)
+
+    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa") -> KVCache:
+        """An empty cache for the context keys and values of `batch` rows."""
+        config = self.config
+        heads, width, depth = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
+        return KVCache(depth, batch, capacity, heads or 1, width, self.dtype, self.device, kernel)
+
+    def extend(self, taps: Tensor, cache: KVCache) -> None:
+        """Write the keys and values of new context taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""
+        context = self.context(taps.to(self.dtype))
+        rope = self.rotary_emb(context, _next_positions(cache, taps.shape[1]))
+        for index, layer in enumerate(self.layers):
+            cache.write(index, *layer.self_attn.keys_values(context, rope))  # type: ignore[union-attr, operator]
+
+    def draft(self, block: Tensor, cache: KVCache) -> Tensor:
+        """Fill one block per row behind the cached context.
+
+        Args:
+            block: embeddings of the anchor and the mask tokens, [B, K', D], K' at most the block size.
+        Returns:
+            normed hidden states, [B, K', D]. The block's own keys and values are not committed.
+        """
+        hidden = block.to(self.dtype)
+        rope = self.rotary_emb(hidden, _next_positions(cache, block.shape[1]))
+        for index, layer in enumerate(self.layers):
+            scale = layer.self_attn.scale  # type: ignore[union-attr]
+            hidden = layer(hidden, rope, partial(cache.attend, index, causal=False, scale=scale))
+        return self.norm(hidden)
+
+
+def _next_positions(cache: KVCache, count: int) -> Tensor:
+    return cache.lengths[:, None] + torch.arange(count, device=cache.lengths.device)  # [B, Q]
+
+
+def _attend_context(
+    keys: Tensor, values: Tensor, mask: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    return attend(query, torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1), mask, scale)
+
+
+def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding of x [B, S, H, D] with cos, sin [B, S, D]."""
+    cos, sin = (part[:, :, None].to(x.dtype) for part in rope)
+    return x * cos + rotate_half(x) * sin
+
+
+def evenly_spaced(num_layers: int, count: int) -> list[int]:
+    """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3."""
+    if count == 1:
+        return [num_layers // 2]
+    return [round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count)]
+
+
+def config_for(
+    verifier: Verifier, *, num_layers: int, block_size: int, tap_layers: Sequence[int], mask_token_id: int, **sizes: Any
+) -> BlockDiffusionConfig:
+    """The drafter's config for a verifier: the same width, heads and RoPE base, in plain Qwen3 terms.
+
+    Raises:
+        ValueError: a field does not fit the verifier.
+    """
+    theirs = verifier.config
+    verifier.check_taps(tap_layers)
+    vocabulary = verifier.head.shape[0]
+    if not 0 <= mask_token_id < vocabulary:
+        raise ValueError(f"drafter.mask_token_id={mask_token_id}: must be an id of the verifier, 0 to {vocabulary - 1}")
+    if mask_token_id in verifier.stop_ids:
+        raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
+    heads = theirs.num_attention_heads
+    return BlockDiffusionConfig(
+        architectures=["DFlashDraftModel"],
+        vocab_size=vocabulary,
+        hidden_size=theirs.hidden_size,
+        intermediate_size=theirs.intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=theirs.num_key_value_heads or heads,
+        head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
+        hidden_act="silu",
+        rms_norm_eps=theirs.rms_norm_eps,
+        max_position_embeddings=theirs.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": _rope_theta(verifier)},
+        layer_types=["full_attention"] * num_layers,
+        tie_word_embeddings=False,
+        block_size=block_size,
+        num_target_layers=verifier.num_layers,
+        dflash_config={"mask_token_id": mask_token_id, "target_layer_ids": list(tap_layers)},
+        **sizes,
+    )
+
+
+def _rope_theta(verifier: Verifier) -> float:
+    parameters = verifier.config.rope_parameters or {}
+    if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
+        parameters = parameters.get("full_attention", parameters)
+    return float(parameters.get("rope_theta", 10000.0))

@@ -1,0 +1,58 @@
+"""Prompts → the verifier's own answers, batched, cached and resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from drafter.data.answers import Parts, digest
+from drafter.data.prompts import Prompt
+from drafter.decode import Generation, SpeculativeDecoder
+from drafter.verifier import Verifier
+
+
+def regenerate(
+    verifier: Verifier,
+    prompts: list[Prompt],
+    path: Path,
+    max_new_tokens: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, object]:
+    """Answer every prompt greedily through the verifier's chat template and write `path`.
+
+    A killed run goes on where its last part ended; a changed recipe or verifier is refused while parts remain.
+
+    Args:
+        on_progress: called with the number of finished rows and of all rows.
+    Returns:
+        the manifest: what the answers depend on, and counts.
+    """
+    manifest: dict[str, object] = {
+        "verifier": verifier.fingerprint(),
+        "dtype": str(verifier.dtype).removeprefix("torch."),
+        "prompts": digest(prompts),
+        "max_new_tokens": max_new_tokens,
+        "rows": len(prompts),
+    }
+    parts = Parts(path, manifest)
+    todo = [index for index in range(len(prompts)) if index not in parts.done]
+    finished = len(parts.done)
+    on_progress(finished, len(prompts))
+
+    def keep(position: int, generation: Generation) -> None:
+        nonlocal finished
+        index = todo[position]
+        parts.add(index, {**prompts[index], "answer_ids": generation.token_ids, "stop": generation.stop})
+        finished += 1
+        on_progress(finished, len(prompts))
+
+    questions = [verifier.chat_ids(prompts[index]["prompt"]) for index in todo]
+    results = SpeculativeDecoder(verifier).generate(
+        questions, max_new_tokens=max_new_tokens, batch_size=batch_size, on_end=keep
+    )
+    failed = [(todo[i], result.stop) for i, result in enumerate(results) if not result.token_ids]
+    if failed:
+        index, reason = failed[0]
+        parts.flush()
+        raise ValueError(f"data: {len(failed)} prompts could not be answered; first is number {index}: {reason}")
+    parts.finish()
+    return manifest

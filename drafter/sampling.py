@@ -1,0 +1,40 @@
+"""From logits to the law that a token is drawn from: temperature, top-k, top-p."""
+
+import torch
+from torch import Tensor
+
+
+def check(temperature: float, top_p: float, top_k: int) -> None:
+    """Raise a ValueError that names the field, its value and the remedy."""
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature}: must be >= 0; 0 is greedy")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: must lie in (0, 1]; 1 keeps every token")
+    if top_k < 0:
+        raise ValueError(f"top_k={top_k}: must be >= 0; 0 keeps every token")
+
+
+def probabilities(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:
+    """The adjusted law of each position.
+
+    Args:
+        logits: [..., V].
+        temperature: 0 puts all mass on the argmax.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: of those, keep the smallest set of likeliest tokens whose mass reaches top_p.
+    Returns:
+        float32 [..., V], sums to 1.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    law = (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = law.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier tokens
+        law = law.scatter(-1, order, ordered.masked_fill(before >= top_p, 0.0))
+        law = law / law.sum(-1, keepdim=True)
+    return law

@@ -1,0 +1,220 @@
+"""The frozen verifier: a causal language model of transformers, its taps, its cache, its head.
+
+It is no nn.Module and never a child of one, so that no checkpoint holds it and no optimiser sees it.
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_utils import AttentionInterface
+
+from drafter.attention import KVCache, choose_kernel
+from drafter.attention.sdpa import attend, visible
+from drafter.conversion import resolve
+
+ATTENTION = "block_drafter"
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    kv_cache: KVCache | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What every attention layer of the verifier calls: causal, over `kv_cache` where one is passed to the model."""
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, Q, H, D]
+    scale = module.head_dim**-0.5 if scaling is None else scaling
+    if kv_cache is not None:
+        return kv_cache.attend(
+            module.layer_idx, query, key, value, causal=True, scale=scale, window=sliding_window
+        ), None
+    rows = torch.zeros(1, dtype=torch.long, device=query.device)
+    mask = visible(rows, query.shape[1], key.shape[1], causal=True, window=sliding_window)
+    return attend(query, key, value, mask, scale), None
+
+
+AttentionInterface.register(ATTENTION, _attention)  # no mask function goes with it: the mask is made above
+
+
+class Verifier:
+    """A frozen causal language model.
+
+    Args:
+        model: a transformers causal LM whose state can be rewound (full or sliding attention in every layer).
+        tokenizer: its tokenizer; None where only token ids are used.
+        attention: `auto`, `sdpa` or `flash_attn`, for decoding.
+    Raises:
+        ValueError: the model keeps a recurrent state, soft-caps its attention, or has no list of layers.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, attention: str = "auto"):
+        text = model.config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        if not kinds <= {"full_attention", "sliding_attention"}:
+            raise ValueError(
+                f"verifier: layers of type {sorted(kinds)} keep a state that can't be rewound; "
+                "choose a model with attention in every layer"
+            )
+        if getattr(text, "attn_logit_softcapping", None):
+            raise ValueError(
+                "verifier: soft-capped attention (attn_logit_softcapping) is not supported; choose another"
+            )
+        body = model.get_decoder()
+        if not hasattr(body, "layers"):
+            raise ValueError(f"verifier: {type(model).__name__} has no list of decoder layers to tap; choose another")
+        model.requires_grad_(False).eval()
+        model.set_attn_implementation(ATTENTION)
+        self.model, self.tokenizer, self.config, self._body = model, tokenizer, text, body
+        self.kernel = choose_kernel(attention, self.device, self.dtype)
+        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
+        self._tapped: dict[int, Tensor] = {}
+        self._hooks: dict[int, Any] = {}
+
+    @classmethod
+    def load(
+        cls, source: str, dtype: torch.dtype | None = torch.float32, device: str = "cpu", attention: str = "auto"
+    ) -> "Verifier":
+        """Load a hub id, a directory, a GGUF file or a packaged name (`smollm2`).
+
+        Raises:
+            ValueError: the source can't be found or is no causal LM.
+        """
+        where = resolve(source)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(where)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"verifier.source={source!r}: can't be loaded as a causal LM ({reason})") from None
+        return cls(model.to(device), tokenizer, attention)
+
+    @property
+    def device(self) -> torch.device:
+        return self._body.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._body.get_input_embeddings().weight.dtype
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._body.layers)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self._body.layers
+
+    @property
+    def head(self) -> Tensor:
+        """Weight of the output head, [V, D]."""
+        return self.model.get_output_embeddings().weight
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of the generation config, and the tokenizer's."""
+        ids = self.model.generation_config.eos_token_id
+        found = {ids} if isinstance(ids, int) else set(ids or ())
+        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+            found.add(self.tokenizer.eos_token_id)
+        return tuple(sorted(found))
+
+    def fingerprint(self) -> str:
+        """A short hash of the weights (a sample of each tensor, rounded to bfloat16, so that the dtype is no matter)."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            flat = weight.detach().flatten()
+            sample = torch.cat([flat[:64], flat[-64:]]).to(torch.bfloat16).cpu().view(torch.uint8)
+            digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def chat_ids(self, prompt: str) -> list[int]:
+        """Ids of one user turn in the chat template, up to where the answer begins.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
+        if self.tokenizer is None or self.tokenizer.chat_template is None:
+            raise ValueError("verifier: its tokenizer has no chat template; choose a chat model")
+        turn = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of `ids` [...], scaled where the model scales them; returns [..., D]."""
+        return self._body.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head over normed hidden states [..., D], soft-capped where the model does; returns [..., V]."""
+        logits = self.model.get_output_embeddings()(hidden)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def check_taps(self, tap_layers: Sequence[int]) -> None:
+        """Raise a ValueError unless every tap is a layer below the last, in ascending order."""
+        last = self.num_layers - 1
+        if not tap_layers or list(tap_layers) != sorted(set(tap_layers)) or tap_layers[0] < 0 or tap_layers[-1] >= last:
+            raise ValueError(
+                f"drafter.tap_layers={list(tap_layers)}: name distinct layers in ascending order from 0 to {last - 1} "
+                f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
+            )
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens."""
+        attention = self._body.layers[0].self_attn
+        heads = self.config.num_key_value_heads
+        width = attention.head_dim
+        return KVCache(self.num_layers, batch, capacity, heads, width, self.dtype, self.device, self.kernel)
+
+    @torch.inference_mode()
+    def taps(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
+        """Outputs of the tapped layers for whole rows, right-padded; the body stops after the highest.
+
+        Args:
+            ids: [B, S].
+        Returns:
+            [B, S, T*D], taps side by side in the order given.
+        """
+        short = copy.copy(self._body)
+        short._modules = dict(self._body._modules)
+        short._modules["layers"] = self._body.layers[: max(tap_layers) + 1]
+        self._listen(tap_layers)
+        short(input_ids=ids, use_cache=False)
+        return self._collect(tap_layers)
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
+        """Run `ids` [B, Q] behind what `cache` has committed; commits nothing.
+
+        Returns:
+            normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers).
+        """
+        self._listen(tap_layers)
+        positions = cache.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)  # [B, Q]
+        out = self._body(input_ids=ids, position_ids=positions, use_cache=False, kv_cache=cache)
+        return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
+
+    def _listen(self, tap_layers: Sequence[int]) -> None:
+        """Keep hooks on exactly the layers asked for."""
+        for layer in set(self._hooks) - set(tap_layers):
+            self._hooks.pop(layer).remove()
+        for layer in set(tap_layers) - set(self._hooks):
+            self._hooks[layer] = self._body.layers[layer].register_forward_hook(self._keeper(layer))
+
+    def _keeper(self, layer: int) -> Any:
+        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            self._tapped[layer] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    def _collect(self, tap_layers: Sequence[int]) -> Tensor:
+        taps = torch.cat([self._tapped[layer] for layer in tap_layers], dim=-1)  # [B, S, T*D]
+        self._tapped.clear()
+        return taps

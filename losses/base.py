@@ -103,10 +103,6 @@ class Loss:
             return self.weight or 0.0
         return (self.weight or 0.0) * step / self.warmup_steps
 
-    def slot_weights(self, chosen: Tensor, decay_slots: float | None, dtype: torch.dtype) -> Tensor:
-        """[B, A, G] the decay of each slot where `chosen`, else 0."""
-        return chosen * slot_decay(chosen.shape[-1], decay_slots, chosen.device, dtype)
-
     def check_decay(self, decay_slots: float | None) -> None:
         if decay_slots is not None and not decay_slots > 0:
             raise ValueError(f"losses.{self.name}.decay_slots={decay_slots}: must be > 0, or null for uniform")
@@ -122,6 +118,11 @@ def slot_decay(
     index = torch.arange(draft_length, dtype=torch.float64, device=device)  # [G]
     decay = torch.ones_like(index) if decay_slots is None else torch.exp(-index / decay_slots)  # [G]
     return decay.to(dtype)
+
+
+def decay_where(chosen: Tensor, decay_slots: float | None, dtype: torch.dtype) -> Tensor:
+    """[B, A, G] the slot decay where `chosen`, else 0."""
+    return chosen * slot_decay(chosen.shape[-1], decay_slots, chosen.device, dtype)
 
 
 def valid_prefix(valid: Tensor) -> Tensor:

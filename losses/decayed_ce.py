@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from losses.base import BlockScores, Loss, Term
+from losses.base import BlockScores, Loss, Term, decay_where
 
 REDUCTIONS = ("mean", "block_sum")
 
@@ -39,7 +39,7 @@ class DecayedCE(Loss):
             raise ValueError(f"losses.decayed_ce.reduction={self.reduction}: must be one of {', '.join(REDUCTIONS)}")
 
     def __call__(self, scores: BlockScores) -> Term:
-        weights = self.slot_weights(scores.valid, self.decay_slots, scores.nll.dtype)  # [B, A, G]
+        weights = decay_where(scores.valid, self.decay_slots, scores.nll.dtype)  # [B, A, G]
         if self.reduction == "mean":
             return Term(scores.nll, weights)
         per_block = (scores.nll * weights).sum(-1)  # [B, A]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from losses.base import BlockScores, Loss, Term
+from losses.base import BlockScores, Loss, Term, decay_where
 
 
 @dataclass
@@ -36,4 +36,4 @@ class FirstError(Loss):
     def __call__(self, scores: BlockScores) -> Term:
         miss = scores.valid & ~scores.hit  # [B, A, G]
         first = miss & (miss.cumsum(-1) == 1)  # [B, A, G] at most one True per block
-        return Term(scores.nll, self.slot_weights(first, self.decay_slots, scores.nll.dtype))
+        return Term(scores.nll, decay_where(first, self.decay_slots, scores.nll.dtype))

@@ -25,7 +25,7 @@ def budget_weight(variation: Tensor, budget: float) -> Tensor:
 def variation_budget(budget: float) -> Rule:
     """Make the rule that accepts all that a distance of `budget` to the verifier at each token allows.
 
-    p verifier, q drafter, D = budget. It is the ensemble w p + (1 - w) q with w = 1 - min(1, D / TV(p, q)) at each slot.
+    p verifier, q drafter, D = budget: the ensemble w p + (1 - w) q with w = 1 - min(1, D / TV(p, q)) at each slot.
     Lossy. Law at a drafted slot: that mixture, at total variation min(D, TV(p, q)) <= D from the verifier; the bonus
     token is the verifier's. Sequences are within the expected sum over their tokens. The chance to reject is
     max(0, TV(p, q) - D), the least that any rule within D has. Budget 0 is speculative_sampling, budget 1 emits every

@@ -8,27 +8,44 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from losses.accept_until_fail import AcceptUntilFail
 from losses.base import BlockScores, Loss, OverRanks, Term, mean_over_ranks, slot_decay, valid_prefix
 from losses.chain_reward import ChainReward
 from losses.decayed_ce import DecayedCE
+from losses.dpace import DPace
 from losses.first_error import FirstError
-from losses.scoring import SlotScores, score, score_blocks, score_slots
+from losses.forward_kl import ForwardKL
+from losses.jsd import JSD
+from losses.lk import LK
+from losses.overlap_chain import OverlapChain
+from losses.reverse_kl import ReverseKL
+from losses.scoring import SlotScores, score, score_blocks, score_slots, verifier_labels
+from losses.total_variation import TotalVariation
 
 __all__ = [
+    "JSD",
+    "LK",
+    "AcceptUntilFail",
     "BlockScores",
     "ChainReward",
+    "DPace",
     "DecayedCE",
     "FirstError",
+    "ForwardKL",
     "Loss",
     "Losses",
+    "OverlapChain",
+    "ReverseKL",
     "SlotScores",
     "Term",
+    "TotalVariation",
     "mean_over_ranks",
     "score",
     "score_blocks",
     "score_slots",
     "slot_decay",
     "valid_prefix",
+    "verifier_labels",
 ]
 
 
@@ -43,6 +60,14 @@ class Losses:
     decayed_ce: DecayedCE = field(default_factory=DecayedCE)
     first_error: FirstError = field(default_factory=FirstError)
     chain_reward: ChainReward = field(default_factory=ChainReward)
+    dpace: DPace = field(default_factory=DPace)
+    accept_until_fail: AcceptUntilFail = field(default_factory=AcceptUntilFail)
+    forward_kl: ForwardKL = field(default_factory=ForwardKL)
+    reverse_kl: ReverseKL = field(default_factory=ReverseKL)
+    jsd: JSD = field(default_factory=JSD)
+    total_variation: TotalVariation = field(default_factory=TotalVariation)
+    lk: LK = field(default_factory=LK)
+    overlap_chain: OverlapChain = field(default_factory=OverlapChain)
 
     def __post_init__(self):
         if not self.active:
@@ -53,6 +78,11 @@ class Losses:
         """The losses that are computed, by name."""
         losses: dict[str, Loss] = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: loss for name, loss in losses.items() if loss.weight}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The scores that the active losses differentiate, for `score_blocks`; beyond nll they need the verifier's."""
+        return frozenset().union(*(loss.needs for loss in self.active.values()))
 
     def __call__(
         self, scores: BlockScores, step: int | None = None, over_ranks: OverRanks = mean_over_ranks

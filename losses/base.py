@@ -23,6 +23,8 @@ class BlockScores:
         valid: [B, A, G] slots that exist: they lie before the end of the answer and of the row.
         hidden: [N, D] the drafter's hidden states of the valid slots, in order; gradient norms are taken there.
         in_top_k: [B, A, G] whether the label is among the drafter's k likeliest tokens.
+        log_acceptance, forward_kl, reverse_kl, jsd: [B, A, G] how the drafter's law differs from the verifier's, as in
+            `losses.divergences`; 0 at invalid slots.
     """
 
     nll: Tensor
@@ -30,11 +32,22 @@ class BlockScores:
     valid: Tensor
     hidden: Tensor | None = None
     in_top_k: Tensor | None = None
+    log_acceptance: Tensor | None = None
+    forward_kl: Tensor | None = None
+    reverse_kl: Tensor | None = None
+    jsd: Tensor | None = None
 
     def __post_init__(self):
         if not self.nll.shape == self.hit.shape == self.valid.shape or self.nll.dim() != 3:
             shapes = f"nll {list(self.nll.shape)}, hit {list(self.hit.shape)}, valid {list(self.valid.shape)}"
             raise ValueError(f"BlockScores: {shapes}: all three must be of one shape [B, A, G]")
+
+    def need(self, field: str, loss: str) -> Tensor:
+        """An optional field that a loss cannot do without."""
+        value: Tensor | None = getattr(self, field)
+        if value is None:
+            raise ValueError(f"losses.{loss} needs BlockScores.{field}: score with Losses.needs and verifier_hidden")
+        return value
 
 
 OverRanks = Callable[[Tensor], Tensor]
@@ -93,6 +106,11 @@ class Loss:
             )
         if self.warmup_steps < 0:
             raise ValueError(f"losses.{self.name}.warmup_steps={self.warmup_steps}: must be >= 0; 0 for no warm-up")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The scores that the loss differentiates."""
+        return frozenset({"nll"})
 
     def __call__(self, scores: BlockScores) -> Term:
         raise NotImplementedError

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from losses.base import BlockScores, Loss, Term, valid_prefix
 
 
@@ -30,6 +32,11 @@ class ChainReward(Loss):
     weight: float | None = 4.9
 
     def __call__(self, scores: BlockScores) -> Term:
-        joint = (-scores.nll).cumsum(-1).exp()  # [B, A, G] rho_k
-        reward = (joint * valid_prefix(scores.valid)).sum(-1) / joint.shape[-1]  # [B, A]
-        return Term(-reward, scores.valid.any(-1).to(reward.dtype))
+        return chain(-scores.nll, scores.valid)
+
+
+def chain(log_accepted: Tensor, valid: Tensor) -> Term:
+    """Minus the expected accepted share of each block, from the log-probability that each slot is accepted."""
+    joint = log_accepted.cumsum(-1).exp()  # [B, A, G] rho_k
+    reward = (joint * valid_prefix(valid)).sum(-1) / joint.shape[-1]  # [B, A]
+    return Term(-reward, valid.any(-1).to(reward.dtype))

@@ -1,26 +1,32 @@
-"""One look at the vocabulary: per-slot scores and their exact gradients, in chunks, so that no [N, V] exists.
+"""Per-slot scores of a drafter, from one look at the vocabulary in which no [N, V] tensor exists.
 
-Shapes: N slots, D width, V rows of the head, C slots of a chunk.
+Shapes: N slots, D width, V rows of the head, C slots of a chunk; B batch, A anchors, G draft slots of a block.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from losses.base import BlockScores
+from losses.divergences import DIVERGENCES
+from losses.vocabulary import Look, LookUp
 
 CHUNK_SIZE = 256
 
 
 @dataclass(frozen=True)
 class SlotScores:
-    """Scores of N slots: nll [N] in nats, differentiable in the hidden states; hit [N]; in_top_k [N] if asked for."""
+    """Scores of N slots, each [N]; `BlockScores` says what they are. Those not asked for are None."""
 
     nll: Tensor
     hit: Tensor
     in_top_k: Tensor | None = None
+    log_acceptance: Tensor | None = None
+    forward_kl: Tensor | None = None
+    reverse_kl: Tensor | None = None
+    jsd: Tensor | None = None
 
 
 def score_slots(hidden: Tensor, head: Tensor, labels: Tensor, chunk_size: int = CHUNK_SIZE) -> tuple[Tensor, Tensor]:
@@ -46,17 +52,27 @@ def score(
     labels: Tensor,
     chunk_size: int = CHUNK_SIZE,
     *,
+    needs: Collection[str] = ("nll",),
     log_correction: Tensor | None = None,
     top_k: int | None = None,
+    verifier_hidden: Tensor | None = None,
+    verifier_head: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> SlotScores:
     """`score_slots` with options.
 
     Args:
+        needs: the scores to differentiate, of nll and the divergences (`Losses.needs`): each one stores a gradient
+            [N, D] and costs a matrix product. nll is always given, the divergences only if needed.
         log_correction: [V] added to the logits for nll and its gradient, not for hit; for a head whose rows are a
             sample of the vocabulary, the log of how many rows each one stands for.
         top_k: also say whether the label is among the k likeliest tokens.
+        verifier_hidden: [N, D'] the verifier's last hidden states before the slots' tokens, for the divergences; its
+            logits are made in the same chunks.
+        verifier_head: [V, D']; None where it is `head`.
+        temperature: of both laws that a divergence compares; nll is always at 1.
     Raises:
-        ValueError: shapes that do not fit, chunk_size or top_k below 1.
+        ValueError: shapes that do not fit, numbers out of range, a need that is unknown or cannot be met.
     """
     slots, width = hidden.shape
     if head.dim() != 2 or head.shape[1] != width or labels.shape != (slots,):
@@ -68,10 +84,42 @@ def score(
         raise ValueError(f"chunk_size={chunk_size}: must be >= 1")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: must be >= 1, or None to leave it out")
+    verifier_head = head if verifier_head is None else verifier_head
+    look = Look(
+        head,
+        labels,
+        chunk_size,
+        frozenset(needs),
+        log_correction,
+        top_k,
+        verifier_hidden,
+        verifier_head,
+        temperature,
+    )
+    check_divergences(look)
     differentiate = hidden.requires_grad and torch.is_grad_enabled()
     with torch.autocast(hidden.device.type, enabled=False):  # the head's dtype decides
-        nll, hit, in_top_k = _Score.apply(hidden, head, labels, chunk_size, log_correction, top_k, differentiate)
-    return SlotScores(nll, hit, in_top_k if top_k is not None else None)
+        nll, hit, in_top_k, *divergences = LookUp.apply(hidden, look, differentiate)
+    asked = dict(zip(look.divergences, divergences, strict=True))
+    return SlotScores(nll, hit, in_top_k if top_k is not None else None, **asked)
+
+
+def check_divergences(look: Look) -> None:
+    if unknown := look.needs - {"nll", *DIVERGENCES}:
+        raise ValueError(f"needs {', '.join(sorted(unknown))}: must be of nll, {', '.join(DIVERGENCES)}")
+    if not look.divergences:
+        return
+    what = f"needs {', '.join(look.divergences)}"
+    if look.verifier_hidden is None:
+        raise ValueError(f"{what}: give verifier_hidden, the verifier's hidden states of the same slots")
+    if look.log_correction is not None:
+        raise ValueError(f"{what}: compares whole laws, so not with log_correction, which is for a sampled vocabulary")
+    if not look.temperature > 0:
+        raise ValueError(f"temperature={look.temperature}: must be > 0")
+    slots, width = look.verifier_hidden.shape
+    if (slots, len(look.head), width) != (len(look.labels), *look.verifier_head.shape):
+        shapes = f"verifier_hidden {[slots, width]}, verifier_head {list(look.verifier_head.shape)}"
+        raise ValueError(f"{shapes}: must be [N, D'] and [V, D'], here N={len(look.labels)}, V={len(look.head)}")
 
 
 def score_blocks(
@@ -81,71 +129,37 @@ def score_blocks(
     valid: Tensor,
     chunk_size: int = CHUNK_SIZE,
     *,
-    log_correction: Tensor | None = None,
-    top_k: int | None = None,
+    verifier_hidden: Tensor | None = None,
+    **options,
 ) -> BlockScores:
     """`score` of the valid slots of blocks; invalid ones are dropped before the product, not masked after it.
 
     Args:
         hidden: [B, A, G, D] the drafter's hidden states of the draft slots, anchors left out.
-        head: [V, D]; chunk_size, log_correction, top_k: as in `score`.
         labels: [B, A, G] the tokens that slots predict; anything at invalid slots.
         valid: [B, A, G].
+        verifier_hidden: [B, A, G, D'] for slot k the state at anchor + k - 1, which predicts the slot's token.
+        head, chunk_size, options: as in `score`.
     """
     if hidden.dim() != 4 or not hidden.shape[:3] == labels.shape == valid.shape:
         shapes = f"hidden {list(hidden.shape)}, labels {list(labels.shape)}, valid {list(valid.shape)}"
         raise ValueError(f"{shapes}: must be [B, A, G, D], [B, A, G] and [B, A, G]")
     index = valid.flatten().nonzero().squeeze(1)  # [N]
+    if verifier_hidden is not None:
+        options["verifier_hidden"] = verifier_hidden.flatten(0, 2).index_select(0, index)  # [N, D']
     kept = hidden.flatten(0, 2).index_select(0, index)  # [N, D]
-    scores = score(
-        kept, head, labels.flatten().index_select(0, index), chunk_size, log_correction=log_correction, top_k=top_k
-    )
-
-    def scatter(value: Tensor) -> Tensor:
-        return value.new_zeros(valid.numel()).index_copy(0, index, value).view_as(valid)  # [B, A, G]
-
-    in_top_k = None if scores.in_top_k is None else scatter(scores.in_top_k)
-    return BlockScores(scatter(scores.nll), scatter(scores.hit), valid, hidden=kept, in_top_k=in_top_k)
+    scores = score(kept, head, labels.flatten().index_select(0, index), chunk_size, **options)
+    scattered = {}
+    for each in fields(scores):
+        value = getattr(scores, each.name)  # [N]
+        if value is not None:
+            scattered[each.name] = value.new_zeros(valid.numel()).index_copy(0, index, value).view_as(valid)
+    return BlockScores(**scattered, valid=valid, hidden=kept)
 
 
-class _Score(torch.autograd.Function):
-    """nll, hit and in_top_k; forward stores the gradient of nll in hidden, so backward is one multiplication."""
-
-    @staticmethod
-    def forward(ctx, hidden, head, labels, chunk_size, log_correction, top_k, differentiate):
-        wide = torch.promote_types(head.dtype, torch.float32)
-        nll = hidden.new_empty(len(hidden), dtype=wide)  # [N]
-        hit, in_top_k = (torch.zeros_like(nll, dtype=torch.bool) for _ in range(2))  # [N]
-        gradient = torch.empty_like(hidden) if differentiate else None  # [N, D]
-        logits_buffer = head.new_empty(min(chunk_size, len(hidden)), len(head))  # [C, V]
-        wide_buffer = logits_buffer if head.dtype == wide else logits_buffer.to(wide)  # [C, V] same memory if it can be
-        for start in range(0, len(hidden), chunk_size):
-            part = slice(start, min(start + chunk_size, len(hidden)))
-            label = labels[part, None]  # [C, 1]
-            narrow, z = logits_buffer[: len(label)], wide_buffer[: len(label)]  # [C, V] both
-            torch.mm(hidden[part].to(head.dtype), head.T, out=narrow)
-            if z is not narrow:
-                z.copy_(narrow)
-            top, best = z.max(-1, keepdim=True)  # [C, 1] both
-            hit[part] = (best == label).squeeze(1)
-            if top_k is not None:
-                in_top_k[part] = (z > z.gather(1, label)).sum(1) < top_k
-            if log_correction is not None:
-                top = z.add_(log_correction).amax(-1, keepdim=True)  # [C, 1]
-            at_label = z.gather(1, label) - top  # [C, 1]
-            total = z.sub_(top).exp_().sum(-1, keepdim=True)  # [C, 1] and z is the softmax times it
-            nll[part] = (total.log() - at_label).squeeze(1)
-            if gradient is not None:
-                z.scatter_add_(1, label, -total)  # (softmax - one-hot) * total: at the label exact also as p -> 1
-                if z is not narrow:
-                    narrow.copy_(z)
-                gradient[part] = torch.mm(narrow, head).div_(total)
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(hit, in_top_k)
-        return nll, hit, in_top_k
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_nll, *_):
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grad_nll[:, None]).to(gradient.dtype), None, None, None, None, None, None
+@torch.no_grad()
+def verifier_labels(verifier_hidden: Tensor, verifier_head: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
+    """[...] the verifier's argmax at each slot, from its states [..., D']: labels in place of the row's own tokens."""
+    parts = verifier_hidden.flatten(0, -2).split(chunk_size)
+    best = [(part.to(verifier_head.dtype) @ verifier_head.T).argmax(-1) for part in parts]
+    return torch.cat(best).view(verifier_hidden.shape[:-1])

@@ -9,7 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from losses import BlockScores, ChainReward, DecayedCE, FirstError, Losses, Term, score_blocks, slot_decay
+from losses import (
+    JSD,
+    LK,
+    AcceptUntilFail,
+    BlockScores,
+    ChainReward,
+    DecayedCE,
+    DPace,
+    FirstError,
+    ForwardKL,
+    Losses,
+    OverlapChain,
+    ReverseKL,
+    Term,
+    TotalVariation,
+    score_blocks,
+    slot_decay,
+)
 
 torch.set_num_threads(1)
 
@@ -25,6 +42,21 @@ CASES = {
     "first_error": (FirstError(decay_slots=10.0), lambda blocks: naive.first_error(blocks, 10.0)),
     "first_error_uniform": (FirstError(decay_slots=None), lambda blocks: naive.first_error(blocks, None)),
     "chain_reward": (ChainReward(), lambda blocks: -naive.chain_reward(blocks)),
+    "dpace": (DPace(), lambda blocks: naive.dpace(blocks, 0.5)),
+    "dpace_plain": (DPace(smoothing=0), lambda blocks: naive.dpace(blocks, 0.0)),
+    "accept_until_fail": (AcceptUntilFail(), lambda blocks: naive.accept_until_fail(blocks, None)),
+    "accept_until_fail_decayed": (
+        AcceptUntilFail(decay_slots=4.0),
+        lambda blocks: naive.accept_until_fail(blocks, 4.0),
+    ),
+}
+DISTANCES = {
+    "forward_kl": (ForwardKL(), lambda slot: naive.kl(slot.verifier, slot.drafter)),
+    "reverse_kl": (ReverseKL(), lambda slot: naive.kl(slot.drafter, slot.verifier)),
+    "jsd": (JSD(), naive.jsd),
+    "total_variation": (TotalVariation(), naive.total_variation),
+    "lk_alpha": (LK(), lambda slot: -torch.log(naive.overlap(slot))),
+    "lk_hybrid": (LK(variant="hybrid", eta=3.0), lambda slot: naive.lk_hybrid(slot, 3.0)),
 }
 
 
@@ -66,6 +98,113 @@ def test_value_and_gradient_match_the_definition(case, shape, validity, dtype, t
     expected_gradient = torch.autograd.grad(expected, wide)[0] if expected.requires_grad else torch.zeros_like(wide)
     torch.testing.assert_close(got.double(), expected.detach(), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def laws(shape, dtype=torch.float64, width=4):
+    """Another head and its hidden states: a verifier."""
+    generator = torch.Generator().manual_seed(11)
+    verifier_hidden = torch.randn(*shape, width, dtype=torch.float64, generator=generator).to(dtype)
+    return verifier_hidden, torch.randn(13, width, dtype=torch.float64, generator=generator).to(dtype)
+
+
+def score_with_verifier(problem, verifier, needs, temperature=1.0):
+    verifier_hidden, verifier_head = verifier
+    options = {"verifier_hidden": verifier_hidden, "verifier_head": verifier_head, "temperature": temperature}
+    return score_blocks(*problem, chunk_size=4, needs=needs, **options)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISION, ids=["f64", "f32"])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("case", [*DISTANCES, "overlap_chain"])
+def test_divergences_match_their_definition(case, shape, temperature, dtype, tolerance):
+    loss = OverlapChain() if case == "overlap_chain" else DISTANCES[case][0]
+    hidden, head, labels, valid = problem(shape, "holes", dtype)
+    verifier = laws(shape, dtype)
+    got = loss(score_with_verifier((hidden, head, labels, valid), verifier, loss.needs, temperature)).mean()
+    (gradient,) = torch.autograd.grad(got, hidden)
+    wide = hidden.detach().double().requires_grad_()
+    blocks = naive.make_blocks(wide, head, labels, valid, *verifier, temperature)
+    expected = -naive.overlap_chain(blocks) if case == "overlap_chain" else naive.slot_mean(blocks, DISTANCES[case][1])
+    (expected_gradient,) = torch.autograd.grad(expected, wide)
+    torch.testing.assert_close(got.double(), expected.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_several_divergences_and_nll_together_are_the_sum_of_each():
+    shape = (2, 3, 5)
+    inputs = problem(shape, "holes")
+    objective = Losses(
+        total_variation=TotalVariation(2.0, decay_slots=3.0),
+        lk=LK(0.7, variant="hybrid"),
+        overlap_chain=OverlapChain(5.0),
+    )
+    assert objective.needs == {"nll", "log_acceptance", "forward_kl"}
+    scores = score_with_verifier(inputs, laws(shape), objective.needs)
+    total, terms = objective(scores)
+    (gradient,) = torch.autograd.grad(total, inputs[0], retain_graph=True)
+    blocks = naive.make_blocks(*inputs, *laws(shape))
+    expected = {
+        "decayed_ce": naive.decayed_ce(blocks, 10.0, "mean"),
+        "first_error": naive.first_error(blocks, 10.0),
+        "chain_reward": -naive.chain_reward(blocks),
+        "total_variation": naive.slot_mean(blocks, naive.total_variation, 3.0),
+        "lk": naive.slot_mean(blocks, lambda slot: naive.lk_hybrid(slot, 3.0)),
+        "overlap_chain": -naive.overlap_chain(blocks),
+    }
+    assert set(terms) == set(expected)
+    whole = sum(getattr(objective, name).weight * value for name, value in expected.items())
+    torch.testing.assert_close(total, whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(whole, inputs[0], retain_graph=True)[0], rtol=1e-9, atol=1e-9
+    )
+    norms = objective.gradient_norms(scores)
+    for name, value in expected.items():
+        (gradient,) = torch.autograd.grad(value, inputs[0], retain_graph=True)
+        torch.testing.assert_close(norms[name], gradient.norm(), rtol=1e-9, atol=1e-12)
+
+
+def test_total_variation_and_acceptance_agree_and_identical_laws_are_at_distance_zero():
+    shape = (2, 3, 5)
+    inputs = problem(shape, "full")
+    names = {"log_acceptance", "forward_kl", "reverse_kl", "jsd"}
+    scores = score_with_verifier(inputs, laws(shape), names)
+    acceptance = scores.log_acceptance.exp()
+    torch.testing.assert_close(TotalVariation()(scores).values, 1 - acceptance, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        acceptance.flatten(),
+        torch.stack([naive.overlap(slot) for block in naive.make_blocks(*inputs, *laws(shape)) for slot in block]),
+    )
+    same = score_blocks(*inputs, needs=names, verifier_hidden=inputs[0].detach())
+    total = sum(getattr(same, name) for name in names).sum()
+    assert total.item() == pytest.approx(0, abs=1e-9)
+    total.backward()
+    assert inputs[0].grad.abs().max() < 1e-9
+
+
+def test_laws_that_do_not_meet_still_have_a_gradient():
+    hidden, head, labels, valid = problem((1, 1, 3), "full", torch.float32)
+    hidden = (hidden.detach() * 300).requires_grad_()
+    scores = score_blocks(hidden, head, labels, valid, needs={"log_acceptance"}, verifier_hidden=-hidden.detach())
+    loss = LK()(scores).mean()
+    loss.backward()
+    assert loss > 200  # beyond the smallest float32
+    assert hidden.grad.isfinite().all()
+    assert (hidden.grad.norm(dim=-1) > 1e-3).all()
+
+
+def test_dpace_without_smoothing_has_the_gradient_of_the_chain_reward_times_minus_length():
+    generator = torch.Generator().manual_seed(0)
+    nll = torch.rand(2, 3, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    scores = BlockScores(nll, nll > 2, torch.rand(2, 3, 7, generator=generator) < 0.8)
+    (weighted,) = torch.autograd.grad(DPace(smoothing=0)(scores).values.sum(), nll)
+    (chained,) = torch.autograd.grad(-ChainReward()(scores).values.sum(), nll)
+    torch.testing.assert_close(weighted, -7 * chained, rtol=1e-12, atol=1e-15)
+
+
+def test_accept_until_fail_keeps_the_failure_and_a_whole_block_without_one():
+    hit = torch.tensor([[[True, False, False], [True, True, True]]])
+    assert AcceptUntilFail()(scores_of(hit.double(), hit)).weights.tolist() == [[[1, 1, 0], [1, 1, 1]]]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -207,6 +346,12 @@ def test_gradient_norms_need_hidden_states():
         (lambda: DecayedCE(decay_slots=-1.0), r"losses.decayed_ce.decay_slots=-1.0: must be > 0, or null"),
         (lambda: DecayedCE(reduction="sum"), r"losses.decayed_ce.reduction=sum: must be one of mean, block_sum"),
         (lambda: Losses(DecayedCE(0), FirstError(None), ChainReward(0)), r"losses: none has a weight above 0; set"),
+        (lambda: DPace(smoothing=1.5), r"losses.dpace.smoothing=1.5: must be in 0..1"),
+        (lambda: LK(variant="beta"), r"losses.lk.variant=beta: must be one of alpha, hybrid"),
+        (lambda: LK(eta=-1.0), r"losses.lk.eta=-1.0: must be >= 0"),
+        (lambda: JSD(decay_slots=0.0), r"losses.jsd.decay_slots=0.0: must be > 0"),
+        (lambda: JSD()(scores_of([1.0])), r"losses.jsd needs BlockScores.jsd: score with Losses.needs"),
+        (lambda: OverlapChain()(scores_of([1.0])), r"losses.overlap_chain needs BlockScores.log_acceptance"),
         (
             lambda: BlockScores(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(1, 2, 4)),
             r"valid \[1, 2, 4\]: all three must be of one shape \[B, A, G\]",

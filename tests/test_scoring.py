@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import score, score_blocks, score_slots
+from losses import score, score_blocks, score_slots, verifier_labels
 
 torch.set_num_threads(1)
 
@@ -47,7 +47,7 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_and_gradient_match_the_plain_softmax(shape, chunk_size, dtype, tolerance):
     hidden, head, labels = problem(*shape, dtype)
-    slope = torch.randn(shape[0], dtype=torch.float64)
+    slope = torch.linspace(-2, 3, shape[0], dtype=torch.float64)
     nll, hit = score_slots(hidden, head, labels, chunk_size)
     (gradient,) = torch.autograd.grad((nll * slope).sum(), hidden)
     expected, expected_hit = plain(hidden, head, labels)
@@ -149,6 +149,26 @@ def test_a_wide_hidden_state_before_a_narrow_head_gets_a_wide_gradient():
     assert hidden.grad.dtype == nll.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("needs", "products"), [({"nll"}, 2), ({"jsd"}, 3), ({"nll", "jsd", "log_acceptance"}, 5), (set(), 1)], ids=str
+)
+def test_a_gradient_is_stored_for_what_is_needed_only(needs, products):
+    hidden, head, labels = problem(16, 4, 301, torch.bfloat16)
+    with Watch() as watch:
+        scores = score(hidden, head, labels, 8, needs=needs, verifier_hidden=hidden.detach() + 1)
+    assert watch.products == 2 * products
+    assert watch.largest == 8 * 301
+    assert scores.nll.requires_grad == ("nll" in needs)
+    assert (scores.jsd is not None) == ("jsd" in needs)
+    assert scores.forward_kl is None
+
+
+def test_the_verifier_gives_labels():
+    states, head, _ = problem(30, 8, 30, torch.float32)
+    states = states.detach().view(2, 3, 5, 8)
+    assert torch.equal(verifier_labels(states, head, 4), (states @ head.T).argmax(-1))
+
+
 def test_no_slots_at_all():
     hidden, head, labels = problem(1, 8, 30)
     nll, hit = score_slots(hidden[:0], head, labels[:0], 7)
@@ -184,6 +204,17 @@ def test_blocks_are_scored_at_valid_slots_only():
         ({"chunk_size": 0}, "chunk_size=0: must be >= 1"),
         ({"top_k": 0}, "top_k=0: must be >= 1"),
         ({"log_correction": torch.zeros(29)}, r"log_correction \[29\]: must be \[V\], here \[30\]"),
+        ({"needs": {"kl"}}, r"needs kl: must be of nll, log_acceptance, forward_kl, reverse_kl, jsd"),
+        ({"needs": {"jsd"}}, r"needs jsd: give verifier_hidden"),
+        (
+            {"needs": {"jsd"}, "verifier_hidden": torch.zeros(4, 7)},
+            r"verifier_hidden \[4, 7\], verifier_head \[30, 8\]",
+        ),
+        ({"needs": {"jsd"}, "verifier_hidden": torch.zeros(4, 8), "temperature": 0.0}, r"temperature=0.0: must be > 0"),
+        (
+            {"needs": {"jsd"}, "verifier_hidden": torch.zeros(4, 8), "log_correction": torch.zeros(30)},
+            r"needs jsd: compares whole laws, so not with log_correction",
+        ),
     ],
 )
 def test_misuse_is_named(change, message):

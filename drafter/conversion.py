@@ -10,8 +10,11 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from drafter import tiny
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,9 @@ def resolve(source: str) -> str:
         return str(_convert(Path(found.submodule_search_locations[0]) / name, checksum))
     if source.endswith(".gguf"):
         return str(_convert(Path(source), None))
+    if source.removeprefix("tiny-") in tiny.FAMILIES:
+        family = source.removeprefix("tiny-")
+        return str(_once(cache_directory() / "verifiers" / source, lambda scratch: tiny.save(family, scratch)))
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
     path = Path(source).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
@@ -68,15 +74,20 @@ def _convert(gguf: Path, expected: str | None) -> Path:
     if expected and checksum != expected:
         raise ValueError(f"verifier.source={str(gguf)!r}: SHA-256 {checksum} is not {expected}; reinstall the package")
     target = cache_directory() / "verifiers" / f"{gguf.stem}-{checksum[:12]}"
+    return _once(target, lambda scratch: _save(gguf, scratch))
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Let `make` fill the directory `target` unless it is there; a killed attempt leaves nothing under that name."""
     if target.is_dir():
         return target
-    log.info("converting %s to safetensors, once, into %s", gguf.name, target)
+    log.info("making %s, once", target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
     try:
-        _save(gguf, scratch)
+        make(scratch)
         try:
-            scratch.rename(target)  # atomic: a killed conversion leaves no half model under the final name
+            scratch.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first, with the same content
                 raise

@@ -141,7 +141,11 @@ class SpeculativeDecoder:
             else:
                 waiting.append(row)
         if waiting:
-            capacity = max(len(row.prompt) for row in waiting) + max_new_tokens + self.draft_length + 1
+            capacity = (
+                max(len(row.prompt) for row in waiting)
+                + max_new_tokens
+                + (self.drafter.block_size if self.drafter else 1)
+            )
             batch = _Batch(self, min(batch_size, len(waiting)), capacity, max_new_tokens)
             batch.transform = lambda logits: probabilities(logits, temperature, top_p, top_k)
             batch.greedy = temperature == 0
@@ -225,10 +229,10 @@ class _Batch:
                 self.append(slot, row, drafted[slot][: accepted[slot]], chosen[slot])
 
     def draft(self, drafter: BlockDiffusionDrafter, anchors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Propose a block behind the anchors [B, 1]; returns ids [B, G] and their laws [B, G, V] where a rule needs them."""
-        masks = anchors.new_full((len(anchors), self.decoder.draft_length), drafter.mask_token_id)
-        block = self.verifier.embed(torch.cat([anchors, masks], dim=1))  # [B, 1+G, D]
-        hidden = drafter.draft(block, self.draft_cache)[:, 1:]  # [B, G, D]
+        """Propose a block behind the anchors [B, 1]; returns ids [B, G] and, for rules that need them, laws."""
+        masks = anchors.new_full((len(anchors), drafter.block_size - 1), drafter.mask_token_id)
+        block = self.verifier.embed(torch.cat([anchors, masks], dim=1))  # [B, K, D] as trained, however few are kept
+        hidden = drafter.draft(block, self.draft_cache)[:, 1 : self.decoder.draft_length + 1]  # [B, G, D]
         logits = hidden @ self.decoder._draft_head.T  # [B, G, V']
         subset = self.decoder._draft_ids
         if self.greedy or self.decoder.rule is match:

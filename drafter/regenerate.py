@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from drafter.config import Config
 from drafter.data.answers import Parts, digest
-from drafter.data.prompts import Prompt
+from drafter.data.prompts import Prompt, standard_library
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, choose_device
 
 
 def regenerate(
@@ -56,3 +59,17 @@ def regenerate(
         raise ValueError(f"data: {len(failed)} prompts could not be answered; first is number {index}: {reason}")
     parts.finish()
     return manifest
+
+
+def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, int], None]) -> dict[str, object]:
+    """`regenerate` as a recipe's data section says, in float32.
+
+    Raises:
+        ValueError: `path` exists already, or a setting does not fit.
+    """
+    if path.exists():
+        raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
+    data = config.data
+    prompts = standard_library(data.prompts_per_kind, data.max_prompt_characters, config.seed)
+    verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
+    return regenerate(verifier, prompts, path, data.max_new_tokens, data.batch_size, on_progress)

@@ -5,7 +5,8 @@ It is no nn.Module and never a child of one, so that no checkpoint holds it and 
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,13 @@ def _attention(
 
 
 AttentionInterface.register(ATTENTION, _attention)  # no mask function goes with it: the mask is made above
+
+
+def choose_device(requested: str) -> str:
+    """Turn `auto` into `cuda` where there is one, else `cpu`."""
+    if requested != "auto":
+        return requested
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Verifier:
@@ -120,6 +128,11 @@ class Verifier:
         return self.model.get_output_embeddings().weight
 
     @property
+    def final_norm(self) -> Tensor:
+        """Gain of the norm before the head, [D]."""
+        return self._body.norm.weight
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of the generation config, and the tokenizer's."""
         ids = self.model.generation_config.eos_token_id
@@ -129,7 +142,7 @@ class Verifier:
         return tuple(sorted(found))
 
     def fingerprint(self) -> str:
-        """A short hash of the weights (a sample of each tensor, rounded to bfloat16, so that the dtype is no matter)."""
+        """A short hash of a sample of each weight, rounded to bfloat16: the same in every dtype."""
         digest = hashlib.sha256()
         for name, weight in self.model.named_parameters():
             flat = weight.detach().flatten()
@@ -200,6 +213,16 @@ class Verifier:
         positions = cache.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)  # [B, Q]
         out = self._body(input_ids=ids, position_ids=positions, use_cache=False, kv_cache=cache)
         return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[Any]:
+        """The model with transformers' own attention, for its `generate`."""
+        self._listen(())
+        self.model.set_attn_implementation("sdpa")
+        try:
+            yield self.model
+        finally:
+            self.model.set_attn_implementation(ATTENTION)
 
     def _listen(self, tap_layers: Sequence[int]) -> None:
         """Keep hooks on exactly the layers asked for."""

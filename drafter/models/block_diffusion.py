@@ -4,11 +4,14 @@ Context reaches it by KV injection: taps of the verifier, fused by one projectio
 layer. It has no embedding and no head; both are the verifier's. The same class trains, decodes and is exported.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
@@ -19,6 +22,8 @@ from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, slot_positions
 from drafter.verifier import Verifier
 
+ARCHITECTURE = "DFlashDraftModel"
+VOCABULARY_FILE = "draft_vocabulary.safetensors"
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, value) of the block -> attended [B, Q, H, D]
 
 
@@ -104,6 +109,23 @@ class BlockDiffusionDrafter(PreTrainedModel):
         self.vocabulary: Tensor | None = None
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, directory: Any, *args: Any, **kwargs: Any) -> "BlockDiffusionDrafter":
+        """Load a saved drafter, its draft vocabulary included."""
+        drafter = super().from_pretrained(directory, *args, **kwargs)
+        path = Path(directory) / VOCABULARY_FILE
+        drafter.vocabulary = load_file(path)["ids"] if path.is_file() else None
+        return drafter
+
+    def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save in the layout that engines read; a draft vocabulary goes into a file of its own, which they ignore."""
+        super().save_pretrained(directory, *args, **kwargs)
+        config = Path(directory) / "config.json"
+        fields = json.loads(config.read_text()) | {"architectures": [ARCHITECTURE]}  # transformers wrote the class name
+        config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+        if self.vocabulary is not None:
+            save_file({"ids": self.vocabulary.cpu()}, Path(directory) / VOCABULARY_FILE)
+
     @property
     def block_size(self) -> int:
         return self.config.block_size
@@ -122,7 +144,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         theirs = (verifier.config.hidden_size, verifier.num_layers, verifier.head.shape[0])
         if ours != theirs:
             raise ValueError(
-                f"drafter: made for a verifier of (width, layers, vocabulary) {ours}, not {theirs}; use its own verifier"
+                f"drafter: made for a verifier of width, layers, vocabulary {ours}, not {theirs}; load that verifier"
             )
 
     def context(self, taps: Tensor) -> Tensor:
@@ -160,7 +182,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         return KVCache(depth, batch, capacity, heads or 1, width, self.dtype, self.device, kernel)
 
     def extend(self, taps: Tensor, cache: KVCache) -> None:
-        """Write the keys and values of new context taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""
+        """Write the keys and values of new taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""
         context = self.context(taps.to(self.dtype))
         rope = self.rotary_emb(context, _next_positions(cache, taps.shape[1]))
         for index, layer in enumerate(self.layers):
@@ -222,7 +244,7 @@ def config_for(
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
     heads = theirs.num_attention_heads
     return BlockDiffusionConfig(
-        architectures=["DFlashDraftModel"],
+        architectures=[ARCHITECTURE],
         vocab_size=vocabulary,
         hidden_size=theirs.hidden_size,
         intermediate_size=theirs.intermediate_size,

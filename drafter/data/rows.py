@@ -1,0 +1,134 @@
+"""Training rows: a prompt in its chat template, the verifier's answer behind it, and which of both is supervised.
+
+Which rows a step sees, and in which order, is a function of (seed, step, rank) alone: a resumed run sees what an
+undisturbed one would have seen.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from drafter.data.answers import Answer
+from drafter.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one conversation; everything from `start` on is the answer."""
+
+    ids: list[int]
+    start: int
+    source: str
+    kind: str
+
+    @property
+    def answer(self) -> list[int]:
+        return self.ids[self.start :]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Right-padded rows of a batch: ids [B, S], and supervised, bool [B, S], True at answer tokens."""
+
+    ids: Tensor
+    supervised: Tensor
+
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(self.ids.to(device), self.supervised.to(device))
+
+
+def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -> list[Row]:
+    """Put each answer behind its prompt in the verifier's chat template, cut at `sequence_length`.
+
+    Raises:
+        ValueError: an answer was made by another vocabulary, or no row has room for its answer.
+    """
+    vocabulary = verifier.head.shape[0]
+    rows = []
+    for number, answer in enumerate(answers):
+        prompt, ids = verifier.chat_ids(answer["prompt"]), answer["answer_ids"]
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise ValueError(
+                f"data.answers: row {number} holds an id outside the verifier's vocabulary of {vocabulary}"
+            )
+        if len(prompt) + 2 <= sequence_length and len(ids) >= 2:  # an anchor and a token to predict
+            rows.append(Row((prompt + ids)[:sequence_length], len(prompt), answer["source"], answer["kind"]))
+    if not rows:
+        raise ValueError(f"data.sequence_length={sequence_length}: no row has room for its answer; raise it")
+    return rows
+
+
+def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows; a source document is wholly in one of them, by a hash of its name.
+
+    Raises:
+        ValueError: one side is empty.
+    """
+
+    def held_out(row: Row) -> bool:
+        return int.from_bytes(hashlib.sha256(row.source.encode()).digest()[:4]) < validation_share * 2**32
+
+    training = [row for row in rows if not held_out(row)]
+    validation = [row for row in rows if held_out(row)]
+    if not training or not validation:
+        raise ValueError(
+            f"data.validation_share={validation_share}: leaves {len(training)} training and {len(validation)} "
+            "held-out rows; change it or add documents"
+        )
+    return training, validation
+
+
+def frequent_tokens(rows: list[Row], count: int | None) -> list[int]:
+    """The `count` most frequent tokens of the answers (null for all of them), ascending."""
+    counts = Counter(token for row in rows for token in row.answer)
+    return sorted(token for token, _ in counts.most_common(count))
+
+
+def pad(rows: list[Row]) -> Rows:
+    """Right-pad rows into a batch."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    supervised = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        supervised[i, row.start : len(row.ids)] = True
+    return Rows(ids, supervised)
+
+
+class Order:
+    """Which rows each step sees: shuffled every epoch, rows of similar length together, none twice in an epoch.
+
+    Args:
+        lengths: tokens of each row.
+        per_step: rows of one step over all ranks; what an epoch leaves over is dropped, other rows each epoch.
+    Raises:
+        ValueError: fewer rows than one step takes.
+    """
+
+    def __init__(self, lengths: list[int], per_step: int, seed: int):
+        self.steps_per_epoch = len(lengths) // per_step
+        if not self.steps_per_epoch:
+            raise ValueError(f"training.rows: a step takes {per_step} rows, the data have {len(lengths)}; lower it")
+        self.lengths, self.per_step, self.seed = lengths, per_step, seed
+        self._epoch = lru_cache(maxsize=2)(self._shuffle)
+
+    def __call__(self, step: int) -> list[int]:
+        """Indices of the rows of `step`, counted from 0."""
+        return self._epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        draw = random.Random(f"{self.seed} {epoch}")
+        order = draw.sample(range(len(self.lengths)), self.steps_per_epoch * self.per_step)
+        pool = 16 * self.per_step  # sorted within pools only: order stays random, padding stays small
+        grouped = [i for at in range(0, len(order), pool) for i in sorted(order[at : at + pool], key=self._length)]
+        steps = [grouped[at : at + self.per_step] for at in range(0, len(grouped), self.per_step)]
+        draw.shuffle(steps)
+        return steps
+
+    def _length(self, index: int) -> int:
+        return self.lengths[index]

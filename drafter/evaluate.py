@@ -1,0 +1,182 @@
+"""What a drafter is worth: the same tokens, fewer verifier calls, less time. Both sides in one process and dtype."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
+from drafter.models import BlockDiffusionDrafter
+from drafter.verifier import Verifier
+from drafter.walk import Walk, walk
+
+TIE = 1e-4  # logits this close are one value to float32 arithmetic in another order
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Greedy answers of the decoder against plain ones.
+
+    Attributes:
+        mismatches: rows that differ where the verifier's two best logits are no tie.
+        ties: rows whose first difference is a tie.
+        plain, speculative: the answers.
+    """
+
+    mismatches: int
+    ties: int
+    plain: list[Generation]
+    speculative: list[Generation]
+
+
+def compare_greedy(
+    verifier: Verifier, drafter: BlockDiffusionDrafter, prompts: Sequence[list[int]], max_new_tokens: int
+) -> Agreement:
+    """Decode prompts plainly and speculatively, all at once, and count where the answers differ."""
+    settings = {"max_new_tokens": max_new_tokens, "batch_size": len(prompts)}
+    plain = SpeculativeDecoder(verifier).generate(prompts, **settings)
+    speculative = SpeculativeDecoder(verifier, drafter).generate(prompts, **settings)
+    mismatches = ties = 0
+    for prompt, one, other in zip(prompts, plain, speculative, strict=True):
+        if one.token_ids != other.token_ids:
+            pairs = zip(one.token_ids, other.token_ids, strict=False)
+            shared = next(
+                (i for i, (a, b) in enumerate(pairs) if a != b), min(len(one.token_ids), len(other.token_ids))
+            )
+            tie = margin(verifier, prompt + one.token_ids[:shared]) < TIE
+            ties, mismatches = ties + tie, mismatches + (not tie)
+    return Agreement(mismatches, ties, plain, speculative)
+
+
+@torch.inference_mode()
+def margin(verifier: Verifier, ids: list[int]) -> float:
+    """The distance between the verifier's two best logits behind `ids`."""
+    hidden, _ = verifier.step(torch.tensor([ids], device=verifier.device), verifier.new_cache(1, len(ids)))
+    best = verifier.logits(hidden[:, -1]).float().topk(2).values[0]
+    return float(best[0] - best[1])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one pass at batch 1: a draft, and a verifier pass over 1..K tokens (`verify[w - 1]` over w)."""
+
+    draft: float
+    verify: list[float]
+
+    def ideal(self, tokens: float, draft_length: int) -> float:
+        """Speed-up without any host work: tokens per cycle · t(1) / (t(1 + draft_length) + t_draft)."""
+        return tokens * self.verify[0] / (self.verify[draft_length] + self.draft)
+
+
+@torch.inference_mode()
+def measure_costs(verifier: Verifier, drafter: BlockDiffusionDrafter, context: int = 200, repeats: int = 9) -> Costs:
+    """Medians of interleaved passes behind `context` tokens."""
+    size = drafter.block_size
+    cache, draft_cache = verifier.new_cache(1, context + size), drafter.new_cache(1, context + size, verifier.kernel)
+    cache.set_lengths([context])
+    draft_cache.set_lengths([context])
+    ids = torch.full((1, size), drafter.mask_token_id, device=verifier.device)
+    taps = torch.zeros(1, size, drafter.fc.in_features, dtype=verifier.dtype, device=verifier.device)
+    head = verifier.head if drafter.vocabulary is None else verifier.head[drafter.vocabulary]
+
+    def draft() -> None:
+        drafter.extend(taps, draft_cache)
+        (drafter.draft(verifier.embed(ids), draft_cache)[:, 1:] @ head.T).argmax(-1)
+
+    def verify(width: int) -> Callable[[], object]:
+        return lambda: verifier.logits(verifier.step(ids[:, :width], cache, drafter.tap_layers)[0]).argmax(-1)
+
+    passes = [draft, *(verify(width) for width in range(1, size + 1))]
+    seconds: list[list[float]] = [[] for _ in passes]
+    for _ in range(repeats):
+        for run, kept in zip(passes, seconds, strict=True):
+            kept.append(_timed(run, verifier.device))
+    medians = [statistics.median(kept[1:]) for kept in seconds]
+    return Costs(medians[0], medians[1:])
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def best_draft_length(costs: Costs, leading: Sequence[list[int]]) -> tuple[int, Walk]:
+    """The draft length with the highest ideal speed-up along known answers, and its walk.
+
+    Args:
+        leading: matches of whole blocks, as `leading_matches` finds them.
+    """
+    walks = {length: walk(leading, length) for length in range(1, len(costs.verify))}
+    length = max(walks, key=lambda one: costs.ideal(walks[one].tokens_per_cycle, one))
+    return length, walks[length]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One way of decoding some prompts, summed over them."""
+
+    name: str
+    tokens: int
+    seconds: float
+    verifier_calls: int
+    tokens_per_cycle: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def _transformers_generate(verifier: Verifier, prompt: list[int], max_new_tokens: int) -> Generation:
+    ids = torch.tensor([prompt], device=verifier.device)
+    with verifier.plain_attention() as model:
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(verifier.stop_ids),
+            pad_token_id=verifier.stop_ids[0] if verifier.stop_ids else None,
+        )
+    answer = out[0, len(prompt) :].tolist()
+    return Generation(answer, emitted=[1] * (len(answer) - 1), verifier_calls=len(answer))
+
+
+def measure_speed(
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    draft_length: int,
+) -> list[Speed]:
+    """Greedy, batch 1: transformers' generate, our loop without drafts, our loop with them; in turn."""
+    plain = SpeculativeDecoder(verifier)
+    speculative = SpeculativeDecoder(verifier, drafter, draft_length=draft_length)
+    ways: dict[str, Callable[[list[int]], Generation]] = {
+        "transformers generate": lambda prompt: _transformers_generate(verifier, prompt, max_new_tokens),
+        "plain loop": lambda prompt: plain.generate([prompt], max_new_tokens)[0],
+        f"speculative, {draft_length} drafts": lambda prompt: speculative.generate([prompt], max_new_tokens)[0],
+    }
+    results: dict[str, list[Generation]] = {name: [] for name in ways}
+    seconds = dict.fromkeys(ways, 0.0)
+    for run in ways.values():
+        run(prompts[0][:8])  # warm up
+    for prompt in prompts:
+        for name, run in ways.items():
+            start = time.perf_counter()
+            results[name].append(run(prompt))
+            seconds[name] += time.perf_counter() - start
+    return [
+        Speed(
+            name,
+            sum(len(one.token_ids) for one in found),
+            seconds[name],
+            sum(one.verifier_calls for one in found),
+            tokens_per_cycle(found),
+        )
+        for name, found in results.items()
+    ]

@@ -1,0 +1,58 @@
+"""What Lightning writes while a run trains: metrics, checkpoints, the progress bar."""
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+MONITOR = "tokens_per_cycle_held_out"
+
+
+def callbacks(folder: Path, max_steps: int) -> list[Callback]:
+    """Keep the best and the last checkpoint, the last one often enough that a kill loses little."""
+    best = ModelCheckpoint(
+        folder, "best", monitor=MONITOR, mode="max", save_weights_only=True, enable_version_counter=False
+    )
+    every = max(1, min(100, max_steps // 10))
+    last = ModelCheckpoint(
+        folder, "last", every_n_train_steps=every, enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    return [best, last, OnExceptionCheckpoint(folder, "interrupted"), TQDMProgressBar(refresh_rate=5)]
+
+
+def loggers(part: Path, directory: Path) -> list[Logger]:
+    """CSV into `part`, TensorBoard beside the run."""
+    return [
+        CSVLogger(part.parent, name="", version=part.name),
+        TensorBoardLogger(directory, name="", version="tensorboard"),
+    ]
+
+
+class Metrics:
+    """`metrics.csv` of a run, put together from the parts that each start or resumption wrote."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def part(self, first_step: int) -> Path:
+        """The folder into which training from `first_step` on logs."""
+        return self.directory / "metrics" / f"from_{first_step:08d}"
+
+    def merged(self) -> Path:
+        """Write `metrics.csv`: of each part, the steps before the next part began."""
+        parts = sorted((self.directory / "metrics").glob("from_*/metrics.csv"))
+        starts = [int(part.parent.name.removeprefix("from_")) for part in parts]
+        records: list[dict[str, str]] = []
+        for part, end in zip(parts, [*starts[1:], None], strict=True):
+            with part.open() as file:
+                records += [record for record in csv.DictReader(file) if end is None or int(record["step"]) < end]
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        target = self.directory / "metrics.csv"
+        scratch = target.with_suffix(".tmp")
+        with scratch.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(records)
+        scratch.replace(target)
+        return target

@@ -1,0 +1,291 @@
+"""One run, from recipe to summary: rows → taps → training → export → decoding. Every stage goes on after a kill."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from drafter import config as configs
+from drafter.config import Config
+from drafter.conversion import cache_directory
+from drafter.data import answers
+from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, pad, split
+from drafter.data.taps import TapCache
+from drafter.decode import Generation
+from drafter.evaluate import Costs, Speed, best_draft_length, compare_greedy, measure_costs, measure_speed
+from drafter.export import export
+from drafter.logs import Metrics, callbacks, loggers
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.block_diffusion import config_for, evenly_spaced
+from drafter.models.start import start_from_verifier
+from drafter.pictures import curves, kept_per_slot
+from drafter.precision import choose
+from drafter.training import DrafterModule, Steps, loader
+from drafter.verifier import Verifier, choose_device
+from drafter.walk import Walk, leading_matches, walk
+
+log = logging.getLogger(__name__)
+ROWS_PER_PASS = 8
+
+
+@dataclass
+class Material:
+    """What a run needs before its first step; made, and its settings checked, before any training."""
+
+    device: str
+    verifier: Verifier  # float32: answers, held-out taps and exact decoding
+    fast: torch.dtype  # what training and timed decoding run in
+    training: list[Row]
+    held_out: list[Row]
+    drafter: BlockDiffusionDrafter
+
+    @property
+    def held_out_ids(self) -> list[list[int]]:
+        return [row.ids[: row.start] for row in self.held_out]
+
+
+def prepare(config: Config) -> Material:
+    """Load the verifier and the answers, split them, start the drafter.
+
+    Raises:
+        ValueError: a setting, a file or a model does not fit; one line, before training.
+    """
+    device = choose_device(config.verifier.device)
+    found, manifest = answers.read(Path(config.data.answers))
+    verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
+    made_by = manifest.get("verifier")
+    if made_by not in (None, verifier.fingerprint()):
+        raise ValueError(
+            f"data.answers={config.data.answers!r}: written by another verifier ({made_by}, not "
+            f"{verifier.fingerprint()}); make answers with `python -m drafter regenerate`"
+        )
+    rows = make_rows(found, verifier, config.data.sequence_length)
+    training, held_out = split(rows, config.data.validation_share)
+    training = training[: config.data.max_rows]
+    lightning.seed_everything(config.seed, verbose=False)
+    drafter = start(config, verifier, training)
+    fast = choose(config.training.precision, device)
+    return Material(device, verifier, fast, training, held_out[: config.data.validation_rows], drafter)
+
+
+def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
+    """Build the drafter and give it its first weights and its draft vocabulary."""
+    settings = config.drafter
+    shape = config_for(
+        verifier,
+        num_layers=settings.num_layers,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
+        mask_token_id=settings.mask_token_id,
+    )
+    if verifier.softcap is not None:
+        raise ValueError(
+            f"verifier.source={config.verifier.source!r}: a soft-capped head can't be trained against; choose another"
+        )
+    if settings.start in ("random", "verifier"):
+        drafter = BlockDiffusionDrafter(shape)
+        if settings.start == "verifier":
+            start_from_verifier(drafter, verifier)
+    else:
+        drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
+        drafter.check_verifier(verifier)
+    if settings.vocabulary != "full":
+        count = None if settings.vocabulary == "answers" else int(settings.vocabulary)
+        drafter.vocabulary = torch.tensor(frequent_tokens(training, count), device=verifier.device)
+    return drafter.to(verifier.device)
+
+
+def taps_of(config: Config, rows: list[Row], verifier: Verifier, drafter: BlockDiffusionDrafter, what: str) -> TapCache:
+    """Taps of rows, from the cache or computed now with a progress bar."""
+    with tqdm(total=len(rows), desc=f"taps of {what}", unit="row") as bar:
+        return TapCache(verifier, rows, drafter.tap_layers, cache_directory() / "taps", _updater(bar))
+
+
+def held_out_batches(material: Material, taps: TapCache) -> list[tuple[Rows, Tensor]]:
+    """Held-out rows with their taps, rows of similar length together."""
+    order = sorted(range(len(material.held_out)), key=lambda index: len(material.held_out[index].ids))
+    groups = [order[at : at + ROWS_PER_PASS] for at in range(0, len(order), ROWS_PER_PASS)]
+    return [(pad([material.held_out[i] for i in group]), taps.padded(group)) for group in groups]
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run a recipe; returns what `summary.json` holds.
+
+    Raises:
+        ValueError: something does not fit, or the directory holds a run of another recipe.
+    """
+    began = time.perf_counter()
+    directory = claim(config)
+    material = prepare(config)
+    drafter, verifier = material.drafter, material.verifier
+    exact = taps_of(config, material.held_out, verifier, drafter, "held-out rows")
+    fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
+    cached = config.data.taps == "cached"
+    taps = taps_of(config, material.training, fast, drafter, "training rows") if cached else None
+    module = DrafterModule(config, drafter, verifier if cached else fast, held_out_batches(material, exact))
+    untrained = module.walk()
+    log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
+    prepared = time.perf_counter()
+
+    metrics = Metrics(directory)
+    best = fit(config, module, taps, material, metrics)
+    state = torch.load(best, map_location=material.device, weights_only=True)
+    drafter.load_state_dict({name.removeprefix("drafter."): value for name, value in state["state_dict"].items()})
+    trained = time.perf_counter()
+
+    known = {"recipe": asdict(config), "verifier": verifier.fingerprint(), "step": state["global_step"]}
+    module.drafter = drafter = export(drafter, directory / "export", known)
+    found = module.walk()
+    result = decode_both_ways(config, material, fast, drafter, module)
+    curves(metrics.merged(), directory / "curves.png")
+    kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
+    now = time.perf_counter()
+    summary = {
+        "tokens_per_cycle": found.tokens_per_cycle,
+        "accepted_per_cycle": found.accepted_per_cycle,
+        "tokens_per_cycle_untrained": untrained.tokens_per_cycle,
+        **result,
+        "parameters": sum(weight.numel() for weight in drafter.parameters()),
+        "steps": state["global_step"],
+        "train_rows": len(material.training),
+        "train_tokens": sum(len(row.answer) for row in material.training),
+        "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
+        "precision": str(material.fast).removeprefix("torch."),
+        "seconds": now - began,
+        "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
+    }
+    _write_json(directory / "summary.json", summary)
+    return summary
+
+
+def claim(config: Config) -> Path:
+    """The run's directory, holding its resolved recipe.
+
+    Raises:
+        ValueError: it holds a run of another recipe.
+    """
+    directory = config.directory
+    path = directory / "config.yaml"
+    if path.is_file() and configs.load(path) != config:
+        raise ValueError(
+            f"name={config.name!r}: {directory} holds a run of another recipe; choose another name or delete it"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    configs.save(config, path)
+    return directory
+
+
+def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: Material, metrics: Metrics) -> Path:
+    """Train, from the last checkpoint if there is one; returns the path of the best."""
+    settings = config.training
+    folder = config.directory / "checkpoints"
+    last = folder / "last.ckpt"
+    first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
+    if first:
+        log.info("resuming %s at step %d of %d", config.name, first, settings.max_steps)
+    steps = Steps(material.training, taps, config)
+    trainer = lightning.Trainer(
+        accelerator="cpu" if material.device == "cpu" else "gpu",
+        devices=int(settings.devices) if settings.devices.isdigit() else settings.devices,
+        strategy=settings.strategy,
+        precision="bf16-mixed" if material.fast is torch.bfloat16 else "32-true",
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        val_check_interval=(settings.validate_every or max(1, steps.order.steps_per_epoch // settings.accumulate))
+        * settings.accumulate,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=settings.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=callbacks(folder, settings.max_steps),
+        logger=loggers(metrics.part(first), config.directory),
+    )
+    batches = loader(steps, first * settings.accumulate, settings.max_steps * settings.accumulate)
+    once = DataLoader([0], batch_size=None)  # type: ignore[arg-type] # validation is one walk, not a pass over batches
+    if first < settings.max_steps:
+        trainer.fit(module, batches, once, ckpt_path=last if first else None, weights_only=True)
+    best = folder / "best.ckpt"
+    return best if best.is_file() else last
+
+
+def choose_length(config: Config, costs: Costs, module: DrafterModule) -> tuple[int, Walk]:
+    """The recipe's draft length, or the best by the costs measured here; with the held-out walk at that length."""
+    leading = module.leading()
+    length = config.decoding.draft_length
+    return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
+
+
+def walk_along(
+    plain: Sequence[Generation], prompts: list[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
+) -> Walk:
+    """The walk along answers just decoded: what the decoder's own count must equal."""
+    leading = []
+    for prompt, answer in zip(prompts, plain, strict=True):
+        rows = pad([Row(prompt + answer.token_ids, len(prompt), "", "")]).to(verifier.device)
+        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
+    return walk(leading, drafter.block_size - 1)
+
+
+def decode_both_ways(
+    config: Config, material: Material, fast: Verifier, drafter: BlockDiffusionDrafter, module: DrafterModule
+) -> dict[str, Any]:
+    """Decode held-out prompts plainly and speculatively: exactly in float32, then against the clock."""
+    settings = config.decoding
+    prompts = material.held_out_ids[: settings.prompts]
+    agreement = compare_greedy(material.verifier, drafter, prompts, settings.max_new_tokens)
+    same = walk_along(agreement.plain, prompts, material.verifier, drafter)
+
+    quick = BlockDiffusionDrafter(drafter.config)
+    quick.load_state_dict(drafter.state_dict())
+    quick.vocabulary = drafter.vocabulary
+    quick.to(material.device, fast.dtype).eval()
+    costs = measure_costs(fast, quick)
+    length, ideal_walk = choose_length(config, costs, module)
+    speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length)
+    plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
+    _print_table(speeds)
+    print(f"float32: {agreement.mismatches} mismatches, {agreement.ties} ties in {len(prompts)} prompts")
+    cycles = sum(len(one.emitted) for one in agreement.speculative)
+    return {
+        "tokens_per_cycle_decoded": sum(sum(one.emitted) for one in agreement.speculative) / cycles,
+        "tokens_per_cycle_walk_of_decoded": same.tokens_per_cycle,
+        "greedy_mismatches": agreement.mismatches,
+        "greedy_ties": agreement.ties,
+        "verifier_calls": speculative.verifier_calls,
+        "verifier_calls_plain": plain.verifier_calls,
+        "speedup": speculative.tokens_per_second / plain.tokens_per_second,
+        "speedup_ideal": costs.ideal(ideal_walk.tokens_per_cycle, length),
+        "draft_length": length,
+        "tokens_per_second": {one.name: one.tokens_per_second for one in speeds},
+        "milliseconds": {"draft": costs.draft * 1e3, "verify": [seconds * 1e3 for seconds in costs.verify]},
+    }
+
+
+def _print_table(speeds: list[Speed]) -> None:
+    print(f"{'':<24}{'tokens/s':>10}{'verifier calls':>16}{'tokens/cycle':>14}")
+    for one in speeds:
+        print(f"{one.name:<24}{one.tokens_per_second:>10.1f}{one.verifier_calls:>16}{one.tokens_per_cycle:>14.2f}")
+
+
+def _updater(bar: tqdm) -> Callable[[int, int], None]:
+    def update(done: int, _total: int) -> None:
+        bar.update(done - bar.n)
+
+    return update
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch.replace(path)

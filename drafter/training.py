@@ -1,0 +1,156 @@
+"""The Lightning module: it wires rows, taps, drafter, scores and losses; the mathematics lives in those."""
+
+import math
+import random
+import time
+from dataclasses import asdict
+from typing import NamedTuple
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from drafter.blocks import sample_anchors, slot_ids, slot_labels
+from drafter.config import Config
+from drafter.data.rows import Order, Row, Rows, pad
+from drafter.data.taps import TapCache
+from drafter.models import BlockDiffusionDrafter
+from drafter.verifier import Verifier
+from drafter.vocabulary import Head
+from drafter.walk import Walk, leading_matches, walk
+from losses import BlockScores, score_blocks
+
+
+class Batch(NamedTuple):
+    """Rows with their taps (None: made in the step) and blocks; `number` counts batches from the run's first."""
+
+    number: int
+    rows: Rows
+    taps: Tensor | None
+    anchors: Tensor  # [B, A]
+    used: Tensor  # [B, A]
+
+
+class Steps(Dataset[Batch]):
+    """Batch number i of a run, a pure function of the seed, i and the rank: a resumed run sees the same ones.
+
+    Args:
+        taps: cached taps of the rows, or None when the verifier makes them in each step.
+    """
+
+    def __init__(self, rows: list[Row], taps: TapCache | None, config: Config, rank: int = 0, world: int = 1):
+        self.rows, self.taps, self.seed = rows, taps, config.seed
+        self.anchors, self.per_rank, self.rank = config.training.anchors, config.training.rows, rank
+        self.order = Order([len(row.ids) for row in rows], self.per_rank * world, config.seed)
+
+    def __getitem__(self, step: int) -> Batch:
+        indices = self.order(step)[self.rank * self.per_rank :][: self.per_rank]
+        rows = pad([self.rows[index] for index in indices])
+        seed = random.Random(f"{self.seed} {step} {self.rank}").getrandbits(63)
+        anchors, used = sample_anchors(rows.supervised, self.anchors, torch.Generator().manual_seed(seed))
+        return Batch(step, rows, self.taps.padded(indices) if self.taps else None, anchors, used)
+
+
+class DrafterModule(lightning.LightningModule):
+    """Trains a drafter; the frozen verifier is held in a tuple, so that it is no child and in no checkpoint."""
+
+    def __init__(
+        self, config: Config, drafter: BlockDiffusionDrafter, verifier: Verifier, held_out: list[tuple[Rows, Tensor]]
+    ):
+        super().__init__()
+        self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
+        self.config, self.drafter = config, drafter
+        self._frozen = (verifier,)
+        self._held_out = held_out
+        self.head = Head(verifier, drafter.vocabulary, config.training.sampled_tokens)
+        self.walked: Walk | None = None
+        self.seconds = 0.0
+        self._began = 0.0
+
+    @property
+    def verifier(self) -> Verifier:
+        return self._frozen[0]
+
+    def scores(self, batch: Batch) -> BlockScores:
+        """Taps → drafter → per-slot scores of a batch."""
+        number, rows, taps, anchors, used = batch
+        size, mask_id = self.drafter.block_size, self.drafter.mask_token_id
+        taps = self.verifier.taps(rows.ids, self.drafter.tap_layers).clone() if taps is None else taps
+        block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
+        hidden = self.drafter(block, taps.to(self.dtype), anchors)[:, :, 1:]  # [B, A, G, D]
+        labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size)  # [B, A, G]
+        dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
+        weight, labels, correction = self.head.draw(labels, valid, number, dtype)
+        return score_blocks(hidden, weight, labels, valid, self.config.training.chunk_size, log_correction=correction)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        scores = self.scores(batch)
+        total, terms = self.config.losses(scores, step=self.global_step)
+        with torch.no_grad():
+            leading = (scores.hit & scores.valid).cumprod(-1).sum(-1)[scores.valid[..., 0]]  # [blocks]
+            logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+            self.log_dict(logged)
+            self.log("loss", total.detach(), prog_bar=True)
+            self.log("tokens_per_block", leading.float().mean() + 1, prog_bar=True)
+        if self.global_step % self.config.training.log_every == 0:
+            norms = self.config.losses.gradient_norms(scores)
+            self.log_dict({f"gradient_norm/{name}": norm for name, norm in norms.items()})
+        return total
+
+    def on_validation_start(self) -> None:
+        self.walked = self.walk()
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        """Log what the walk over the held-out rows found; the walk itself is one pass over all of them."""
+        if self.walked is not None:
+            found = {
+                "tokens_per_cycle_held_out": self.walked.tokens_per_cycle,
+                "accepted_per_cycle_held_out": self.walked.accepted_per_cycle,
+            }
+            self.log_dict(found, prog_bar=True, sync_dist=True, batch_size=1)
+
+    def leading(self) -> list[list[int]]:
+        """Leading matches at every anchor of the held-out rows, in float32 whatever the training precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            return [
+                row
+                for rows, taps in self._held_out
+                for row in leading_matches(self.drafter, self.verifier, rows.to(self.device), taps.to(self.device))
+            ]
+
+    def walk(self) -> Walk:
+        """Tokens per cycle over the held-out rows."""
+        return walk(self.leading(), self.drafter.block_size - 1)
+
+    def on_train_start(self) -> None:
+        self._began = time.perf_counter() - self.seconds
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._began
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.seconds = checkpoint["seconds"]
+
+    def configure_optimizers(self) -> dict:
+        settings = self.config.training
+        optimizer = torch.optim.AdamW(
+            self.drafter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
+        )
+        warmup = max(1, round(settings.warmup * settings.max_steps))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, settings.max_steps - warmup))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def loader(steps: Steps, first: int, last: int) -> DataLoader:
+    """Batches number `first` to `last` of a run."""
+    return DataLoader(steps, sampler=range(first, last), batch_size=None)

@@ -1,0 +1,60 @@
+"""The rows of the verifier's head that a step of training looks at."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from drafter.verifier import Verifier
+
+
+class Head:
+    """The whole head, or a draft vocabulary with a random sample of the rest.
+
+    With a draft vocabulary (FR-Spec, arXiv:2502.14856) a step scores against its rows, the labels missing from it, and
+    `sampled` tokens drawn anew from the others; the logits of those are raised by the log of how many tokens each
+    stands for, so that the normaliser estimates that of the full softmax and the full head serves the same drafter.
+
+    Args:
+        vocabulary: ids that the drafter may propose, ascending; None for all.
+        sampled: 0 trains against the draft vocabulary alone.
+    """
+
+    def __init__(self, verifier: Verifier, vocabulary: Tensor | None, sampled: int):
+        self.weight, self.vocabulary = verifier.head, vocabulary
+        size = len(self.weight)
+        self._others = torch.zeros(0, dtype=torch.long)
+        if vocabulary is not None:
+            kept = torch.zeros(size, dtype=torch.bool)
+            kept[vocabulary.cpu()] = True
+            self._others = (~kept).nonzero()[:, 0]
+        self._sampled = min(sampled, len(self._others))
+        self._wide: dict[torch.dtype, Tensor] = {}
+
+    def draw(
+        self, labels: Tensor, valid: Tensor, seed: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Head rows [V', D] in `dtype`, labels as indices of those rows, and the correction of their logits [V'].
+
+        Args:
+            labels: ids, [B, A, G]; valid: bool [B, A, G].
+        """
+        if dtype not in self._wide:
+            self._wide[dtype] = self.weight.to(dtype)
+        whole = self._wide[dtype]
+        if self.vocabulary is None:
+            return whole, labels, None
+        device = labels.device
+        generator = torch.Generator().manual_seed(seed)
+        drawn = self._others[torch.randperm(len(self._others), generator=generator)[: self._sampled]]
+        ids = torch.cat([self.vocabulary.to(device), drawn.to(device)])  # [V']
+        place = torch.full((len(whole),), -1, device=device)
+        place[ids] = torch.arange(len(ids), device=device)
+        missing = labels[valid & (place[labels] < 0)].unique()  # labels of rare tokens are always scored
+        place[missing] = len(ids) + torch.arange(len(missing), device=device)
+        ids = torch.cat([ids, missing])
+        correction = torch.zeros(len(ids), device=device)
+        if self._sampled:
+            first = len(self.vocabulary)
+            correction[first : first + self._sampled] = math.log(len(self._others) / self._sampled)
+        return whole.index_select(0, ids), place[labels].clamp(min=0), correction

@@ -46,13 +46,14 @@ class LookUp(torch.autograd.Function):
         divergences = {name: torch.empty_like(nll) for name in look.divergences}  # [N] each
         stored = {name: torch.empty_like(hidden) for name in sorted(look.needs) if differentiate}  # [N, D] each
         logits_buffer = head.new_empty(size, len(head))  # [C, V]
-        wide_buffer = logits_buffer if head.dtype == wide else torch.empty_like(logits_buffer, dtype=wide)
+        narrow = head.dtype != wide
+        wide_buffer = torch.empty_like(logits_buffer, dtype=wide) if narrow else logits_buffer  # [C, V]
         for start in range(0, len(hidden), look.chunk_size):
             part = slice(start, min(start + look.chunk_size, len(hidden)))
             label = look.labels[part, None]  # [C, 1]
             logits, z = logits_buffer[: len(label)], wide_buffer[: len(label)]  # [C, V] both
             torch.mm(hidden[part].to(head.dtype), head.T, out=logits)
-            if z is not logits:
+            if narrow:
                 z.copy_(logits)
             top, best = z.max(-1, keepdim=True)  # [C, 1] both
             hit[part] = (best == label).squeeze(1)
@@ -68,7 +69,7 @@ class LookUp(torch.autograd.Function):
             nll[part] = (total.log() - at_label).squeeze(1)
             if "nll" in stored:
                 z.scatter_add_(1, label, -total)  # (softmax - one-hot) * total: at the label exact also as p -> 1
-                if z is not logits:
+                if narrow:
                     logits.copy_(z)
                 stored["nll"][part] = torch.mm(logits, head).div_(total)
         ctx.order = ["nll", "hit", "in_top_k", *divergences]

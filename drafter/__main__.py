@@ -4,57 +4,40 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from importlib import import_module
+
+from drafter.commands import COMMANDS
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Show users messages, not tracebacks: a ValueError ends the program with its one line."""
+    """Show users messages, not tracebacks: a ValueError, or an error of the file system, ends the program in a line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         yield
     except ValueError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(
-            f"error: {error.strerror or error}: {error.filename or 'no file named'}; free space or choose another path"
-        )
+        where = error.filename or "input/output"
+        sys.exit(f"error: {where}: {error.strerror or error}; free space or choose another path")
 
 
-def regenerate(arguments: argparse.Namespace) -> None:
-    """Prompts → the verifier's answers, into the recipe's data.answers."""
-    from tqdm import tqdm
-
-    from drafter.config import load
-    from drafter.regenerate import regenerate_recipe
-
-    config = load(arguments.recipe, arguments.overrides)
-    with tqdm(desc="answers", unit="row") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        regenerate_recipe(config, Path(arguments.out or config.data.answers), show)
-
-
-def main(words: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m drafter", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    command = commands.add_parser("regenerate", help="prompts -> verifier answers", description=regenerate.__doc__)
-    command.add_argument("recipe")
-    command.add_argument("overrides", nargs="*", help="key=value")
-    command.add_argument("--out", help="write here instead of data.answers")
-    command.set_defaults(run=regenerate)
-
-    arguments = parser.parse_args(words)
+    for name in COMMANDS:
+        module = import_module(f"drafter.commands.{name}")
+        about = (module.__doc__ or "").strip()
+        command = commands.add_parser(name, help=about.splitlines()[0], description=about)
+        module.arguments(command)
+        command.set_defaults(run=module.run)
+    parsed = parser.parse_args(words)
     with one_line_errors():
-        arguments.run(arguments)
+        parsed.run(parsed)
     return 0
 
 

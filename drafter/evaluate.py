@@ -35,9 +35,9 @@ def compare_greedy(
     verifier: Verifier, drafter: BlockDiffusionDrafter, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> Agreement:
     """Decode prompts plainly and speculatively, all at once, and count where the answers differ."""
-    settings = {"max_new_tokens": max_new_tokens, "batch_size": len(prompts)}
-    plain = SpeculativeDecoder(verifier).generate(prompts, **settings)
-    speculative = SpeculativeDecoder(verifier, drafter).generate(prompts, **settings)
+    together = len(prompts)
+    plain = SpeculativeDecoder(verifier).generate(prompts, max_new_tokens, batch_size=together)
+    speculative = SpeculativeDecoder(verifier, drafter).generate(prompts, max_new_tokens, batch_size=together)
     mismatches = ties = 0
     for prompt, one, other in zip(prompts, plain, speculative, strict=True):
         if one.token_ids != other.token_ids:

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from drafter import config as configs
@@ -212,7 +212,7 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         logger=loggers(metrics.part(first), config.directory),
     )
     batches = loader(steps, first * settings.accumulate, settings.max_steps * settings.accumulate)
-    once = DataLoader([0], batch_size=None)  # type: ignore[arg-type] # validation is one walk, not a pass over batches
+    once = DataLoader(TensorDataset(torch.zeros(1)))  # validation is one walk, not a pass over batches
     if first < settings.max_steps:
         trainer.fit(module, batches, once, ckpt_path=last if first else None, weights_only=True)
     best = folder / "best.ckpt"

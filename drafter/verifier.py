@@ -22,7 +22,7 @@ ATTENTION = "block_drafter"
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy
 import torch
@@ -15,7 +16,7 @@ from drafter.data.rows import Row, pad
 from drafter.verifier import Verifier
 
 TOKENS_PER_PASS = 1024
-NUMPY = {torch.bfloat16: numpy.dtype("int16"), torch.float32: numpy.dtype("float32")}
+NUMPY: dict[torch.dtype, numpy.dtype] = {torch.bfloat16: numpy.dtype("int16"), torch.float32: numpy.dtype("float32")}
 
 
 class TapCache:
@@ -48,7 +49,8 @@ class TapCache:
             self._check_room(size)
             self.folder.mkdir(parents=True, exist_ok=True)
         path, shape = self.folder / "taps.bin", (self.offsets[-1], self.width)
-        mode = "r" if done == len(rows) else "r+" if path.exists() and path.stat().st_size == size else "w+"
+        fresh = not path.exists() or path.stat().st_size != size
+        mode: Literal["r", "r+", "w+"] = "r" if done == len(rows) else "w+" if fresh else "r+"
         self._memory = numpy.memmap(path, dtype=NUMPY[self.dtype], mode=mode, shape=shape)
         if done < len(rows):
             self._fill(verifier, rows, tap_layers, done if mode == "r+" else 0, on_progress)

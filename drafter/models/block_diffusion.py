@@ -103,28 +103,28 @@ class BlockDiffusionDrafter(PreTrainedModel):
         taps = len(self.tap_layers)
         self.fc = nn.Linear(taps * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.layers = nn.ModuleList(DrafterLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers: Any = nn.ModuleList(DrafterLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
         self.vocabulary: Tensor | None = None
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, directory: Any, *args: Any, **kwargs: Any) -> "BlockDiffusionDrafter":
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "BlockDiffusionDrafter":
         """Load a saved drafter, its draft vocabulary included."""
-        drafter = super().from_pretrained(directory, *args, **kwargs)
-        path = Path(directory) / VOCABULARY_FILE
+        drafter = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        path = Path(pretrained_model_name_or_path) / VOCABULARY_FILE
         drafter.vocabulary = load_file(path)["ids"] if path.is_file() else None
         return drafter
 
-    def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save in the layout that engines read; a draft vocabulary goes into a file of its own, which they ignore."""
-        super().save_pretrained(directory, *args, **kwargs)
-        config = Path(directory) / "config.json"
+        super().save_pretrained(save_directory, *args, **kwargs)
+        config = Path(save_directory) / "config.json"
         fields = json.loads(config.read_text()) | {"architectures": [ARCHITECTURE]}  # transformers wrote the class name
         config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
         if self.vocabulary is not None:
-            save_file({"ids": self.vocabulary.cpu()}, Path(directory) / VOCABULARY_FILE)
+            save_file({"ids": self.vocabulary.cpu()}, Path(save_directory) / VOCABULARY_FILE)
 
     @property
     def block_size(self) -> int:
@@ -170,9 +170,8 @@ class BlockDiffusionDrafter(PreTrainedModel):
         context_rope = self.rotary_emb(context, everywhere)
         rope = self.rotary_emb(context, slot_positions(anchors, size).flatten(1))
         for layer in self.layers:
-            attention: DrafterAttention = layer.self_attn  # type: ignore[assignment]
-            keys, values = attention.keys_values(context, context_rope)
-            hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, attention.scale))
+            keys, values = layer.self_attn.keys_values(context, context_rope)
+            hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, layer.self_attn.scale))
         return self.norm(hidden).view(batch, count, size, width)
 
     def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa") -> KVCache:
@@ -186,7 +185,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         context = self.context(taps.to(self.dtype))
         rope = self.rotary_emb(context, _next_positions(cache, taps.shape[1]))
         for index, layer in enumerate(self.layers):
-            cache.write(index, *layer.self_attn.keys_values(context, rope))  # type: ignore[union-attr, operator]
+            cache.write(index, *layer.self_attn.keys_values(context, rope))
 
     def draft(self, block: Tensor, cache: KVCache) -> Tensor:
         """Fill one block per row behind the cached context.
@@ -199,8 +198,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         hidden = block.to(self.dtype)
         rope = self.rotary_emb(hidden, _next_positions(cache, block.shape[1]))
         for index, layer in enumerate(self.layers):
-            scale = layer.self_attn.scale  # type: ignore[union-attr]
-            hidden = layer(hidden, rope, partial(cache.attend, index, causal=False, scale=scale))
+            hidden = layer(hidden, rope, partial(cache.attend, index, causal=False, scale=layer.self_attn.scale))
         return self.norm(hidden)
 
 

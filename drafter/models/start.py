@@ -1,5 +1,7 @@
 """Where a drafter's weights start: at random, in the verifier's own last layers, or in an earlier drafter."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ def start_from_verifier(drafter: BlockDiffusionDrafter, verifier: Verifier) -> N
         )
     if verifier.config.hidden_act != "silu" if hasattr(verifier.config, "hidden_act") else True:
         raise ValueError("drafter.start='verifier': its layers are no SiLU-gated ones; use drafter.start=random")
-    sources = list(verifier.layers)[-count:]
+    sources: list[Any] = list(verifier.layers)[-count:]
     for layer, source in zip(drafter.layers, sources, strict=True):
         _copy(layer, source)
     width = drafter.config.hidden_size

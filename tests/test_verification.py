@@ -65,15 +65,15 @@ def test_without_drafts_the_bonus_law_is_sampled(name):
 
 
 @pytest.mark.parametrize("name", GREEDY_SAFE)
-@pytest.mark.parametrize("drafts", ["soft", "one_hot", "overconfident"])
+@pytest.mark.parametrize("drafts", ["soft", "one_hot", "impossible"])
 def test_one_hot_verifier_is_greedy_decoding(name, drafts):
     draft_ids, draft_probs, verifier_probs = example(rows=500, vocabulary=3)
     best = verifier_probs.argmax(-1)
     if drafts == "one_hot":
         draft_ids = torch.where(torch.arange(500)[:, None] % 2 == 0, draft_ids, best[:, :-1])
         draft_probs = torch.nn.functional.one_hot(draft_ids, 3).float()
-    if drafts == "overconfident":  # the drafter's law is not the one its drafts came from
-        draft_probs = torch.full_like(draft_probs, 1e-30)
+    if drafts == "impossible":  # the drafter's law is not the one its drafts came from
+        draft_probs = torch.zeros_like(draft_probs)
     leading = (draft_ids == best[:, :-1]).long().cumprod(-1).sum(-1)
     expected = torch.stack([leading, best.gather(1, leading[:, None]).squeeze(1)], 1).tolist()
     assert {row[0] for row in expected} == {0, 1, 2, 3, 4}
@@ -236,3 +236,14 @@ def test_wrong_keywords():
     ]:
         with pytest.raises(ValueError, match=message):
             call(name, draft_ids, draft_probs, verifier_probs, **more)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", naive.CASES)
+def test_a_seed_decides_the_same_on_cuda(name):
+    inputs = example(dtype=torch.float64)
+    moved = {key: value.cuda() for key, value in keywords(name, inputs[0]).items()}
+    assert as_list(call(name, *(value.cuda() for value in inputs), **moved)) == as_list(call(name, *inputs))
+    rule = make_rule(name, **naive.CASES[name])
+    rule(*(value.cuda() for value in inputs), torch.Generator("cuda").manual_seed(0), **moved)

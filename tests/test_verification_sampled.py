@@ -103,7 +103,7 @@ def expected_cells(rule, world, rows_of, **parameters):
 @pytest.mark.parametrize("uneven", [False, True], ids=["all_drafted", "uneven"])
 @pytest.mark.parametrize("rule", naive.CASES)
 def test_counts_follow_the_enumerated_law(rule, uneven):
-    world = naive.random_world(7, 3, 3)
+    world = naive.random_world(68, 3, 3)  # of 80 seeds, the one where block verification differs most
     generator = torch.Generator().manual_seed(1)
     draft_ids, noise = draw_drafts(world, generator)
     draft_probs, verifier_probs, prefixes = inputs(world, draft_ids, torch.float32)

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from drafter.verification.base import Rule, Verification
+from drafter.verification.base import Rule, Verification, sample
 from drafter.verification.block import block_verification
 from drafter.verification.ensemble import dynamic_ensemble, static_ensemble
 from drafter.verification.lenient import lenient
@@ -73,6 +73,7 @@ __all__ = [
     "lenient",
     "make_rule",
     "match",
+    "sample",
     "shared_noise",
     "speculative_sampling",
     "static_ensemble",

@@ -89,6 +89,11 @@ def inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
     return torch.minimum(ids, last).squeeze(-1)  # [...]
 
 
+def sample(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token from each law: [..., V] -> [...] long."""
+    return inverse_cdf(probs, uniforms(tuple(probs.shape[:-1]), generator, probs.device))
+
+
 def prob_at(probs: Tensor, ids: Tensor) -> Tensor:
     """Probability of ids[b, i] under probs[b, i]: [B, >= G, V] and [B, G] -> [B, G] float64."""
     return probs[:, : ids.shape[1]].gather(-1, ids[..., None]).squeeze(-1).double()  # [B, G]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from drafter.verification.base import Verification, accept_matching, draft_lengths, inverse_cdf, uniforms
+from drafter.verification.base import Verification, accept_matching, draft_lengths, sample
 
 
 def match(
@@ -30,5 +30,4 @@ def match(
     Source: the verification of DFlash (arXiv:2602.06036); at temperature 0, every lossless rule.
     """
     length = draft_lengths("match", draft_ids, draft_probs, verifier_probs, draft_length)
-    noise = uniforms(tuple(verifier_probs.shape[:2]), generator, verifier_probs.device)  # [B, G + 1]
-    return accept_matching(draft_ids, inverse_cdf(verifier_probs, noise), length)
+    return accept_matching(draft_ids, sample(verifier_probs, generator), length)

@@ -58,6 +58,7 @@ def test_without_drafts_the_bonus_law_is_sampled(name):
     _, _, verifier_probs = example(slots=4)
     nothing = torch.zeros(64, 0, dtype=torch.long)
     result = call(name, nothing, torch.zeros(64, 0, 7), verifier_probs[:, :1])
+    assert as_list(call(name, nothing, None, verifier_probs[:, :1])) == as_list(result)
     assert (result.accepted == 0).all()
     assert len(result.next_token.unique()) > 1
     one_hot = torch.nn.functional.one_hot(torch.arange(64) % 7, 7).float()

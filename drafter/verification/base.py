@@ -165,10 +165,15 @@ def accept_tokenwise(
     return Verification(accepted, inverse_cdf(law, noise[:, -1]))
 
 
-def require_draft_probs(rule: str, draft_probs: Tensor | None) -> Tensor:
-    """Refuse drafts without a law, which only some rules can judge."""
+def require_draft_probs(rule: str, draft_probs: Tensor | None, verifier_probs: Tensor) -> Tensor:
+    """Refuse drafts without a law, which only some rules can judge; no drafts (G = 0) need none."""
+    if draft_probs is None and verifier_probs.shape[1] == 1:
+        return verifier_probs[:, :0]  # [B, 0, V]
     if draft_probs is None:
-        raise ValueError(f"{rule}: draft_probs=None: needs the laws the drafts were drawn from, or use rule 'match'")
+        raise ValueError(
+            f"{rule}: draft_probs=None: give the laws the drafts were drawn from, one-hot for greedy drafts, "
+            "or use rule 'match'"
+        )
     return draft_probs
 
 

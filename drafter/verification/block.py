@@ -65,7 +65,7 @@ def block_verification(
         ValueError: shapes do not belong together, or the drafts have no law.
     Source: arXiv:2403.10444.
     """
-    draft_probs = require_draft_probs("block_verification", draft_probs)
+    draft_probs = require_draft_probs("block_verification", draft_probs, verifier_probs)
     length = draft_lengths("block_verification", draft_ids, draft_probs, verifier_probs, draft_length)
     batch, slots = draft_ids.shape
     noise = uniforms((batch, slots + 1), generator, draft_ids.device)  # [B, G + 1] last: the next token's

@@ -113,7 +113,7 @@ def accept_mixture(
     greedy: bool = False,
 ) -> Verification:
     """The rule of all mixtures, weight [B, G] float64."""
-    draft_probs = require_draft_probs(rule, draft_probs)
+    draft_probs = require_draft_probs(rule, draft_probs, verifier_probs)
     length = draft_lengths(rule, draft_ids, draft_probs, verifier_probs, draft_length)
     if greedy:
         own_ids = verifier_probs.argmax(-1)  # [B, G + 1]

@@ -50,7 +50,7 @@ def _sampled(
     lenience: float,
     draft_length: Tensor | None = None,
 ) -> Verification:
-    draft_probs = require_draft_probs("lenient", draft_probs)
+    draft_probs = require_draft_probs("lenient", draft_probs, verifier_probs)
     length = draft_lengths("lenient", draft_ids, draft_probs, verifier_probs, draft_length)
     verifier, draft = prob_at(verifier_probs, draft_ids), prob_at(draft_probs, draft_ids)  # [B, G]
     accept = accept_probability(verifier, lenience * draft)  # [B, G]

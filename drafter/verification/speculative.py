@@ -37,7 +37,7 @@ def speculative_sampling(
         ValueError: shapes do not belong together, or the drafts have no law.
     Source: arXiv:2211.17192, algorithm 1; arXiv:2302.01318, algorithm 2.
     """
-    draft_probs = require_draft_probs("speculative_sampling", draft_probs)
+    draft_probs = require_draft_probs("speculative_sampling", draft_probs, verifier_probs)
     length = draft_lengths("speculative_sampling", draft_ids, draft_probs, verifier_probs, draft_length)
     accept = accept_probability(prob_at(verifier_probs, draft_ids), prob_at(draft_probs, draft_ids))  # [B, G]
     return accept_tokenwise(accept, draft_ids, draft_probs, verifier_probs, generator, length)

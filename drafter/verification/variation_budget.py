@@ -51,7 +51,7 @@ def _budgeted(
     budget: float,
     draft_length: Tensor | None = None,
 ) -> Verification:
-    draft_probs = require_draft_probs("variation_budget", draft_probs)
+    draft_probs = require_draft_probs("variation_budget", draft_probs, verifier_probs)
     draft_lengths("variation_budget", draft_ids, draft_probs, verifier_probs, draft_length)
     variation = per_slot(total_variation, verifier_probs[:, :-1], draft_probs)  # [B, G]
     weight = budget_weight(variation, budget)  # [B, G]

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from drafter.models import BlockDiffusionDrafter
 from drafter.sampling import check, probabilities
-from drafter.verification import Verification, match
-from drafter.verification.base import inverse_cdf, uniforms
+from drafter.verification import LOSSLESS, RULES, Rule, Verification, make_rule, match, sample
 from drafter.verifier import Verifier
 
 PREFILL_CHUNK = 512
@@ -73,7 +72,8 @@ class SpeculativeDecoder:
 
     Args:
         drafter: None for plain decoding by the same loop.
-        rule: a verification rule; `match` drafts by argmax and keeps what the verifier's own choice agrees with.
+        rule: a verification rule or its name; `match` drafts by argmax and keeps what the verifier's own choice
+            agrees with. At temperature 0 every lossless rule does just that.
         draft_length: tokens proposed per cycle, at most the trained one; None for the trained one.
     Raises:
         ValueError: the drafter was made for another verifier, or draft_length is out of range.
@@ -83,7 +83,7 @@ class SpeculativeDecoder:
         self,
         verifier: Verifier,
         drafter: BlockDiffusionDrafter | None = None,
-        rule: Callable[..., Verification] = match,
+        rule: Rule | str = "match",
         draft_length: int | None = None,
     ):
         longest = 0 if drafter is None else drafter.block_size - 1
@@ -93,7 +93,7 @@ class SpeculativeDecoder:
             )
         self.draft_length = longest if draft_length is None else draft_length
         self.drafter = drafter if self.draft_length else None
-        self.verifier, self.rule = verifier, rule
+        self.verifier, self.rule = verifier, make_rule(rule) if isinstance(rule, str) else rule
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
             self.tap_layers: tuple[int, ...] = tuple(self.drafter.tap_layers)
@@ -149,6 +149,8 @@ class SpeculativeDecoder:
             batch = _Batch(self, min(batch_size, len(waiting)), capacity, max_new_tokens)
             batch.transform = lambda logits: probabilities(logits, temperature, top_p, top_k)
             batch.greedy = temperature == 0
+            lossless = any(self.rule is RULES[name] for name in LOSSLESS)
+            batch.rule = match if batch.greedy and lossless else self.rule
             batch.generator = torch.Generator(self.verifier.device).manual_seed(seed)
             batch.on_tokens, batch.on_end = on_tokens, on_end
             batch.run(waiting)
@@ -163,6 +165,7 @@ class _Batch:
 
     transform: Callable[[Tensor], Tensor]
     greedy: bool
+    rule: Rule
     generator: torch.Generator
     on_tokens: Callable[[int, list[int]], None] | None
     on_end: Callable[[int, Generation], None] | None
@@ -205,7 +208,7 @@ class _Batch:
                 self.drafter.extend(taps, draft_cache)
                 draft_cache.set_lengths([start + chunk.shape[1]])
         law = self.transform(self.verifier.logits(hidden[:, -1]))  # [1, V]
-        first = law.argmax(-1) if self.greedy else self.sample(law)
+        first = sample(law, self.generator)
         row.length = len(row.prompt)
         self.append(slot, row, [], int(first), cycle=False)
 
@@ -235,26 +238,22 @@ class _Batch:
         hidden = drafter.draft(block, self.draft_cache)[:, 1 : self.decoder.draft_length + 1]  # [B, G, D]
         logits = hidden @ self.decoder._draft_head.T  # [B, G, V']
         subset = self.decoder._draft_ids
-        if self.greedy or self.decoder.rule is match:
+        if self.rule is match:
             ids = logits.argmax(-1)
             return (ids if subset is None else subset[ids]), None
         if subset is not None:
             whole = logits.new_full((*logits.shape[:-1], self.verifier.head.shape[0]), -torch.inf)
             logits = whole.index_copy_(-1, subset, logits)
         law = self.transform(logits)  # [B, G, V]
-        return self.sample(law), law
-
-    def sample(self, law: Tensor) -> Tensor:
-        """Draw one token from each law [..., V]."""
-        return inverse_cdf(law, uniforms(law.shape[:-1], self.generator, law.device))
+        return sample(law, self.generator), law
 
     def decide(self, draft_ids: Tensor, draft_probs: Tensor | None, logits: Tensor) -> Verification:
         """Apply the rule to the verifier's logits [B, 1+G, V]."""
-        if self.greedy and self.decoder.rule is match:  # the law is one-hot: compare ids and skip the vocabulary
+        if self.greedy and self.rule is match:  # the law is one-hot: compare ids and skip the vocabulary
             choice = logits.argmax(-1)  # [B, 1+G]
             accepted = (choice[:, :-1] == draft_ids).cumprod(-1).sum(-1)  # [B]
             return Verification(accepted, choice.gather(1, accepted[:, None])[:, 0])
-        return self.decoder.rule(draft_ids, draft_probs, self.transform(logits), self.generator)
+        return self.rule(draft_ids, draft_probs, self.transform(logits), self.generator)
 
     def append(self, slot: int, row: _Row, drafted: list[int], chosen: int, cycle: bool = True) -> None:
         """Add accepted drafts and the verifier's token, cut at a stop token or the limit; free the slot at the end."""

@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losses import Losses
 
+PROMPT_KINDS = ("write", "explain", "annotate", "chat")
+
 
 def require(ok: bool, name: str, value: object, remedy: str) -> None:
     """Raise the one-line ValueError of a wrong setting unless `ok`."""
@@ -44,7 +46,8 @@ class DataConfig:
 
     Args:
         answers: Parquet file of answers; `regenerate` writes it, training reads it.
-        prompts_per_kind: prompts of each kind that `regenerate` draws from the standard library.
+        prompts: how many prompts of each kind `regenerate` makes: `write`, `explain` and `annotate` quote functions of
+            the standard library, `chat` ones are written by the verifier itself.
         max_prompt_characters: longest code quoted in a prompt.
         max_new_tokens: longest answer.
         batch_size: rows answered at a time.
@@ -56,7 +59,7 @@ class DataConfig:
     """
 
     answers: str = MISSING
-    prompts_per_kind: int = 800
+    prompts: dict[str, int] = field(default_factory=lambda: {"write": 500, "explain": 500, "annotate": 500})
     max_prompt_characters: int = 600
     max_new_tokens: int = 128
     batch_size: int = 64
@@ -67,8 +70,12 @@ class DataConfig:
     taps: str = "cached"
 
     def __post_init__(self) -> None:
-        for name in ("prompts_per_kind", "max_new_tokens", "batch_size", "validation_rows", "max_prompt_characters"):
+        for name in ("max_new_tokens", "batch_size", "validation_rows", "max_prompt_characters"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
+        unknown = sorted(set(self.prompts) - set(PROMPT_KINDS))
+        require(not unknown, "data.prompts", unknown, f"unknown kinds; choose among {', '.join(PROMPT_KINDS)}")
+        for kind, count in self.prompts.items():
+            require(count >= 0, f"data.prompts.{kind}", count, "must be >= 0")
         require(self.max_rows is None or self.max_rows >= 1, "data.max_rows", self.max_rows, "must be >= 1, or null")
         require(self.sequence_length >= 8, "data.sequence_length", self.sequence_length, "must be >= 8")
         require(

@@ -9,6 +9,7 @@ from drafter.config import Config
 from drafter.data.answers import Parts, digest
 from drafter.data.prompts import Prompt, standard_library
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.self_prompting import self_prompts
 from drafter.verifier import Verifier, choose_device
 
 
@@ -70,6 +71,10 @@ def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, in
     if path.exists():
         raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
     data = config.data
-    prompts = standard_library(data.prompts_per_kind, data.max_prompt_characters, config.seed)
     verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
+    prompts = standard_library(data.prompts, data.max_prompt_characters, config.seed)
+    if chats := data.prompts.get("chat", 0):
+        prompts += self_prompts(verifier, chats, config.seed, data.batch_size)
+    if not prompts:
+        raise ValueError("data.prompts: asks for none; give a kind a count above 0")
     return regenerate(verifier, prompts, path, data.max_new_tokens, data.batch_size, on_progress)

@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[list[Answer], dict[str, Any]]:
         )
     rows = table.select(SCHEMA.names).to_pylist()
     if not rows:
-        raise ValueError(f"data.answers={str(path)!r}: holds no rows; raise data.prompts_per_kind and make it again")
+        raise ValueError(f"data.answers={str(path)!r}: holds no rows; raise data.prompts and make it again")
     return rows, json.loads((table.schema.metadata or {}).get(MANIFEST, b"{}"))
 
 

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 KINDS = ("write", "explain", "annotate")
@@ -19,11 +19,11 @@ REQUEST = {
 Prompt = dict[str, str]
 
 
-def standard_library(per_kind: int, max_characters: int, seed: int) -> list[Prompt]:
-    """Draw prompts of every kind from the functions of the running Python's standard library.
+def standard_library(counts: Mapping[str, int], max_characters: int, seed: int) -> list[Prompt]:
+    """Draw prompts from the functions of the running Python's standard library.
 
     Args:
-        per_kind: prompts of each kind; a function serves one kind only.
+        counts: prompts of each kind; a function serves one kind only.
         max_characters: longest code quoted in a prompt.
     Returns:
         dicts with `source` (file), `kind` and `prompt`, shuffled by `seed`.
@@ -41,13 +41,14 @@ def standard_library(per_kind: int, max_characters: int, seed: int) -> list[Prom
                     found[kind].append({"source": relative.as_posix(), "kind": kind, "prompt": text})
     picked: list[Prompt] = []
     for kind, prompts in found.items():
+        count = counts.get(kind, 0)
         unique = list({prompt["prompt"]: prompt for prompt in prompts}.values())
-        if len(unique) < per_kind:
+        if len(unique) < count:
             raise ValueError(
-                f"data.prompts_per_kind={per_kind}: the standard library has {len(unique)} functions for "
-                f"{kind!r}; lower it or raise data.max_prompt_characters"
+                f"data.prompts.{kind}={count}: the standard library has {len(unique)} functions for it; "
+                "lower it or raise data.max_prompt_characters"
             )
-        picked += random.Random(f"{seed} {kind}").sample(unique, per_kind)
+        picked += random.Random(f"{seed} {kind}").sample(unique, count)
     random.Random(seed).shuffle(picked)
     return picked
 

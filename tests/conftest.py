@@ -1,0 +1,140 @@
+"""Tiny models, drafters and runs that tests share: nothing is downloaded, no cache of the user is touched."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from functools import cache
+
+import pytest
+import torch
+
+from drafter import tiny
+from drafter.blocks import every_anchor, slot_ids, slot_labels
+from drafter.data.rows import Row, pad
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.block_diffusion import config_for
+from drafter.verifier import Verifier
+
+torch.set_num_threads(1)
+
+USERS_CACHE = os.environ.get("BLOCK_DRAFTER_CACHE")
+NEW_TOKENS = 28
+MASK_TOKEN = 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache directory of this session alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCK_DRAFTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def users_cache(monkeypatch):
+    """The user's cache, for the real verifier: converting it takes half a minute."""
+    if USERS_CACHE is None:
+        monkeypatch.delenv("BLOCK_DRAFTER_CACHE")
+    else:
+        monkeypatch.setenv("BLOCK_DRAFTER_CACHE", USERS_CACHE)
+
+
+@cache
+def make_verifier(family):
+    model, tokenizer = tiny.build(family)
+    if family == "gemma3":  # as built it repeats one token: its scaled embedding drowns the layers
+        with torch.no_grad():
+            model.get_input_embeddings().weight.div_(30)
+    return Verifier(model, tokenizer)
+
+
+@cache
+def make_prompts():
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randint(3, 259, (length,), generator=generator).tolist() for length in (3, 41, 17, 70, 9, 33)]
+
+
+def plain_generate(verifier, prompt, max_new_tokens):
+    """The answer of transformers' own `generate`, greedy."""
+    ids = torch.tensor([prompt])
+    with verifier.plain_attention() as model:
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(verifier.stop_ids),
+            pad_token_id=0,
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+@cache
+def make_answers(family):
+    return [plain_generate(make_verifier(family), prompt, NEW_TOKENS) for prompt in make_prompts()]
+
+
+def make_drafter(verifier, seed=0, **settings):
+    """A drafter with random weights that are large enough to matter, norms included."""
+    shape = {"num_layers": 2, "block_size": 4, "tap_layers": [1, 3], "mask_token_id": MASK_TOKEN} | settings
+    drafter = BlockDiffusionDrafter(config_for(verifier, **shape)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in drafter.named_parameters():
+            spread = torch.randn(weight.shape, generator=generator)
+            weight.copy_(1 + 0.3 * spread if "norm" in name else 0.15 * spread)
+    return drafter
+
+
+@cache
+def make_memorising(family, block_size=4):
+    """A drafter fitted to the verifier's answers to four of the prompts, to a wrong token in every fifth slot."""
+    verifier = make_verifier(family)
+    drafter = make_drafter(verifier, block_size=block_size)
+    known = list(zip(make_prompts(), make_answers(family), strict=True))[:4]
+    rows = pad([Row(prompt + answer, len(prompt), "", "") for prompt, answer in known])
+    anchors, used = every_anchor(rows.supervised)
+    labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, block_size)
+    generator = torch.Generator().manual_seed(1)
+    wrong = torch.rand(labels.shape, generator=generator) < 0.2
+    labels[wrong] = torch.randint(3, 259, labels.shape, generator=generator)[wrong]
+    taps = verifier.taps(rows.ids, drafter.tap_layers).clone()
+    block = verifier.embed(slot_ids(rows.ids, anchors, block_size, MASK_TOKEN))
+    optimizer = torch.optim.AdamW(drafter.parameters(), lr=4e-3)
+    for _ in range(60):
+        logits = drafter(block, taps, anchors)[:, :, 1:] @ verifier.head.T
+        torch.nn.functional.cross_entropy(logits[valid], labels[valid]).backward()
+        torch.nn.utils.clip_grad_norm_(drafter.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return drafter.requires_grad_(False)
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def family(request):
+    """Each family in turn; a test that needs one only says `parametrize("family", ["llama"])`."""
+    return request.param
+
+
+@pytest.fixture
+def verifier(family):
+    return make_verifier(family)
+
+
+@pytest.fixture
+def answers(family):
+    """What transformers' `generate` answers to each of the prompts."""
+    return make_answers(family)
+
+
+@pytest.fixture
+def memorising(family):
+    return make_memorising(family)
+
+
+@pytest.fixture
+def prompts():
+    """Token ids, of ragged lengths, some longer than the sliding window of 32."""
+    return make_prompts()

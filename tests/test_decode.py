@@ -1,0 +1,201 @@
+"""Greedy decoding, token for token against transformers' own `generate`; how cycles, stops and errors are counted."""
+
+import naive
+import pytest
+import torch
+from conftest import NEW_TOKENS, make_drafter, make_memorising, make_verifier
+
+from drafter import decode
+from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
+from drafter.verification import LOSSLESS, make_rule
+
+
+def ids(generations):
+    return [one.token_ids for one in generations]
+
+
+def check_counts(generation, with_drafts):
+    """What must hold of any answer without an error."""
+    assert sum(generation.emitted) == len(generation.token_ids) - 1  # the first token is the prefill's
+    assert generation.verifier_calls == len(generation.emitted) + 1
+    assert len(generation.accepted) == len(generation.emitted)
+    assert all(tokens == kept + 1 for tokens, kept in zip(generation.emitted[:-1], generation.accepted, strict=False))
+    assert generation.seconds > 0
+    if not with_drafts:
+        assert set(generation.accepted) <= {0}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_generate_itself_is_plain_greedy(verifier, answers, prompts):
+    """The reference of the tests below, against whole passes in float64 without any cache."""
+    wide = naive.wide(verifier.model)
+    assert naive.greedy(wide, prompts[0], 12) == answers[0][:12]
+    assert naive.greedy(wide, prompts[1], 5) == answers[1][:5]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_without_drafts_equals_generate(verifier, answers, prompts, batch_size):
+    found = SpeculativeDecoder(verifier).generate(prompts, NEW_TOKENS, batch_size=batch_size)
+    assert ids(found) == answers
+    for one in found:
+        check_counts(one, with_drafts=False)
+        assert one.stop == "length"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_with_drafts_equals_generate(verifier, memorising, answers, prompts, batch_size):
+    found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=batch_size)
+    assert ids(found) == answers
+    for one in found:
+        check_counts(one, with_drafts=True)
+    kept = {count for one in found for count in one.accepted[:-1]}
+    assert {0, 3} < kept  # none, all, and some
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bad_drafts_cost_nothing_but_calls(verifier, answers, prompts, batch_size):
+    drafter = make_drafter(verifier)
+    found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=batch_size)
+    assert ids(found) == answers
+
+
+@pytest.mark.parametrize("family", ["qwen3"])
+@pytest.mark.parametrize("draft_length", [0, 1, 2])
+def test_shorter_drafts_are_prefixes(verifier, memorising, answers, prompts, draft_length):
+    found = SpeculativeDecoder(verifier, memorising, draft_length=draft_length).generate(prompts, NEW_TOKENS)
+    assert ids(found) == answers
+    kept = {count for one in found for count in one.accepted[:-1]}
+    assert kept == set(range(draft_length + 1))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_prompts_are_prefilled_in_chunks(verifier, memorising, answers, prompts, monkeypatch):
+    monkeypatch.setattr(decode, "PREFILL_CHUNK", 8)
+    found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=3)
+    assert ids(found) == answers
+    assert tokens_per_cycle(found[:4]) > 1.8
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_restricted_vocabulary_is_still_lossless(verifier, answers, prompts, monkeypatch):
+    drafter = make_memorising("llama")
+    allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
+    monkeypatch.setattr(drafter, "vocabulary", torch.tensor(allowed))
+    drafted = []
+    draft = decode._Batch.draft
+    monkeypatch.setattr(decode._Batch, "draft", lambda *a: drafted.append(draft(*a)) or drafted[-1])
+    found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=2)
+    assert ids(found) == answers
+    assert {token for step, _ in drafted for token in step.flatten().tolist()} <= set(allowed)
+    assert tokens_per_cycle(found[:4]) > 1.2
+
+
+@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("rule", sorted(LOSSLESS - {"shared_noise"}))
+def test_lossless_rules_agree_when_greedy(verifier, memorising, answers, prompts, rule):
+    decoder = SpeculativeDecoder(verifier, memorising, rule=make_rule(rule))
+    found = decoder.generate(prompts, NEW_TOKENS, batch_size=2)
+    assert ids(found) == answers
+    assert tokens_per_cycle(found[:4]) > 1.8
+
+
+@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_stop_tokens_cut_cycles(verifier, memorising, answers, prompts, monkeypatch, cut):
+    """Each place in a cycle where an answer may stop: in the prefill, at a draft, at the verifier's own token."""
+    stop = answers[0][cut - 1]
+    monkeypatch.setattr(verifier.model.generation_config, "eos_token_id", [stop])
+    for batch_size in (1, 3):
+        found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=batch_size)
+        for one, answer in zip(found, answers, strict=True):
+            end = answer.index(stop) + 1 if stop in answer else len(answer)
+            assert one.token_ids == answer[:end]
+            assert one.stop == ("stop" if stop in answer else "length")
+            check_counts(one, with_drafts=True)
+            if one.emitted:
+                assert one.accepted[-1] in (one.emitted[-1] - 1, one.emitted[-1])
+
+
+@pytest.mark.parametrize("family", ["llama"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
+def test_limits_cut_cycles(verifier, memorising, answers, prompts, limit):
+    found = SpeculativeDecoder(verifier, memorising).generate(prompts, limit, batch_size=2)
+    assert ids(found) == [answer[:limit] for answer in answers]
+    for one in found:
+        check_counts(one, with_drafts=True)
+        assert one.stop == "length"
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_stop_tokens_inside_prompts_do_not_stop(verifier, memorising):
+    prompt = [5, 0, 9, 0]
+    expected = naive.greedy(naive.wide(verifier.model), prompt, 6)
+    assert SpeculativeDecoder(verifier, memorising).generate([prompt], 6)[0].token_ids == expected
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_tokens_stream_as_they_are_found(verifier, memorising, answers, prompts):
+    streamed = [[] for _ in prompts]
+    ended = {}
+    found = SpeculativeDecoder(verifier, memorising).generate(
+        prompts,
+        NEW_TOKENS,
+        batch_size=2,
+        on_tokens=lambda index, tokens: streamed[index].append(list(tokens)),
+        on_end=lambda index, generation: ended.setdefault(index, list(generation.token_ids)),
+    )
+    for one, parts, answer in zip(found, streamed, answers, strict=True):
+        assert [len(part) for part in parts] == [1, *one.emitted]
+        assert [token for part in parts for token in part] == answer
+    assert ended == dict(enumerate(answers))
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_text_prompts_are_tokenised(verifier):
+    decoder = SpeculativeDecoder(verifier)
+    text = "def f(x):"
+    assert (
+        decoder.generate([text], 5)[0].token_ids == decoder.generate([verifier.tokenizer.encode(text)], 5)[0].token_ids
+    )
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_a_prompt_that_cannot_run_says_so_and_the_others_go_on(verifier, memorising, answers, prompts):
+    found = SpeculativeDecoder(verifier, memorising).generate([[], prompts[0], [5] * 2040], NEW_TOKENS)
+    assert found[0].stop == "the prompt is empty"
+    assert found[1].token_ids == answers[0]
+    assert found[2].stop == f"2040 prompt tokens + max_new_tokens={NEW_TOKENS} exceed the context of 2048"
+    assert found[0].token_ids == found[2].token_ids == []
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_the_whole_context_can_be_used(verifier, memorising, monkeypatch):
+    prompt = torch.randint(3, 259, (90,), generator=torch.Generator().manual_seed(5)).tolist()
+    monkeypatch.setattr(verifier.config, "max_position_embeddings", 96)
+    plain = SpeculativeDecoder(verifier).generate([prompt], 6)[0]
+    assert SpeculativeDecoder(verifier, memorising).generate([prompt], 6)[0].token_ids == plain.token_ids
+    assert len(plain.token_ids) == 6
+    assert "exceed the context of 96" in SpeculativeDecoder(verifier).generate([prompt], 7)[0].stop
+
+
+def test_no_prompts_give_no_answers():
+    assert SpeculativeDecoder(make_verifier("llama")).generate([]) == []
+
+
+@pytest.mark.parametrize("draft_length", [-1, 4])
+def test_draft_lengths_out_of_range_are_refused(draft_length):
+    with pytest.raises(ValueError, match=f"draft_length={draft_length}: the drafter proposes at most 3"):
+        SpeculativeDecoder(make_verifier("llama"), make_memorising("llama"), draft_length=draft_length)
+
+
+@pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+def test_wrong_arguments_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        SpeculativeDecoder(make_verifier("llama")).generate([[1, 2]], **wrong)
+
+
+def test_tokens_per_cycle_sums_over_prompts():
+    one, other = Generation(emitted=[4, 4, 1]), Generation(emitted=[1])
+    assert one.tokens_per_cycle == 3
+    assert tokens_per_cycle([one, other]) == 10 / 4  # not the mean of 3 and 1
+    assert torch.tensor(tokens_per_cycle([Generation()])).isnan()

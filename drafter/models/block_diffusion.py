@@ -4,14 +4,12 @@ Context reaches it by KV injection: taps of the verifier, fused by one projectio
 layer. It has no embedding and no head; both are the verifier's. The same class trains, decodes and is exported.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
@@ -20,10 +18,10 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, Qwe
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, slot_positions
+from drafter.layouts.canonical import CANONICAL
+from drafter.models import storage
 from drafter.verifier import Verifier
 
-ARCHITECTURE = "DFlashDraftModel"
-VOCABULARY_FILE = "draft_vocabulary.safetensors"
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, value) of the block -> attended [B, Q, H, D]
 
 
@@ -110,21 +108,23 @@ class BlockDiffusionDrafter(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "BlockDiffusionDrafter":
-        """Load a saved drafter, its draft vocabulary included."""
-        drafter = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        path = Path(pretrained_model_name_or_path) / VOCABULARY_FILE
-        drafter.vocabulary = load_file(path)["ids"] if path.is_file() else None
-        return drafter
+    def from_pretrained(
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, device: Any = "cpu"
+    ) -> "BlockDiffusionDrafter":
+        """Load a drafter in any layout, its draft vocabulary included, from a directory or a hub id.
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save in the layout that engines read; a draft vocabulary goes into a file of its own, which they ignore."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        config = Path(save_directory) / "config.json"
-        fields = json.loads(config.read_text()) | {"architectures": [ARCHITECTURE]}  # transformers wrote the class name
-        config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-        if self.vocabulary is not None:
-            save_file({"ids": self.vocabulary.cpu()}, Path(save_directory) / VOCABULARY_FILE)
+        Args:
+            dtype: of the weights; None for the stored one.
+        Raises:
+            ValueError: files, fields or tensors are missing, unknown or of the wrong shape.
+        """
+        return storage.load(cls, source, dtype, device)
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Save in the canonical layout; a draft vocabulary goes into a file of its own, which engines ignore."""
+        facts = storage.facts_of(self.config, self.dtype)
+        weights = self.state_dict()
+        storage.save(Path(save_directory), CANONICAL, facts, weights.__getitem__, vocabulary=self.vocabulary)
 
     @property
     def block_size(self) -> int:
@@ -142,7 +142,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         """Raise a ValueError unless this drafter fits the verifier's width, depth and vocabulary."""
         ours = (self.config.hidden_size, self.config.num_target_layers, self.config.vocab_size)
         theirs = (verifier.config.hidden_size, verifier.num_layers, verifier.head.shape[0])
-        if ours != theirs:
+        if any(our not in (0, their) for our, their in zip(ours, theirs, strict=True)):  # 0: not stated
             raise ValueError(
                 f"drafter: made for a verifier of width, layers, vocabulary {ours}, not {theirs}; load that verifier"
             )
@@ -242,7 +242,7 @@ def config_for(
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
     heads = theirs.num_attention_heads
     return BlockDiffusionConfig(
-        architectures=[ARCHITECTURE],
+        architectures=CANONICAL.fixed["architectures"],
         vocab_size=vocabulary,
         hidden_size=theirs.hidden_size,
         intermediate_size=theirs.intermediate_size,

@@ -1,0 +1,150 @@
+"""What a layout is: where it keeps each fact of a drafter, and how it names the tensors.
+
+A drafter's facts are one flat dictionary, the same for every layout; its tensors have our own names. A layout turns
+both into what one family of engines reads, and back, without loss.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "missing", "__bool__": lambda self: False})()
+
+# What every drafter says of itself. `mask_token_id` and `target_layer_ids` (0-based; a tap is that layer's output),
+# `num_target_layers` and `vocab_size` are the verifier's; the rest is a Qwen3 decoder's, under Qwen3's names.
+FACTS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "attention_bias",
+    "vocab_size",
+    "max_position_embeddings",
+    "rope_theta",
+    "rope_parameters",
+    "layer_types",
+    "sliding_window",
+    "is_causal",
+    "tie_word_embeddings",
+    "dtype",
+    "block_size",
+    "num_target_layers",
+    "mask_token_id",
+    "target_layer_ids",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of writing a drafter.
+
+    Attributes:
+        name: what the command line calls it.
+        fixed: dotted path in `config.json` → the value that stands there in every drafter of this layout.
+        places: fact → dotted path in `config.json`.
+        assumed: facts that have no place here, with the only value that this layout can express.
+        renames: prefixes of our tensor names → this layout's.
+        tap_offset: what is added to our 0-based tap layers.
+        side_file: whether a draft vocabulary goes into a file of its own, which the engines ignore.
+    """
+
+    name: str
+    fixed: Mapping[str, Any]
+    places: Mapping[str, str]
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    renames: Mapping[str, str] = field(default_factory=dict)
+    tap_offset: int = 0
+    side_file: bool = True
+
+    def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """`config.json` of a drafter.
+
+        Raises:
+            ValueError: this layout can't express one of the facts.
+        """
+        config: dict[str, Any] = {}
+        for path, value in self.fixed.items():
+            put(config, path, copy.deepcopy(value))
+        for fact in FACTS:
+            if fact in self.places:
+                value = [tap + self.tap_offset for tap in facts[fact]] if fact == "target_layer_ids" else facts[fact]
+                put(config, self.places[fact], copy.deepcopy(value))
+            elif facts[fact] != self.assumed[fact]:
+                raise ValueError(
+                    f"{fact}={facts[fact]!r}: the {self.name} layout knows only {self.assumed[fact]!r}; "
+                    "export to the canonical layout"
+                )
+        return config
+
+    def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts that `config.json` states, as far as it states them."""
+        facts = dict(self.assumed)
+        for fact, path in self.places.items():
+            value = get(config, path)
+            if value is not MISSING:
+                facts[fact] = value
+        taps = facts.get("target_layer_ids")
+        if isinstance(taps, list) and all(isinstance(tap, int) for tap in taps):
+            facts["target_layer_ids"] = [tap - self.tap_offset for tap in taps]
+        return facts
+
+    def tensor(self, name: str) -> str:
+        """This layout's name of our tensor `name`."""
+        for ours, theirs in self.renames.items():
+            if name.startswith(ours):
+                return theirs + name.removeprefix(ours)
+        return name
+
+
+def get(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested dictionaries and lists, or MISSING."""
+    value: Any = config
+    for part in path.split("."):
+        if isinstance(value, list) and part.isdigit():
+            value = value[int(part)] if int(part) < len(value) else MISSING
+        else:
+            value = value.get(part, MISSING) if isinstance(value, Mapping) else MISSING
+    return value
+
+
+def put(config: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at a dotted path of nested dictionaries."""
+    *parents, last = path.split(".")
+    for part in parents:
+        config = config.setdefault(part, {})
+    config[last] = value
+
+
+def shapes(facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a drafter, under our names, with its shape."""
+    width, inner, head = facts["hidden_size"], facts["intermediate_size"], facts["head_dim"]
+    queries, keys = facts["num_attention_heads"] * head, facts["num_key_value_heads"] * head
+    found: dict[str, tuple[int, ...]] = {
+        "fc.weight": (width, width * len(facts["target_layer_ids"])),
+        "hidden_norm.weight": (width,),
+        "norm.weight": (width,),
+    }
+    for index in range(facts["num_hidden_layers"]):
+        layer = f"layers.{index}"
+        found |= {
+            f"{layer}.input_layernorm.weight": (width,),
+            f"{layer}.post_attention_layernorm.weight": (width,),
+            f"{layer}.self_attn.q_proj.weight": (queries, width),
+            f"{layer}.self_attn.k_proj.weight": (keys, width),
+            f"{layer}.self_attn.v_proj.weight": (keys, width),
+            f"{layer}.self_attn.o_proj.weight": (width, queries),
+            f"{layer}.self_attn.q_norm.weight": (head,),
+            f"{layer}.self_attn.k_norm.weight": (head,),
+            f"{layer}.mlp.gate_proj.weight": (inner, width),
+            f"{layer}.mlp.up_proj.weight": (inner, width),
+            f"{layer}.mlp.down_proj.weight": (width, inner),
+        }
+        if facts.get("attention_bias"):
+            for name, size in (("q", queries), ("k", keys), ("v", keys), ("o", width)):
+                found[f"{layer}.self_attn.{name}_proj.bias"] = (size,)
+    return found

@@ -1,0 +1,248 @@
+"""Drafters on disk: any layout in, any layout out, one tensor in memory at a time."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drafter.layouts import FACTS, Layout, detect, get, shapes
+from drafter.weights import SHARD_BYTES, Entry, Weights, write
+
+log = logging.getLogger(__name__)
+
+VOCABULARY_FILE = "draft_vocabulary.safetensors"
+NESTED = ("mask_token_id", "target_layer_ids")
+BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
+"""What some exporters add: the verifier's own tensors, and the draft vocabulary as engines read it."""
+
+
+def facts_of(config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The facts of a BlockDiffusionConfig, as layouts write them."""
+    nested = config.dflash_config or {}
+    rope = dict(config.rope_parameters)
+    facts = {
+        fact: nested[fact] if fact in NESTED else getattr(config, fact)
+        for fact in FACTS
+        if fact not in ("rope_theta", "rope_parameters", "dtype")
+    }
+    return facts | {
+        "rope_theta": rope["rope_theta"],
+        "rope_parameters": rope,
+        "dtype": str(dtype).removeprefix("torch."),
+        "layer_types": list(facts["layer_types"]),
+        "target_layer_ids": list(facts["target_layer_ids"]),
+    }
+
+
+def settings_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a BlockDiffusionConfig with these facts; those that are missing take Qwen3's defaults."""
+    flat = {fact: facts[fact] for fact in FACTS if fact in facts and fact not in (*NESTED, "rope_theta", "dtype")}
+    return flat | {"dflash_config": {fact: facts[fact] for fact in NESTED}}
+
+
+def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """The facts of a `config.json`, published variants included.
+
+    Raises:
+        ValueError: one is missing that has no default, or the drafter is of a kind that is not supported.
+    """
+    facts = layout.read(config)
+    nested = config.get("dflash_config")
+    for fact in ("block_size", "num_target_layers"):  # DFlash2's place, which SGLang reads first
+        if isinstance(nested, Mapping) and nested.get(fact) is not None:
+            facts[fact] = nested[fact]
+    if facts.get("rope_parameters") is None:
+        base = facts.get("rope_theta", 10000.0)  # Qwen3Config's own default
+        facts["rope_parameters"] = {"rope_type": "default"} | (config.get("rope_scaling") or {}) | {"rope_theta": base}
+    if facts.get("is_causal") is None:
+        facts["is_causal"] = bool(get(config, "dflash_config.causal"))
+    for fact in (*NESTED, "hidden_size", "num_hidden_layers", "block_size"):
+        if fact not in facts or facts[fact] is None:
+            raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")
+    kinds = set(facts.get("layer_types") or ())
+    if kinds - {"full_attention"} or facts["is_causal"]:
+        raise ValueError(
+            f"config.json: layer_types={sorted(kinds)}, is_causal={facts['is_causal']}: only drafters with "
+            "bidirectional full attention can be read; choose another"
+        )
+    return facts
+
+
+class Stored:
+    """A drafter in a directory, read lazily, under our own names whatever its layout.
+
+    Attributes:
+        layout, config: as found; `config` is the whole `config.json`.
+        facts: see `drafter.layouts`.
+        weights: the tensors, under the layout's names.
+
+    Raises:
+        ValueError: files, fields or tensors are missing, unknown or of the wrong shape.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.config = read_config(directory)
+        self.layout = detect(self.config)
+        self.facts = read_facts(self.config, self.layout)
+        self.weights = Weights(directory)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[self.layout.tensor(name)]
+
+    def check(self, expected: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Raise a ValueError unless exactly the tensors (name, shape) are there."""
+        left = set(self.weights)
+        for name, shape in expected:
+            theirs = self.layout.tensor(name)
+            if theirs not in left:
+                raise ValueError(f"{self.directory}: tensor {theirs} is missing; export or download the drafter again")
+            if self.weights.shape(theirs) != shape:
+                raise ValueError(
+                    f"{self.directory}: {theirs} has shape {list(self.weights.shape(theirs))}, config.json says "
+                    f"{list(shape)}; export again"
+                )
+            left.remove(theirs)
+        unknown = sorted(left - set(BORROWED))
+        if unknown:
+            raise ValueError(f"{self.directory}: tensor {unknown[0]} belongs to no such drafter; export again")
+        for name in ("embed_tokens.weight", "lm_head.weight"):
+            if name in left:
+                log.info("%s: %s is left out, the verifier's is used", self.directory, name)
+
+    def vocabulary(self) -> Tensor | None:
+        """Ids that the drafter may propose, ascending [V'], or None for all."""
+        if "d2t" in self.weights:
+            offsets = self.weights["d2t"]
+            return offsets + torch.arange(len(offsets))
+        path = self.directory / VOCABULARY_FILE
+        return load_file(path)["ids"] if path.is_file() else None
+
+    def head(self) -> Tensor | None:
+        """The head's rows of the draft vocabulary, where they are stored."""
+        return self.weights["lm_head.weight"] if "d2t" in self.weights else None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """`config.json` of a directory.
+
+    Raises:
+        ValueError: there is none, or it holds no object.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory}: has no config.json; name a directory that `python -m drafter export` wrote")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON ({error}); export again") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds no JSON object; export again")
+    return config
+
+
+def find(source: str | Path) -> Path:
+    """The directory of a drafter: `source` itself, or where the hub's files of that name are kept.
+
+    Raises:
+        ValueError: neither exists.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
+        raise ValueError(f"drafter={str(source)!r}: no such directory; check the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"drafter={str(source)!r}: no such directory, and not on the hub ({reason})") from None
+
+
+def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) -> Any:
+    """Build a `kind` of drafter from a directory or hub id, strictly: every tensor is read and none is invented.
+
+    Args:
+        dtype: None for the stored one.
+    """
+    stored = Stored(find(source))
+    try:
+        config = kind.config_class(**settings_of(stored.facts))
+    except StrictDataclassError as error:
+        raise ValueError(f"{stored.directory}: {str(error).splitlines()[-1].strip()}; correct config.json") from None
+    stored.check(shapes(facts_of(config, torch.float32)).items())
+    dtype = stored["norm.weight"].dtype if dtype is None else dtype
+    with torch.device("meta"):
+        drafter = kind(config)
+    drafter.rotary_emb = type(drafter.rotary_emb)(config)  # its buffer is computed, not stored
+    for name in list(drafter.state_dict()):
+        module, _, leaf = name.rpartition(".")
+        value = stored[name].to(device=device, dtype=dtype, copy=True)
+        setattr(drafter.get_submodule(module), leaf, torch.nn.Parameter(value))
+    drafter.vocabulary = stored.vocabulary()
+    return drafter.to(device).eval()
+
+
+def save(
+    directory: Path,
+    layout: Layout,
+    facts: Mapping[str, Any],
+    tensor: Callable[[str], Tensor],
+    *,
+    vocabulary: Tensor | None = None,
+    head: Tensor | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a drafter.
+
+    Args:
+        facts: see `drafter.layouts`; `dtype` is what the tensors are written in.
+        tensor: returns a tensor by our name, in any dtype and on any device.
+        vocabulary: ids that may be proposed [V'], or None.
+        head: the head's rows of those ids [V', D]; for layouts that store them.
+    Raises:
+        ValueError: the layout can't express this drafter.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    dtype = getattr(torch, facts["dtype"])
+    names = {layout.tensor(name): name for name in shapes(facts)}
+    entries = [Entry(layout.tensor(name), shape, dtype) for name, shape in shapes(facts).items()]
+    extra: dict[str, Tensor] = {}
+    if not layout.side_file:
+        facts = {"draft_vocab_size": facts["vocab_size"] if vocabulary is None else len(vocabulary)} | dict(facts)
+        extra = {} if vocabulary is None else _engine_vocabulary(vocabulary, head, facts, dtype)
+    elif vocabulary is not None:
+        save_file({"ids": vocabulary.cpu().contiguous()}, directory / VOCABULARY_FILE)
+    config = layout.write(facts)
+    entries += [Entry(name, tuple(value.shape), value.dtype) for name, value in extra.items()]
+
+    def converted(name: str) -> Tensor:
+        if name in extra:
+            return extra[name]
+        return tensor(names[name]).detach().to(device="cpu", dtype=dtype)
+
+    write(directory, sorted(entries, key=lambda entry: entry.name), converted, shard_bytes)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _engine_vocabulary(
+    vocabulary: Tensor, head: Tensor | None, facts: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A draft vocabulary as vLLM and speculators read it: offsets, a mask, and the head's rows."""
+    if head is None:
+        raise ValueError(
+            "vocabulary: this layout stores the head's rows of a draft vocabulary; name the verifier with --verifier"
+        )
+    ids = vocabulary.cpu()
+    mask = torch.zeros(facts["vocab_size"], dtype=torch.bool)
+    mask[ids] = True
+    return {"d2t": ids - torch.arange(len(ids)), "t2d": mask, "lm_head.weight": head.detach().to("cpu", dtype)}

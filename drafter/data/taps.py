@@ -44,16 +44,16 @@ class TapCache:
         what = [verifier.fingerprint(), list(tap_layers), str(self.dtype), [row.ids for row in rows]]
         self.folder = folder / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         size = self.offsets[-1] * self.width * self.dtype.itemsize
-        done = self._progress()
+        path, shape = self.folder / "taps.bin", (self.offsets[-1], self.width)
+        whole = path.is_file() and path.stat().st_size == size
+        done = self._progress() if whole else 0
         if done == 0:
             self._check_room(size)
             self.folder.mkdir(parents=True, exist_ok=True)
-        path, shape = self.folder / "taps.bin", (self.offsets[-1], self.width)
-        fresh = not path.exists() or path.stat().st_size != size
-        mode: Literal["r", "r+", "w+"] = "r" if done == len(rows) else "w+" if fresh else "r+"
+        mode: Literal["r", "r+", "w+"] = "r" if done == len(rows) else "r+" if whole else "w+"
         self._memory = numpy.memmap(path, dtype=NUMPY[self.dtype], mode=mode, shape=shape)
         if done < len(rows):
-            self._fill(verifier, rows, tap_layers, done if mode == "r+" else 0, on_progress)
+            self._fill(verifier, rows, tap_layers, done, on_progress)
 
     def __getitem__(self, index: int) -> Tensor:
         """Taps of one row, [S, T*D]."""
@@ -72,7 +72,7 @@ class TapCache:
         done: int,
         on_progress: Callable[[int, int], None],
     ) -> None:
-        order = sorted(range(len(rows)), key=lambda index: (len(rows[index].ids), index))
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))  # the first of a pass is its widest
         while done < len(rows):
             count = max(1, TOKENS_PER_PASS // len(rows[order[done]].ids))
             batch = order[done : done + count]

@@ -1,0 +1,120 @@
+"""Rows of training: the template, the split, padding, and the order in which steps see them."""
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import make_verifier
+
+from drafter.data.rows import Order, Row, frequent_tokens, make_rows, pad, split
+
+
+def answer(prompt="hi", ids=(5, 6, 7), source="a.py"):
+    return {"source": source, "kind": "write", "prompt": prompt, "answer_ids": list(ids), "stop": "length"}
+
+
+def row(ids, start=1, source=""):
+    return Row(list(ids), start, source, "write")
+
+
+def test_rows_are_the_template_then_the_answer():
+    verifier = make_verifier("llama")
+    (made,) = make_rows([answer()], verifier, 64)
+    prompt = verifier.chat_ids("hi")
+    assert made.ids == [*prompt, 5, 6, 7]
+    assert made.start == len(prompt)
+    assert made.answer == [5, 6, 7]
+    assert (made.source, made.kind) == ("a.py", "write")
+
+
+def test_rows_are_cut_at_the_sequence_length():
+    verifier = make_verifier("llama")
+    length = len(verifier.chat_ids("hi"))
+    (made,) = make_rows([answer(ids=range(3, 13))], verifier, length + 4)
+    assert made.answer == [3, 4, 5, 6]
+
+
+def test_rows_without_an_anchor_and_a_token_to_predict_are_left_out():
+    verifier = make_verifier("llama")
+    length = len(verifier.chat_ids("hi"))
+    kept = make_rows([answer(), answer(ids=[5]), answer(ids=[]), answer(prompt="hi" * 9)], verifier, length + 2)
+    assert [len(one.ids) for one in kept] == [length + 2]
+    with pytest.raises(ValueError, match=rf"data\.sequence_length={length + 1}: no row has room for its answer"):
+        make_rows([answer()], verifier, length + 1)
+
+
+@pytest.mark.parametrize("ids", [[5, 288], [-1, 5]], ids=str)
+def test_answers_of_another_vocabulary_are_refused(ids):
+    with pytest.raises(ValueError, match="row 1 holds an id outside the verifier's vocabulary of 288"):
+        make_rows([answer(), answer(ids=ids)], make_verifier("llama"), 64)
+
+
+def test_split_never_divides_a_document():
+    rows = [row([number, 1, 2], source=f"{number % 40}.py") for number in range(400)]
+    training, held_out = split(rows, 0.3)
+    assert len(training) + len(held_out) == 400
+    assert not {one.source for one in training} & {one.source for one in held_out}
+    assert 5 <= len({one.source for one in held_out}) <= 20
+
+
+def test_split_of_a_document_is_its_own():
+    """Adding rows moves no other row to the other side."""
+    rows = [row([1, 2], source=f"{number}.py") for number in range(50)]
+    sides = {one.source for one in split(rows, 0.3)[0]}
+    assert {one.source for one in split(rows[:25], 0.3)[0]} == sides & {one.source for one in rows[:25]}
+
+
+def test_a_split_with_an_empty_side_is_refused():
+    with pytest.raises(ValueError, match=r"data\.validation_share=0\.3: leaves . training and . held-out rows"):
+        split([row([1, 2], source="a.py")] * 5, 0.3)
+
+
+def test_frequent_tokens_are_those_of_answers():
+    rows = [row([9, 9, 9, 4, 5, 5], start=3), row([8, 5, 4, 7], start=1)]
+    assert frequent_tokens(rows, None) == [4, 5, 7]
+    assert frequent_tokens(rows, 2) == [4, 5]
+    assert frequent_tokens(rows, 1) == [5]
+
+
+def test_padding_is_on_the_right_and_never_supervised():
+    batch = pad([row([5, 6, 7, 8], start=2), row([9, 3], start=1)])
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [9, 3, 0, 0]]
+    assert batch.supervised.tolist() == [[False, False, True, True], [False, True, False, False]]
+    assert batch.to(torch.device("cpu")).ids.equal(batch.ids)
+
+
+@pytest.mark.parametrize(("count", "per_step"), [(100, 4), (103, 8), (5, 5), (1000, 3)])
+def test_no_row_comes_twice_in_an_epoch(count, per_step):
+    order = Order([(7 * i) % 31 for i in range(count)], per_step, seed=0)
+    left_out = set()
+    for epoch in range(3):
+        first = epoch * order.steps_per_epoch
+        steps = [order(step) for step in range(first, first + order.steps_per_epoch)]
+        seen = Counter(index for step in steps for index in step)
+        assert all(len(step) == per_step for step in steps)
+        assert set(seen.values()) == {1}
+        assert len(seen) == count - count % per_step
+        left_out |= set(range(count)) - set(seen)
+    assert bool(left_out) == bool(count % per_step)
+
+
+def test_order_is_a_function_of_seed_and_step():
+    lengths = list(range(100))
+    one, other = Order(lengths, 4, seed=3), Order(lengths, 4, seed=3)
+    forwards = [one(step) for step in range(80)]
+    backwards = [other(step) for step in reversed(range(80))][::-1]
+    assert forwards == backwards
+    assert forwards[:25] != forwards[25:50]  # epochs differ
+    assert forwards != [Order(lengths, 4, seed=4)(step) for step in range(80)]
+
+
+def test_rows_of_a_step_are_of_similar_length():
+    lengths = [(37 * i) % 500 for i in range(500)]
+    order = Order(lengths, 8, seed=0)
+    spread = [max(lengths[i] for i in order(step)) - min(lengths[i] for i in order(step)) for step in range(60)]
+    assert sum(spread) / len(spread) < 60  # 390 without grouping
+
+
+def test_fewer_rows_than_a_step_takes_are_refused():
+    with pytest.raises(ValueError, match=r"training\.rows: a step takes 8 rows, the data have 7; lower it"):
+        Order([1] * 7, 8, seed=0)

@@ -47,7 +47,8 @@ class Layout:
         name: what the command line calls it.
         fixed: dotted path in `config.json` → the value that stands there in every drafter of this layout.
         places: fact → dotted path in `config.json`.
-        assumed: facts that have no place here, with the only value that this layout can express.
+        assumed: facts that have no place here, with the only value that this layout can express; a fact that has
+            neither follows from the others.
         renames: prefixes of our tensor names → this layout's.
         tap_offset: what is added to our 0-based tap layers.
         side_file: whether a draft vocabulary goes into a file of its own, which the engines ignore.
@@ -74,7 +75,7 @@ class Layout:
             if fact in self.places:
                 value = [tap + self.tap_offset for tap in facts[fact]] if fact == "target_layer_ids" else facts[fact]
                 put(config, self.places[fact], copy.deepcopy(value))
-            elif facts[fact] != self.assumed[fact]:
+            elif fact in self.assumed and facts[fact] != self.assumed[fact]:
                 raise ValueError(
                     f"{fact}={facts[fact]!r}: the {self.name} layout knows only {self.assumed[fact]!r}; "
                     "export to the canonical layout"

@@ -1,0 +1,155 @@
+"""Export: a drafter in the layout that an engine reads, written atomically, read back, with what is known of its run.
+
+Beside the weights stands `training.json`: the recipe, the verifier's fingerprint, the tokens per cycle measured in
+training and on a few probe prompts, and a checksum of every tensor. `python -m drafter check` holds the export to it.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafter.conversion import resolve
+from drafter.export.card import write_card
+from drafter.export.record import RECORD, checksum, write_json
+from drafter.export.source import Source, of_drafter, open_source
+from drafter.layouts import LAYOUTS, Layout
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.storage import Stored, save
+from drafter.verifier import Verifier
+from drafter.weights import SHARD_BYTES
+
+__all__ = ["convert", "export", "open_source", "write_export"]
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def export(
+    drafter: BlockDiffusionDrafter, directory: Path, training: dict[str, Any], dtype: torch.dtype = torch.bfloat16
+) -> BlockDiffusionDrafter:
+    """Write a drafter in the canonical layout; return it as read back, in float32.
+
+    Args:
+        directory: replaced as a whole; a killed export leaves the old one, or none.
+        training: what is known of the run, for `training.json`.
+    Raises:
+        ValueError: what was read back is not what was written.
+    """
+    write_export(of_drafter(drafter, training), directory, dtype=str(dtype).removeprefix("torch."))
+    return BlockDiffusionDrafter.from_pretrained(directory, dtype=torch.float32, device=drafter.device)
+
+
+def convert(
+    source: str | Path,
+    directory: Path,
+    layout: str = "canonical",
+    *,
+    dtype: str | None = "bfloat16",
+    verifier: str | None = None,
+    known: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the drafter of a checkpoint, a directory or a hub id in another layout.
+
+    Args:
+        dtype: of the weights; None keeps the source's.
+        verifier: hub id or directory, for the layout that names it; where None, the one that training recorded.
+        known: added to what `training.json` of the source holds.
+    Raises:
+        ValueError: the source is no drafter, its tensors are not those that were recorded, or the layout can't hold it.
+    """
+    found = open_source(source)
+    found.training = {**found.training, **(known or {})}
+    write_export(found, directory, layout, dtype=dtype, verifier=verifier, shard_bytes=shard_bytes)
+
+
+def write_export(
+    source: Source,
+    directory: Path,
+    layout: str = "canonical",
+    *,
+    dtype: str | None = "bfloat16",
+    verifier: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `source` into `directory`, which is replaced as a whole once all is written and read back."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}: choose one of {', '.join(LAYOUTS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"out={str(directory)!r}: is a file; name a directory")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "config.json").is_file():
+        raise ValueError(f"out={str(directory)!r}: holds other files; name a new directory or an old export")
+    facts = {**source.facts, "dtype": dtype or source.facts["dtype"]}
+    head = None
+    if not LAYOUTS[layout].side_file:
+        facts |= _verifier_facts(verifier or source.verifier, facts)
+        head = _rows(verifier or source.verifier, source)
+    scratch = directory.with_name(f".{directory.name}.unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        sums: dict[str, str] = {}
+        written = getattr(torch, facts["dtype"])
+
+        def tensor(name: str) -> torch.Tensor:
+            value = source.tensor(name).detach().to("cpu", written)
+            sums[name] = checksum(value)
+            return value
+
+        save(
+            scratch,
+            LAYOUTS[layout],
+            facts,
+            tensor,
+            vocabulary=source.vocabulary,
+            head=head,
+            shard_bytes=shard_bytes,
+        )
+        _read_back(scratch, LAYOUTS[layout], sums)
+        record = {**source.training, "facts": {**source.facts, "dtype": facts["dtype"]}, "sha256": sums}
+        write_json(scratch / RECORD, record)
+        write_card(scratch)
+        if directory.is_dir():
+            shutil.rmtree(directory)
+        scratch.rename(directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _read_back(scratch: Path, layout: Layout, sums: Mapping[str, str]) -> None:
+    stored = Stored(scratch)
+    for name, expected in sums.items():
+        if checksum(stored[name]) != expected:
+            raise ValueError(
+                f"export={str(scratch)!r}: {layout.tensor(name)} was read back with other values; export again"
+            )
+
+
+def _verifier_facts(verifier: str | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the speculators layout says of the verifier."""
+    if verifier is None:
+        raise ValueError("verifier=None: the speculators layout names its verifier; say which with --verifier NAME")
+    from transformers import AutoConfig
+
+    where = resolve(verifier)
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"verifier={verifier!r}: can't be read ({str(error).splitlines()[0]})") from None
+    if config.get_text_config().hidden_size != facts["hidden_size"]:
+        raise ValueError(
+            f"verifier={verifier!r}: is {config.get_text_config().hidden_size} wide, the drafter "
+            f"{facts['hidden_size']}; name the verifier that it was trained against"
+        )
+    return {"verifier_name": where, "verifier_architectures": list(config.architectures or [])}
+
+
+def _rows(verifier: str | None, source: Source) -> torch.Tensor | None:
+    """The rows of the verifier's head that belong to the draft vocabulary, if there is one."""
+    if source.vocabulary is None or source.head is not None or verifier is None:
+        return source.head
+    return Verifier.load(verifier, None).head[source.vocabulary.cpu()]

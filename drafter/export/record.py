@@ -1,0 +1,117 @@
+"""`training.json`: what an export remembers of its run, and the checksums that hold it to that."""
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafter.conversion import PACKAGED
+from drafter.weights import tensor_bytes
+
+RECORD = "training.json"
+
+
+def checksum(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes, shortened to 16 digits."""
+    return hashlib.sha256(tensor_bytes(tensor.detach().cpu())).hexdigest()[:16]
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """`training.json` of an export; empty where there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    path = directory / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON ({error}); export again") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: holds no JSON object; export again")
+    return record
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    scratch.replace(path)
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """A short hash of a tokenizer's vocabulary: which id means which token."""
+    if tokenizer is None:
+        return None
+    entries = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+
+
+def provenance() -> dict[str, str]:
+    """Commit of this code, where it is a checkout, and the versions that decide numbers."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+        commit = found.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    versions = {name: _version(name) for name in ("block-drafter", "torch", "transformers")}
+    return {"commit": commit or "not a checkout", **versions}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def licence(source: str) -> str | None:
+    """The licence that a verifier states of itself: in its GGUF file, or in its model card; None where it says none."""
+    gguf = _gguf(source)
+    if gguf is not None:
+        from gguf import GGUFReader
+
+        fields = GGUFReader(str(gguf)).fields if gguf.is_file() else {}
+        return str(fields["general.license"].contents()) if "general.license" in fields else None
+    card = Path(source).expanduser() / "README.md"
+    if not card.parent.is_dir() and source.count("/") == 1:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            card = Path(hf_hub_download(source, "README.md"))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            return None
+    return front_matter(card).get("license") if card.is_file() else None
+
+
+def _gguf(source: str) -> Path | None:
+    if source in PACKAGED:
+        package, name, _ = PACKAGED[source]
+        found = importlib.util.find_spec(package)
+        return Path((found.submodule_search_locations or [""])[0]) / name if found is not None else None
+    return Path(source) if source.endswith(".gguf") else None
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """The YAML block at the top of a model card."""
+    import yaml
+
+    parts = card.read_text().split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        found = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}

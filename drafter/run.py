@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ from drafter.conversion import cache_directory
 from drafter.data import answers
 from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, pad, split
 from drafter.data.taps import TapCache
-from drafter.decode import Generation
 from drafter.evaluate import Costs, Speed, best_draft_length, compare_greedy, measure_costs, measure_speed
 from drafter.export import export
+from drafter.export.card import add_results
+from drafter.export.record import licence, provenance, tokenizer_hash
 from drafter.logs import Metrics, callbacks, loggers
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
-from drafter.models.start import start_from_verifier
+from drafter.models.start import adopt, start_from_verifier
 from drafter.pictures import curves, kept_per_slot
 from drafter.precision import choose
+from drafter.probe import probe, walk_along
 from drafter.training import DrafterModule, Steps, loader
 from drafter.verifier import Verifier, choose_device
-from drafter.walk import Walk, leading_matches, walk
+from drafter.walk import Walk, walk
 
 log = logging.getLogger(__name__)
 ROWS_PER_PASS = 8
@@ -47,6 +49,7 @@ class Material:
     training: list[Row]
     held_out: list[Row]
     drafter: BlockDiffusionDrafter
+    manifest: dict[str, Any]  # of the answers
 
     @property
     def held_out_ids(self) -> list[list[int]]:
@@ -74,7 +77,7 @@ def prepare(config: Config) -> Material:
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training)
     fast = choose(config.training.precision, device)
-    return Material(device, verifier, fast, training, held_out[: config.data.validation_rows], drafter)
+    return Material(device, verifier, fast, training, held_out[: config.data.validation_rows], drafter, manifest)
 
 
 def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
@@ -98,6 +101,7 @@ def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffu
     else:
         drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
         drafter.check_verifier(verifier)
+        adopt(drafter, shape)
     if settings.vocabulary != "full":
         count = None if settings.vocabulary == "answers" else int(settings.vocabulary)
         drafter.vocabulary = torch.tensor(frequent_tokens(training, count), device=verifier.device)
@@ -142,8 +146,7 @@ def train(config: Config) -> dict[str, Any]:
     drafter.load_state_dict({name.removeprefix("drafter."): value for name, value in state["state_dict"].items()})
     trained = time.perf_counter()
 
-    known = {"recipe": asdict(config), "verifier": verifier.fingerprint(), "step": state["global_step"]}
-    module.drafter = drafter = export(drafter, directory / "export", known)
+    module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
     found = module.walk()
     result = decode_both_ways(config, material, fast, drafter, module)
     curves(metrics.merged(), directory / "curves.png")
@@ -164,7 +167,24 @@ def train(config: Config) -> dict[str, Any]:
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
     _write_json(directory / "summary.json", summary)
+    add_results(directory / "export", summary)
     return summary
+
+
+def describe(config: Config, material: Material, module: DrafterModule, state: dict[str, Any]) -> dict[str, Any]:
+    """What an export remembers of its run; the drafter still holds the weights as trained."""
+    walked = state.get("drafter", {}).get("tokens_per_cycle")  # None where this checkpoint was not the one validated
+    return {
+        "recipe": asdict(config),
+        "step": state["global_step"],
+        "data": material.manifest,
+        "verifier": material.verifier.fingerprint(),
+        "verifier_licence": licence(config.verifier.source),
+        "tokenizer": tokenizer_hash(material.verifier.tokenizer),
+        "tokens_per_cycle": module.walk().tokens_per_cycle if walked is None else walked,
+        "probe": probe(material.verifier, material.drafter, material.held_out_ids).as_dict(),
+        "provenance": provenance(),
+    }
 
 
 def claim(config: Config) -> Path:
@@ -224,17 +244,6 @@ def choose_length(config: Config, costs: Costs, module: DrafterModule) -> tuple[
     leading = module.leading()
     length = config.decoding.draft_length
     return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
-
-
-def walk_along(
-    plain: Sequence[Generation], prompts: list[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
-) -> Walk:
-    """The walk along answers just decoded: what the decoder's own count must equal."""
-    leading = []
-    for prompt, answer in zip(prompts, plain, strict=True):
-        rows = pad([Row(prompt + answer.token_ids, len(prompt), "", "")]).to(verifier.device)
-        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
-    return walk(leading, drafter.block_size - 1)
 
 
 def decode_both_ways(

@@ -16,6 +16,7 @@ from drafter.config import Config
 from drafter.data.rows import Order, Row, Rows, pad
 from drafter.data.taps import TapCache
 from drafter.models import BlockDiffusionDrafter
+from drafter.models.storage import facts_of
 from drafter.verifier import Verifier
 from drafter.vocabulary import Head
 from drafter.walk import Walk, leading_matches, walk
@@ -128,9 +129,16 @@ class DrafterModule(lightning.LightningModule):
 
     def on_train_batch_end(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._began
+        self.walked = None  # of other weights than these
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["seconds"] = self.seconds
+        checkpoint["drafter"] = {  # what an export needs beside the weights
+            "facts": facts_of(self.drafter.config, torch.float32),
+            "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
+            "verifier": self.verifier.fingerprint(),
+            "tokens_per_cycle": None if self.walked is None else self.walked.tokens_per_cycle,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.seconds = checkpoint["seconds"]

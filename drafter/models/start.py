@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drafter.models.block_diffusion import BlockDiffusionDrafter
+from drafter.models.block_diffusion import BlockDiffusionConfig, BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
 
@@ -36,6 +36,24 @@ def start_from_verifier(drafter: BlockDiffusionDrafter, verifier: Verifier) -> N
     drafter.fc.weight[:, -width:].fill_diagonal_(1.0)
     drafter.hidden_norm.weight.copy_(sources[0].input_layernorm.weight)
     drafter.norm.weight.copy_(verifier.final_norm)
+
+
+def adopt(drafter: BlockDiffusionDrafter, shape: BlockDiffusionConfig) -> None:
+    """Let an earlier drafter go on under a recipe's shape: its block size and mask token may change, no weight may.
+
+    Raises:
+        ValueError: the recipe asks for other layers or taps.
+    """
+    config = drafter.config
+    theirs = {"num_layers": config.num_hidden_layers, "tap_layers": list(drafter.tap_layers)}
+    nested = shape.dflash_config or {}
+    ours = {"num_layers": shape.num_hidden_layers, "tap_layers": list(nested["target_layer_ids"])}
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise ValueError(
+                f"drafter.{name}={ours[name]}: the drafter to start from has {value}; set drafter.{name}={value}"
+            )
+    config.block_size, config.dflash_config = shape.block_size, dict(nested)
 
 
 def _copy(layer: nn.Module, source: nn.Module) -> None:

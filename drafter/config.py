@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from losses import Losses
 
@@ -225,10 +225,11 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
         _check_keys(OmegaConf.to_container(layers), Config(), "")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), layers))
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe") from None
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        raise ValueError(f"{path}: {key}: {str(error.msg or error).splitlines()[0]}") from None
-    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {error.full_key}={error.value!r}: {str(error.msg).splitlines()[0]}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, Config):
         raise TypeError(f"{path}: made a {type(config).__name__}")
@@ -249,5 +250,7 @@ def _check_keys(said: Any, schema: Any, prefix: str) -> None:
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise ValueError(f"{prefix}{key}: unknown key; {hint}")
         inner = getattr(schema, key)
-        if is_dataclass(inner) and isinstance(value, dict):
+        if is_dataclass(inner):
+            remedy = f"holds keys of its own; write {prefix}{key}.{fields(inner)[0].name}=..."
+            require(isinstance(value, dict), f"{prefix}{key}", value, remedy)
             _check_keys(value, inner, f"{prefix}{key}.")

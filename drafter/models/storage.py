@@ -62,6 +62,7 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         facts["rope_parameters"] = {"rope_type": "default"} | (config.get("rope_scaling") or {}) | {"rope_theta": base}
     if facts.get("is_causal") is None:
         facts["is_causal"] = bool(get(config, "dflash_config.causal"))
+    facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
     for fact in (*NESTED, "hidden_size", "num_hidden_layers", "block_size"):
         if fact not in facts or facts[fact] is None:
             raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")

@@ -1,0 +1,351 @@
+"""Layouts: what is written is what is read, in every layout and on every way between them."""
+
+import filecmp
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_memorising, make_prompts, make_verifier
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from drafter import config as configs
+from drafter.decode import SpeculativeDecoder
+from drafter.export import convert, export
+from drafter.layouts import LAYOUTS, detect
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.start import adopt
+from drafter.run import start
+
+NAMES = tuple(LAYOUTS)
+KNOWN = {"recipe": {"name": "test", "verifier": {"source": "tiny-qwen3"}}, "step": 3}
+
+
+def exported(directory, drafter, **settings):
+    export(drafter, directory, KNOWN, **settings)
+    return directory
+
+
+def same_files(one, other, but=()):
+    names = sorted(path.name for path in Path(one).iterdir())
+    assert names == sorted(path.name for path in Path(other).iterdir())
+    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names if name not in but)
+
+
+@pytest.fixture
+def drafter():
+    return make_drafter(make_verifier("qwen3"))
+
+
+@pytest.fixture(params=[False, True], ids=["whole vocabulary", "draft vocabulary"])
+def canonical(request, drafter, tmp_path):
+    drafter.vocabulary = torch.tensor([3, 5, 8, 200]) if request.param else None
+    return exported(tmp_path / "canonical", drafter)
+
+
+@pytest.mark.parametrize("second", NAMES)
+@pytest.mark.parametrize("first", NAMES)
+def test_round_trips_are_equal_to_the_last_bit(canonical, first, second, tmp_path):
+    convert(canonical, tmp_path / "1", first)
+    convert(tmp_path / "1", tmp_path / "2", second)
+    convert(tmp_path / "2", tmp_path / "3", first)
+    assert same_files(tmp_path / "1", tmp_path / "3", but=["README.md"])  # it names its directory
+    convert(tmp_path / "3", tmp_path / "4")
+    assert same_files(canonical, tmp_path / "4", but=["README.md"])
+    assert json.loads((tmp_path / "4/config.json").read_text())["architectures"] == ["DFlashDraftModel"]
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_a_drafter_reads_every_layout(canonical, layout, tmp_path):
+    convert(canonical, tmp_path / "out", layout)
+    here, there = (BlockDiffusionDrafter.from_pretrained(path) for path in (canonical, tmp_path / "out"))
+    assert there.state_dict().keys() == here.state_dict().keys()
+    assert all(torch.equal(here.state_dict()[name], weight) for name, weight in there.state_dict().items())
+    assert there.config.to_dict() == here.config.to_dict()
+    assert (here.vocabulary is None and there.vocabulary is None) or torch.equal(here.vocabulary, there.vocabulary)
+    there.check_verifier(make_verifier("qwen3"))
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_export_keeps_the_weights_as_rounded_once(drafter, layout, tmp_path):
+    exported(tmp_path / "a", drafter)
+    convert(tmp_path / "a", tmp_path / "b", layout)
+    read = BlockDiffusionDrafter.from_pretrained(tmp_path / "b")
+    assert read.dtype == torch.bfloat16
+    for name, weight in drafter.state_dict().items():
+        assert torch.equal(read.state_dict()[name], weight.bfloat16())
+
+
+def test_engines_vocabulary_in_the_speculators_layout(drafter, tmp_path):
+    verifier = make_verifier("qwen3")
+    drafter.vocabulary = torch.tensor([3, 5, 8, 200])
+    exported(tmp_path / "a", drafter)
+    convert(tmp_path / "a", tmp_path / "b", "speculators")
+    tensors = load_file(tmp_path / "b/model.safetensors")
+    assert (tensors["d2t"] + torch.arange(4)).tolist() == [3, 5, 8, 200]
+    assert tensors["t2d"].nonzero()[:, 0].tolist() == [3, 5, 8, 200]
+    assert torch.equal(tensors["lm_head.weight"], verifier.head[drafter.vocabulary].bfloat16())
+    assert json.loads((tmp_path / "b/config.json").read_text())["draft_vocab_size"] == 4
+    assert not (tmp_path / "b/draft_vocabulary.safetensors").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_transformers_decodes_the_same_tokens(family, tmp_path):
+    """Its own DFlash assistant, loaded strictly from a conversion: plain tokens, our tokens, our acceptance."""
+    verifier, trained, prompts = make_verifier(family), make_memorising(family), make_prompts()
+    exported(tmp_path / "canonical", trained, dtype=torch.float32)
+    convert(tmp_path / "canonical", tmp_path / "native", "transformers", dtype=None)
+    assistant, loading = AutoModel.from_pretrained(tmp_path / "native", output_loading_info=True)
+    assert not any(loading.values()), loading
+    ours = SpeculativeDecoder(verifier, BlockDiffusionDrafter.from_pretrained(tmp_path / "native"))
+    for prompt, plain, found in zip(prompts, make_answers(family), ours.generate(prompts, NEW_TOKENS), strict=True):
+        proposed = []
+        hook = assistant.register_forward_hook(lambda *_, proposed=proposed: proposed.append(1))
+        with verifier.plain_attention() as model:
+            ids = torch.tensor([prompt])
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                assistant_model=assistant,
+                speculation_type="dflash",
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                eos_token_id=list(verifier.stop_ids),
+                pad_token_id=0,
+            )
+        hook.remove()
+        assert out[0, len(prompt) :].tolist() == plain == found.token_ids
+        assert abs(len(proposed) - len(found.emitted)) <= 1  # it does not draft for a last single token
+
+
+def published(**changes):
+    """The fields and forms of a drafter that z-lab published, in small; rope_theta alone, no is_causal, a tied head."""
+    return {
+        "architectures": ["DFlashDraftModel"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
+        "block_size": 4,
+        "bos_token_id": 1,
+        "dflash_config": {"mask_token_id": MASK_TOKEN, "target_layer_ids": [1, 3]},
+        "dtype": "bfloat16",
+        "eos_token_id": 0,
+        "head_dim": 16,
+        "hidden_act": "silu",
+        "hidden_size": 64,
+        "initializer_range": 0.02,
+        "intermediate_size": 96,
+        "layer_types": ["full_attention", "full_attention"],
+        "max_position_embeddings": 2048,
+        "max_window_layers": 5,
+        "model_type": "qwen3",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "num_target_layers": 6,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "transformers_version": "4.57.3",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 288,
+    } | changes
+
+
+def publish(directory, drafter, config):
+    directory.mkdir()
+    save_file(
+        {name: weight.bfloat16() for name, weight in drafter.state_dict().items()}, directory / "model.safetensors"
+    )
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+NESTED = {"block_size": 4, "num_target_layers": 6, "mask_token_id": MASK_TOKEN, "target_layer_ids": [1, 3]}
+VARIANTS = {
+    "as it is": published(),
+    "block size nested": {
+        key: value for key, value in published(dflash_config=NESTED).items() if key not in ("block_size", "layer_types")
+    },
+    "rope_parameters alone": {
+        key: value
+        for key, value in published(rope_parameters={"rope_type": "default", "rope_theta": 1e6}).items()
+        if key != "rope_theta"
+    },
+}
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_published_drafters_are_read_as_they_are(drafter, config, tmp_path):
+    read = BlockDiffusionDrafter.from_pretrained(publish(tmp_path / "z", drafter, config), dtype=torch.float32)
+    assert (read.block_size, read.config.num_target_layers, list(read.tap_layers)) == (4, 6, [1, 3])
+    assert read.config.rope_parameters["rope_theta"] == 1e6
+    assert set(read.config.layer_types) == {"full_attention"}
+    assert read.config.is_causal is False
+    convert(tmp_path / "z", tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["is_causal"] is False
+    assert config["tie_word_embeddings"] is False
+    assert "auto_map" not in config
+    again = BlockDiffusionDrafter.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert all(torch.equal(read.state_dict()[name], weight) for name, weight in again.state_dict().items())
+
+
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "use_sliding_window": True}
+WRONG_CONFIGS = {
+    "sliding layers": (published(**SLIDING), "layer_types"),
+    "causal": (published(is_causal=True), "is_causal"),
+    "no taps": (published(dflash_config={"mask_token_id": 2}), "target_layer_ids"),
+    "no mask id": (published(dflash_config={"target_layer_ids": [1, 3]}), "mask_token_id"),
+    "a string for a number": (published(hidden_size="64"), "hidden_size"),
+    "another depth": (published(num_hidden_layers=3, layer_types=["full_attention"] * 3), "layers.2"),
+    "another model": ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
+}
+
+
+@pytest.mark.parametrize(("config", "named"), WRONG_CONFIGS.values(), ids=WRONG_CONFIGS)
+def test_what_cannot_be_read_is_named(drafter, config, named, tmp_path):
+    directory = publish(tmp_path / "z", drafter, config)
+    with pytest.raises(ValueError, match=named) as error:
+        BlockDiffusionDrafter.from_pretrained(directory)
+    assert "\n" not in str(error.value)
+
+
+def test_reading_is_strict_about_tensors(drafter, tmp_path):
+    directory = publish(tmp_path / "z", drafter, published())
+    tensors = load_file(directory / "model.safetensors")
+    for changed, named in (
+        ({name: value for name, value in tensors.items() if name != "norm.weight"}, "norm.weight is missing"),
+        (tensors | {"mask_hidden": torch.zeros(64)}, "mask_hidden"),
+        (tensors | {"fc.weight": tensors["fc.weight"].T.contiguous()}, "fc.weight has shape"),
+    ):
+        save_file(changed, directory / "model.safetensors")
+        with pytest.raises(ValueError, match=named):
+            BlockDiffusionDrafter.from_pretrained(directory)
+
+
+def test_the_verifiers_own_tensors_are_left_out_of_a_drafter(drafter, tmp_path):
+    directory = publish(tmp_path / "z", drafter, published())
+    tensors = load_file(directory / "model.safetensors")
+    borrowed = {"embed_tokens.weight": torch.zeros(288, 64), "lm_head.weight": torch.zeros(288, 64)}
+    save_file(tensors | borrowed, directory / "model.safetensors")
+    assert BlockDiffusionDrafter.from_pretrained(directory).vocabulary is None
+    convert(directory, tmp_path / "out")
+    assert set(load_file(tmp_path / "out/model.safetensors")) == set(tensors)
+
+
+def test_large_exports_are_sharded_and_read_alike(drafter, tmp_path):
+    exported(tmp_path / "one", drafter)
+    convert(tmp_path / "one", tmp_path / "many", shard_bytes=20_000)
+    shards = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
+    assert len(shards) > 3
+    assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert all((tmp_path / "many" / name).stat().st_size < 40_000 for name in shards)
+    whole, parts = (BlockDiffusionDrafter.from_pretrained(tmp_path / name) for name in ("one", "many"))
+    assert all(torch.equal(whole.state_dict()[name], weight) for name, weight in parts.state_dict().items())
+    convert(tmp_path / "many", tmp_path / "joined")
+    assert same_files(tmp_path / "one", tmp_path / "joined", but=["README.md"])
+    convert(tmp_path / "many", tmp_path / "native", "transformers", shard_bytes=20_000)
+    assert not any(AutoModel.from_pretrained(tmp_path / "native", output_loading_info=True)[1].values())
+    (tmp_path / "many" / shards[1]).unlink()
+    with pytest.raises(ValueError, match=f"shard {shards[1]} is missing"):
+        BlockDiffusionDrafter.from_pretrained(tmp_path / "many")
+
+
+def test_a_broken_off_export_leaves_the_old_one(drafter, tmp_path, monkeypatch):
+    exported(tmp_path / "out", drafter)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr("drafter.export._read_back", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        exported(tmp_path / "out", make_drafter(make_verifier("qwen3"), seed=5))
+    with pytest.raises(KeyboardInterrupt):
+        exported(tmp_path / "new", drafter)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_leftovers_of_a_killed_export_do_not_stay(drafter, tmp_path):
+    (tmp_path / ".out.unfinished").mkdir()
+    (tmp_path / ".out.unfinished/model.safetensors").write_bytes(b"half")
+    exported(tmp_path / "out", drafter)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_export_never_replaces_other_files(drafter, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        exported(tmp_path, drafter)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="is a file"):
+        exported(tmp_path / "notes.txt", drafter)
+
+
+def test_a_changed_tensor_is_not_exported_again(drafter, tmp_path):
+    directory = exported(tmp_path / "out", drafter)
+    tensors = load_file(directory / "model.safetensors")
+    swapped = {"layers.0.self_attn.q_norm.weight": tensors["layers.0.self_attn.k_norm.weight"].clone()}
+    save_file(tensors | swapped, directory / "model.safetensors")
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_norm\.weight is not what was exported"):
+        convert(directory, tmp_path / "again", "transformers")
+
+
+def test_layouts_refuse_what_they_cannot_express(tmp_path):
+    biased = make_drafter(make_verifier("qwen3"))
+    config = biased.config.to_dict() | {"attention_bias": True}
+    biased = BlockDiffusionDrafter(type(biased.config)(**config))
+    exported(tmp_path / "a", biased)
+    assert BlockDiffusionDrafter.from_pretrained(tmp_path / "a").config.attention_bias
+    with pytest.raises(ValueError, match="attention_bias=True: the transformers layout knows only False"):
+        convert(tmp_path / "a", tmp_path / "b", "transformers")
+    with pytest.raises(ValueError, match="layout='gguf': choose one of canonical, transformers, speculators"):
+        convert(tmp_path / "a", tmp_path / "b", "gguf")
+    with pytest.raises(ValueError, match="names its verifier"):
+        export_without_verifier(biased, tmp_path / "c")
+
+
+def export_without_verifier(drafter, directory):
+    export(drafter, directory, {})
+    convert(directory, directory.with_name("d"), "speculators")
+
+
+def test_speculators_layout_refuses_another_verifier(drafter, tmp_path):
+    exported(tmp_path / "a", drafter)
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    (wide / "config.json").write_text(json.dumps({"model_type": "qwen3", "hidden_size": 128}))
+    with pytest.raises(ValueError, match="is 128 wide, the drafter 64"):
+        convert(tmp_path / "a", tmp_path / "b", "speculators", verifier=str(wide))
+
+
+def test_detection_looks_at_the_field_that_only_one_layout_has(canonical, tmp_path):
+    for name, layout in LAYOUTS.items():
+        convert(canonical, tmp_path / "out", name)
+        assert detect(json.loads((tmp_path / "out/config.json").read_text())) is layout
+
+
+def test_training_starts_from_a_published_drafter(drafter, tmp_path):
+    verifier = make_verifier("qwen3")
+    directory = publish(tmp_path / "z", drafter, published())
+    recipe = Path(__file__).parent.parent / "recipes/tiny.yaml"
+    words = [
+        f"drafter.start={directory}",
+        "drafter.tap_layers=[1,3]",
+        "drafter.vocabulary=full",
+        "drafter.block_size=6",
+    ]
+    started = start(configs.load(recipe, words), verifier, [])
+    assert started.block_size == 6
+    assert started.dtype == torch.float32
+    assert all(weight.requires_grad for weight in started.parameters())
+    for name, weight in drafter.state_dict().items():
+        assert torch.equal(started.state_dict()[name], weight.bfloat16().float())
+
+
+def test_a_drafter_to_start_from_must_have_the_recipes_layers(drafter):
+    other = make_drafter(make_verifier("qwen3"), tap_layers=[1, 2])
+    with pytest.raises(ValueError, match=r"drafter\.tap_layers=\[1, 2\]: .* set drafter\.tap_layers=\[1, 3\]"):
+        adopt(drafter, other.config)

@@ -13,7 +13,8 @@ class Head:
 
     With a draft vocabulary (FR-Spec, arXiv:2502.14856) a step scores against its rows, the labels missing from it, and
     `sampled` tokens drawn anew from the others; the logits of those are raised by the log of how many tokens each
-    stands for, so that the normaliser estimates that of the full softmax and the full head serves the same drafter.
+    stands for, so that the normaliser's expectation is that of the full softmax and the full head serves the same
+    drafter.
 
     Args:
         vocabulary: ids that the drafter may propose, ascending; None for all.
@@ -57,4 +58,5 @@ class Head:
         if self._sampled:
             first = len(self.vocabulary)
             correction[first : first + self._sampled] = math.log(len(self._others) / self._sampled)
+            correction[place[labels[valid]]] = 0.0  # a label stands for itself alone, drawn or not
         return whole.index_select(0, ids), place[labels].clamp(min=0), correction

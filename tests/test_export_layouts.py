@@ -87,7 +87,7 @@ def test_engines_vocabulary_in_the_speculators_layout(drafter, tmp_path):
     assert tensors["t2d"].nonzero()[:, 0].tolist() == [3, 5, 8, 200]
     assert torch.equal(tensors["lm_head.weight"], verifier.head[drafter.vocabulary].bfloat16())
     assert json.loads((tmp_path / "b/config.json").read_text())["draft_vocab_size"] == 4
-    assert not (tmp_path / "b/draft_vocabulary.safetensors").exists()
+    assert not (tmp_path / "b/draft_vocabulary.json").exists()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])

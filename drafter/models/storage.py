@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drafter.layouts import FACTS, Layout, detect, get, shapes
@@ -16,7 +15,7 @@ from drafter.weights import SHARD_BYTES, Entry, Weights, write
 
 log = logging.getLogger(__name__)
 
-VOCABULARY_FILE = "draft_vocabulary.safetensors"
+VOCABULARY_FILE = "draft_vocabulary.json"  # no safetensors: vLLM reads every such file of a directory as weights
 NESTED = ("mask_token_id", "target_layer_ids")
 BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
 """What some exporters add: the verifier's own tensors, and the draft vocabulary as engines read it."""
@@ -123,11 +122,27 @@ class Stored:
             offsets = self.weights["d2t"]
             return offsets + torch.arange(len(offsets))
         path = self.directory / VOCABULARY_FILE
-        return load_file(path)["ids"] if path.is_file() else None
+        return read_vocabulary(path, self.facts.get("vocab_size")) if path.is_file() else None
 
     def head(self) -> Tensor | None:
         """The head's rows of the draft vocabulary, where they are stored."""
         return self.weights["lm_head.weight"] if "d2t" in self.weights else None
+
+
+def read_vocabulary(path: Path, size: int | None) -> Tensor:
+    """The ids of a draft vocabulary.
+
+    Raises:
+        ValueError: they are no ascending ids of a vocabulary of `size` tokens.
+    """
+    try:
+        ids = json.loads(path.read_text())["ids"]
+        good = bool(ids) and all(type(one) is int for one in ids) and ids == sorted(set(ids)) and ids[0] >= 0
+    except (ValueError, KeyError, TypeError):
+        good = False
+    if not good or (size is not None and ids[-1] >= size):
+        raise ValueError(f"{path}: must hold ids in ascending order, all below {size}; export again")
+    return torch.tensor(ids)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -222,7 +237,7 @@ def save(
         facts = {"draft_vocab_size": facts["vocab_size"] if vocabulary is None else len(vocabulary)} | dict(facts)
         extra = {} if vocabulary is None else _engine_vocabulary(vocabulary, head, facts, dtype)
     elif vocabulary is not None:
-        save_file({"ids": vocabulary.cpu().contiguous()}, directory / VOCABULARY_FILE)
+        (directory / VOCABULARY_FILE).write_text(json.dumps({"ids": vocabulary.tolist()}) + "\n")
     config = layout.write(facts)
     entries += [Entry(name, tuple(value.shape), value.dtype) for name, value in extra.items()]
 

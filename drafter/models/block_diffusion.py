@@ -253,7 +253,7 @@ def config_for(
         hidden_act="silu",
         rms_norm_eps=theirs.rms_norm_eps,
         max_position_embeddings=theirs.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": _rope_theta(verifier)},
+        rope_parameters={"rope_type": "default", "rope_theta": rope_base(theirs)},
         layer_types=["full_attention"] * num_layers,
         tie_word_embeddings=False,
         block_size=block_size,
@@ -263,8 +263,9 @@ def config_for(
     )
 
 
-def _rope_theta(verifier: Verifier) -> float:
-    parameters = verifier.config.rope_parameters or {}
+def rope_base(config: Any) -> float:
+    """The base of a verifier's rotary embedding, by its text config."""
+    parameters = config.rope_parameters or {}
     if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
         parameters = parameters.get("full_attention", parameters)
     return float(parameters.get("rope_theta", 10000.0))

@@ -1,0 +1,99 @@
+"""Check an export before it leaves: what engines would load without a word, wrong.
+
+The static part reads `config.json`, every tensor and the verifier's config and tokenizer. The dynamic part loads both
+models in float32 and decodes. An export without a finding is fit to be served.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drafter.check.behaviour import TOLERANCE, check_behaviour
+from drafter.check.fields import RULES, check_fields
+from drafter.check.report import Finding, Report
+from drafter.check.tensors import check_files, check_tensors, check_tokenizer, check_vocabulary
+from drafter.check.verifier import VerifierFacts
+from drafter.export.record import read_record
+from drafter.export.serve import serve_commands
+from drafter.layouts import Layout, detect
+from drafter.models.storage import read_config
+from drafter.weights import Weights
+
+__all__ = ["Finding", "Report", "check"]
+
+SHAPES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "target_layer_ids",
+)
+
+
+def check(
+    directory: str | Path, verifier: str, *, dynamic: bool = True, tolerance: float = TOLERANCE, device: str = "cpu"
+) -> Report:
+    """Hold an export to the contract.
+
+    Args:
+        verifier: hub id, directory, GGUF file or packaged name, as everywhere.
+        dynamic: also load both and decode.
+        tolerance: share of the gain over plain decoding that may be lost or won against training.
+    Raises:
+        ValueError: there is no export, or the verifier can't be read.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise ValueError(f"export={str(directory)!r}: no such directory; check the path")
+    theirs = VerifierFacts.load(verifier)
+    report = Report(str(directory), verifier)
+    record: Mapping[str, Any] = {}
+    try:
+        config, record = read_config(path), read_record(path)
+        layout = detect(config)
+    except ValueError as error:
+        report.findings.append(Finding("files", str(error)))
+        return report
+    report.layout = layout.name
+    trained = record.get("facts") or {}
+    if not trained:
+        report.notes.append("training.json is not there or holds no facts: the config was not compared with training")
+    report.findings += check_fields(config, layout, theirs, trained)
+    report.findings += check_files(path)
+    _weights(path, config, layout, trained, record, report)
+    report.findings += check_tokenizer(record, theirs)
+    if dynamic and report.ok:
+        check_behaviour(path, verifier, record, report, tolerance, device)
+    elif dynamic:
+        report.notes.append("nothing was decoded: correct the above first")
+    if report.ok:
+        report.serve = serve_commands(str(directory), layout.name, layout.read(config), theirs.where)
+    return report
+
+
+def _weights(
+    path: Path,
+    config: Mapping[str, Any],
+    layout: Layout,
+    trained: Mapping[str, Any],
+    record: Mapping[str, Any],
+    report: Report,
+) -> None:
+    try:
+        weights = Weights(path)
+    except ValueError as error:
+        report.findings.append(Finding("weights", str(error)))
+        return
+    facts = dict(trained)
+    for fact, value in layout.read(config).items():
+        if fact not in RULES or RULES[fact][0](value) or fact not in facts:
+            facts[fact] = value
+    unknown = [fact for fact in SHAPES if fact not in facts or not RULES[fact][0](facts[fact])]
+    if unknown:
+        report.notes.append(f"tensors were not checked: {', '.join(unknown)} must be right first")
+        return
+    report.findings += check_tensors(weights, layout, facts, record.get("sha256") or {})
+    report.findings += check_vocabulary(path, weights, layout, facts)

@@ -1,0 +1,81 @@
+"""What an export must agree with, read from the verifier's config and tokenizer alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from drafter.conversion import resolve
+from drafter.export.record import tokenizer_hash
+from drafter.models.block_diffusion import rope_base
+
+SGLANGS_MASK = "<|MASK|>"
+
+
+@dataclass(frozen=True)
+class VerifierFacts:
+    """A verifier as an export sees it.
+
+    Attributes:
+        name: as the user gave it; `where` is what engines load.
+        truths: facts of a drafter that the verifier decides.
+        longest: its context.
+        special: id → what it is used for, of tokens that end, begin or pad text.
+        tokens: token → id.
+        tokenizer: hash of the tokenizer, or None.
+    """
+
+    name: str
+    where: str
+    truths: dict[str, Any]
+    longest: int
+    special: dict[int, str] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    tokenizer: str | None = None
+
+    @classmethod
+    def load(cls, source: str) -> "VerifierFacts":
+        """Read them without the weights.
+
+        Raises:
+            ValueError: the source can't be found or read.
+        """
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        where = resolve(source)
+        try:
+            whole = AutoConfig.from_pretrained(where)
+            tokenizer = AutoTokenizer.from_pretrained(where)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"verifier={source!r}: can't be read ({reason}); check the name") from None
+        try:
+            generation = GenerationConfig.from_pretrained(where)
+        except (OSError, ValueError):
+            generation = GenerationConfig()
+        config = whole.get_text_config()
+        truths = {
+            "hidden_size": config.hidden_size,
+            "vocab_size": config.vocab_size,
+            "num_target_layers": config.num_hidden_layers,
+            "rope_theta": rope_base(config),
+        }
+        special = _special(config, generation, tokenizer)
+        return cls(
+            source,
+            where,
+            truths,
+            config.max_position_embeddings,
+            special,
+            tokenizer.get_vocab(),
+            tokenizer_hash(tokenizer),
+        )
+
+
+def _special(*sources: Any) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for use in ("eos", "bos", "pad"):
+        for source in sources:
+            value = getattr(source, f"{use}_token_id", None)
+            for one in value if isinstance(value, list) else [value]:
+                if one is not None:
+                    found[one] = found[one] if use in found.get(one, "") else f"{found.get(one, '')} {use}".strip()
+    return {one: use.replace(" ", " and ") for one, use in found.items()}

@@ -167,7 +167,9 @@ def train(config: Config) -> dict[str, Any]:
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
     _write_json(directory / "summary.json", summary)
-    add_results(directory / "export", summary)
+    low, high = found.interval()
+    suite = {"tokens_per_cycle": found.tokens_per_cycle, "low": low, "high": high, "prompts": len(material.held_out)}
+    add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
 
 

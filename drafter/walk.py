@@ -38,6 +38,16 @@ class Walk:
         """Tokens emitted by cycles over cycles, summed over rows."""
         return sum(map(sum, self.emitted)) / max(1, sum(map(len, self.emitted)))
 
+    def interval(self, share: float = 0.95, draws: int = 2000) -> tuple[float, float]:
+        """Where tokens per cycle lie in `share` of bootstrap samples of the rows; the same for the same walk."""
+        tokens = torch.tensor([sum(row) for row in self.emitted], dtype=torch.float64)
+        cycles = torch.tensor([len(row) for row in self.emitted], dtype=torch.float64)
+        rows = max(1, len(tokens))
+        drawn = torch.randint(0, rows, (draws, rows), generator=torch.Generator().manual_seed(0))
+        found = (tokens[drawn].sum(1) / cycles[drawn].sum(1).clamp(min=1)).sort().values
+        cut = round(draws * (1 - share) / 2)
+        return float(found[cut]), float(found[-1 - cut])
+
     @property
     def accepted_per_cycle(self) -> float:
         """Draft tokens kept over cycles, summed over rows."""

@@ -93,7 +93,7 @@ def _decode(
     drafter: BlockDiffusionDrafter, verifier: Verifier, record: Mapping[str, Any], report: Report, tolerance: float
 ) -> None:
     probe = record.get("probe") or {}
-    prompts = probe.get("prompts") or _prompts(verifier)
+    prompts = probe.get("prompts") or default_prompts(verifier)
     agreement = compare_greedy(verifier, drafter, prompts, probe.get("max_new_tokens", NEW_TOKENS))
     found = tokens_per_cycle(agreement.speculative)
     cycles = sum(len(one.emitted) for one in agreement.speculative)
@@ -128,7 +128,8 @@ def _decode(
         )
 
 
-def _prompts(verifier: Verifier) -> Sequence[list[int]]:
+def default_prompts(verifier: Verifier) -> Sequence[list[int]]:
+    """Ids of a few prompts, in the chat template where there is one."""
     if verifier.tokenizer is not None and verifier.tokenizer.chat_template is not None:
         return [verifier.chat_ids(prompt) for prompt in DEFAULT_PROMPTS]
     return [verifier.tokenizer.encode(prompt) for prompt in DEFAULT_PROMPTS]

@@ -1,0 +1,39 @@
+"""An export → whether engines would serve it as it was trained; the command that serves it. Exit code 1 if not."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("export", metavar="EXPORT", help="directory that `export` wrote, or any drafter's")
+    parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+    parser.add_argument("--static", action="store_true", help="read only: load and decode nothing")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.15,
+        help="share of the gain over plain decoding that may differ from training",
+    )
+    parser.add_argument("--device", default="cpu", help="where to decode: cpu, cuda, auto")
+
+
+def run(parsed: Namespace) -> None:
+    from drafter.check import check
+    from drafter.export.record import write_json
+    from drafter.verifier import choose_device
+
+    if not 0 <= parsed.tolerance < 1:
+        raise ValueError(f"tolerance={parsed.tolerance}: must lie in [0, 1)")
+    report = check(
+        parsed.export,
+        parsed.verifier,
+        dynamic=not parsed.static,
+        tolerance=parsed.tolerance,
+        device=choose_device(parsed.device),
+    )
+    print(report)
+    if parsed.json:
+        write_json(parsed.json, report.as_dict())
+    if not report.ok:
+        raise SystemExit(1)

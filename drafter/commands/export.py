@@ -1,0 +1,83 @@
+"""A checkpoint, or a drafter in any layout → a directory that engines load: weights, config, model card."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("source", metavar="CHECKPOINT", help="checkpoint of a run, directory of a drafter, or hub id")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to write; an old export there is replaced")
+    parser.add_argument("--layout", default="canonical", help="canonical, transformers or speculators")
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16, float32, or keep")
+    parser.add_argument("--verifier", help="what it drafts for; default: the verifier that training recorded")
+    parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="largest weights file")
+    parser.add_argument("--evaluation", type=Path, help="JSON with `suites`, for the model card")
+    parser.add_argument("--push", metavar="REPO", help="check, then upload to this repository of the hub")
+    parser.add_argument("--public", action="store_true", help="let everyone see the pushed repository")
+
+
+def run(parsed: Namespace) -> None:
+    from drafter.export import convert, open_source
+    from drafter.export.card import add_results
+    from drafter.export.hub import check_name, push
+    from drafter.export.suites import read_suites
+
+    suites = read_suites(parsed.evaluation) if parsed.evaluation else None
+    if parsed.shard_gigabytes <= 0:
+        raise ValueError(f"shard-gigabytes={parsed.shard_gigabytes}: must be > 0")
+    if parsed.push:
+        check_name(parsed.push)
+    source = open_source(parsed.source)
+    verifier = parsed.verifier or source.verifier
+    if parsed.push and verifier is None:
+        raise ValueError(f"push={parsed.push!r}: is checked first; say against what with --verifier")
+    known: dict[str, Any] = {}
+    if parsed.verifier and Path(parsed.source).is_file() and "probe" not in source.training:
+        known = _measured(source, parsed.verifier)
+    convert(
+        parsed.source,
+        parsed.out,
+        parsed.layout,
+        dtype=None if parsed.dtype == "keep" else parsed.dtype,
+        verifier=parsed.verifier,
+        known=known,
+        shard_bytes=int(parsed.shard_gigabytes * 1e9),
+    )
+    if suites:
+        add_results(parsed.out, {"suites": suites})
+    print(f"{parsed.out}: written in the {parsed.layout} layout; check it: ", end="")
+    print(f"python -m drafter check {parsed.out} --verifier {verifier or 'VERIFIER'}")
+    if parsed.push and verifier:
+        from drafter.check import check
+
+        report = check(parsed.out, verifier)
+        print(report)
+        if not report.ok:
+            raise ValueError(f"push={parsed.push!r}: the check found something wrong; nothing was uploaded")
+        print(push(parsed.out, parsed.push, private=not parsed.public))
+
+
+def _measured(source: Any, verifier: str) -> dict[str, Any]:
+    """What training would have recorded, of a checkpoint whose run recorded nothing."""
+    import torch
+
+    from drafter.check.behaviour import default_prompts
+    from drafter.export.record import licence, tokenizer_hash
+    from drafter.models import BlockDiffusionDrafter
+    from drafter.models.block_diffusion import BlockDiffusionConfig
+    from drafter.models.storage import settings_of
+    from drafter.probe import probe
+    from drafter.verifier import Verifier
+
+    loaded = Verifier.load(verifier, torch.float32, attention="sdpa")
+    drafter = BlockDiffusionDrafter(BlockDiffusionConfig(**settings_of(source.facts))).eval()
+    drafter.load_state_dict({name: source.tensor(name) for name in drafter.state_dict()})
+    drafter.vocabulary = source.vocabulary
+    drafter.check_verifier(loaded)
+    return {
+        "verifier": loaded.fingerprint(),
+        "verifier_licence": licence(verifier),
+        "tokenizer": tokenizer_hash(loaded.tokenizer),
+        "probe": probe(loaded, drafter, default_prompts(loaded)).as_dict(),
+    }

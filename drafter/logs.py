@@ -2,29 +2,28 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 MONITOR = "tokens_per_cycle_held_out"
 
 
 def callbacks(folder: Path, max_steps: int) -> list[Callback]:
-    """Keep the best and the last checkpoint, the last one often enough that a kill loses little."""
-    best = ModelCheckpoint(
-        folder, "best", monitor=MONITOR, mode="max", save_weights_only=True, enable_version_counter=False
-    )
+    """Keep the best and the last checkpoint; the last one often, and after validations, so that it knows the best."""
+    settings: dict[str, Any] = {"enable_version_counter": False}  # a resumed run overwrites
+    best = ModelCheckpoint(folder, "best", monitor=MONITOR, mode="max", save_weights_only=True, **settings)
     every = max(1, min(100, max_steps // 10))
-    last = ModelCheckpoint(
-        folder, "last", every_n_train_steps=every, enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    return [best, last, OnExceptionCheckpoint(folder, "interrupted"), TQDMProgressBar(refresh_rate=5)]
+    last = ModelCheckpoint(folder, "last", every_n_train_steps=every, save_on_train_epoch_end=True, **settings)
+    validated = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=False, **settings)
+    return [best, last, validated, TQDMProgressBar(refresh_rate=5)]
 
 
 def loggers(part: Path, directory: Path) -> list[Logger]:
     """CSV into `part`, TensorBoard beside the run."""
     return [
-        CSVLogger(part.parent, name="", version=part.name),
+        CSVLogger(part.parent, name="", version=part.name, flush_logs_every_n_steps=1),
         TensorBoardLogger(directory, name="", version="tensorboard"),
     ]
 

@@ -3,13 +3,14 @@
 import math
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from drafter.blocks import sample_anchors, slot_ids, slot_labels
 from drafter.config import Config
@@ -159,6 +160,19 @@ class DrafterModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class Numbers(Sampler[int]):
+    """`first` to `last`, of a length counted from 0: a resumed trainer counts the batches before `first` too."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last = first, last
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last))
+
+    def __len__(self) -> int:
+        return self.last
+
+
 def loader(steps: Steps, first: int, last: int) -> DataLoader:
     """Batches number `first` to `last` of a run."""
-    return DataLoader(steps, sampler=range(first, last), batch_size=None)
+    return DataLoader(steps, sampler=Numbers(first, last), batch_size=None)

@@ -1,5 +1,6 @@
 """Where an export comes from: a drafter in memory, a training checkpoint, or a drafter in any layout."""
 
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -127,15 +128,10 @@ def _ours(name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint, mapped rather than read, and without running code from it."""
     try:
-        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-        zipfile.BadZipFile,
-        torch.serialization.pickle.UnpicklingError,
-    ) as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive")
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"checkpoint={str(path)!r}: can't be read as plain tensors ({reason})") from None
     if not isinstance(state, dict) or "state_dict" not in state:

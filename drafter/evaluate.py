@@ -180,3 +180,13 @@ def measure_speed(
         )
         for name, found in results.items()
     ]
+
+
+def table(speeds: Sequence[Speed]) -> str:
+    """Ways of decoding, one per line."""
+    lines = [f"{'':<24}{'tokens/s':>10}{'verifier calls':>16}{'tokens/cycle':>14}"]
+    for one in speeds:
+        lines.append(
+            f"{one.name:<24}{one.tokens_per_second:>10.1f}{one.verifier_calls:>16}{one.tokens_per_cycle:>14.2f}"
+        )
+    return "\n".join(lines)

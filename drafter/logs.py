@@ -43,7 +43,7 @@ class Metrics:
         parts = sorted((self.directory / "metrics").glob("from_*/metrics.csv"))
         starts = [int(part.parent.name.removeprefix("from_")) for part in parts]
         records: list[dict[str, str]] = []
-        for part, end in zip(parts, [*starts[1:], None], strict=True):
+        for part, end in zip(parts, [*starts[1:], None], strict=False):
             with part.open() as file:
                 records += [record for record in csv.DictReader(file) if end is None or int(record["step"]) < end]
         columns = list(dict.fromkeys(name for record in records for name in record))

@@ -1,6 +1,5 @@
 """One run, from recipe to summary: rows → taps → training → export → decoding. Every stage goes on after a kill."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -20,10 +19,11 @@ from drafter.conversion import cache_directory
 from drafter.data import answers
 from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, pad, split
 from drafter.data.taps import TapCache
-from drafter.evaluate import Costs, Speed, best_draft_length, compare_greedy, measure_costs, measure_speed
+from drafter.decode import tokens_per_cycle
+from drafter.evaluate import Costs, best_draft_length, compare_greedy, measure_costs, measure_speed, table
 from drafter.export import export
 from drafter.export.card import add_results
-from drafter.export.record import licence, provenance, tokenizer_hash
+from drafter.export.record import licence, provenance, tokenizer_hash, write_json
 from drafter.logs import Metrics, callbacks, loggers
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
@@ -73,11 +73,15 @@ def prepare(config: Config) -> Material:
         )
     rows = make_rows(found, verifier, config.data.sequence_length)
     training, held_out = split(rows, config.data.validation_share)
-    training = training[: config.data.max_rows]
+    training, held_out = training[: config.data.max_rows], held_out[: config.data.validation_rows]
+    longest = max(row.start for row in held_out[: config.decoding.prompts])
+    context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
+    remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
+    configs.require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training)
     fast = choose(config.training.precision, device)
-    return Material(device, verifier, fast, training, held_out[: config.data.validation_rows], drafter, manifest)
+    return Material(device, verifier, fast, training, held_out, drafter, manifest)
 
 
 def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
@@ -166,7 +170,7 @@ def train(config: Config) -> dict[str, Any]:
         "seconds": now - began,
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
-    _write_json(directory / "summary.json", summary)
+    write_json(directory / "summary.json", summary)
     low, high = found.interval()
     suite = {"tokens_per_cycle": found.tokens_per_cycle, "low": low, "high": high, "prompts": len(material.held_out)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
@@ -197,13 +201,20 @@ def claim(config: Config) -> Path:
     """
     directory = config.directory
     path = directory / "config.yaml"
-    if path.is_file() and configs.load(path) != config:
+    if (directory / "checkpoints").exists() and not _holds(path, config):  # without one there is nothing to lose
         raise ValueError(
             f"name={config.name!r}: {directory} holds a run of another recipe; choose another name or delete it"
         )
     directory.mkdir(parents=True, exist_ok=True)
     configs.save(config, path)
     return directory
+
+
+def _holds(path: Path, config: Config) -> bool:
+    try:
+        return configs.load(path) == config
+    except ValueError:  # missing, or of another version
+        return False
 
 
 def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: Material, metrics: Metrics) -> Path:
@@ -265,11 +276,10 @@ def decode_both_ways(
     length, ideal_walk = choose_length(config, costs, module)
     speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
-    _print_table(speeds)
+    print(table(speeds))
     print(f"float32: {agreement.mismatches} mismatches, {agreement.ties} ties in {len(prompts)} prompts")
-    cycles = sum(len(one.emitted) for one in agreement.speculative)
     return {
-        "tokens_per_cycle_decoded": sum(sum(one.emitted) for one in agreement.speculative) / cycles,
+        "tokens_per_cycle_decoded": tokens_per_cycle(agreement.speculative),
         "tokens_per_cycle_walk_of_decoded": same.tokens_per_cycle,
         "greedy_mismatches": agreement.mismatches,
         "greedy_ties": agreement.ties,
@@ -283,20 +293,8 @@ def decode_both_ways(
     }
 
 
-def _print_table(speeds: list[Speed]) -> None:
-    print(f"{'':<24}{'tokens/s':>10}{'verifier calls':>16}{'tokens/cycle':>14}")
-    for one in speeds:
-        print(f"{one.name:<24}{one.tokens_per_second:>10.1f}{one.verifier_calls:>16}{one.tokens_per_cycle:>14.2f}")
-
-
 def _updater(bar: tqdm) -> Callable[[int, int], None]:
     def update(done: int, _total: int) -> None:
         bar.update(done - bar.n)
 
     return update
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)

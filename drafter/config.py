@@ -1,6 +1,7 @@
 """What a recipe may say: dataclasses with their defaults and checks. Schema < recipe < `key=value` overrides."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ class TrainingConfig:
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
         known = ("auto", "float32", "bfloat16")
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
+        said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None
+        require(said, "training.devices", self.devices, "say auto, how many (>= 1), or which ones: '0,2'")
         every = self.validate_every
         require(every is None or every >= 1, "training.validate_every", every, "must be >= 1, or null")
 

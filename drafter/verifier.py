@@ -48,10 +48,20 @@ AttentionInterface.register(ATTENTION, _attention)  # no mask function goes with
 
 
 def choose_device(requested: str) -> str:
-    """Turn `auto` into `cuda` where there is one, else `cpu`."""
-    if requested != "auto":
-        return requested
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Turn `auto` into `cuda` where there is one, else `cpu`.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(requested).type
+    except RuntimeError:
+        raise ValueError(f"verifier.device={requested!r}: no such device; choose auto, cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"verifier.device={requested!r}: there is no CUDA device here; choose auto or cpu")
+    return requested
 
 
 class Verifier:
@@ -103,7 +113,10 @@ class Verifier:
             tokenizer = AutoTokenizer.from_pretrained(where)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"verifier.source={source!r}: can't be loaded as a causal LM ({reason})") from None
+            raise ValueError(
+                f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "
+                "name a hub id, a directory or a GGUF file of one"
+            ) from None
         return cls(model.to(device), tokenizer, attention)
 
     @property

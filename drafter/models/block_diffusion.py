@@ -219,9 +219,16 @@ def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def evenly_spaced(num_layers: int, count: int) -> list[int]:
-    """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3."""
+    """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3.
+
+    Raises:
+        ValueError: there are fewer than that.
+    """
     if count == 1:
         return [num_layers // 2]
+    if count > num_layers - 3:
+        most = max(1, num_layers - 3)
+        raise ValueError(f"drafter.num_taps={count}: the verifier has room for {most}; lower it or name tap_layers")
     return [round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count)]
 
 

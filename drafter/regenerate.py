@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from drafter.config import Config
+from drafter.config import Config, require
 from drafter.data.answers import Parts, digest
 from drafter.data.prompts import Prompt, standard_library
 from drafter.decode import Generation, SpeculativeDecoder
@@ -29,6 +29,8 @@ def regenerate(
         on_progress: called with the number of finished rows and of all rows.
     Returns:
         the manifest: what the answers depend on, and counts.
+    Raises:
+        ValueError: a prompt and its answer exceed the verifier's context; before anything is answered.
     """
     manifest: dict[str, object] = {
         "verifier": verifier.fingerprint(),
@@ -50,14 +52,11 @@ def regenerate(
         on_progress(finished, len(prompts))
 
     questions = [verifier.chat_ids(prompts[index]["prompt"]) for index in todo]
-    results = SpeculativeDecoder(verifier).generate(
-        questions, max_new_tokens=max_new_tokens, batch_size=batch_size, on_end=keep
-    )
-    failed = [(todo[i], result.stop) for i, result in enumerate(results) if not result.token_ids]
-    if failed:
-        index, reason = failed[0]
-        parts.flush()
-        raise ValueError(f"data: {len(failed)} prompts could not be answered; first is number {index}: {reason}")
+    longest = max(map(len, questions), default=0)
+    remedy = f"a prompt has {longest} tokens, the verifier's context is {verifier.config.max_position_embeddings}"
+    fits = longest + max_new_tokens <= verifier.config.max_position_embeddings
+    require(fits, "data.max_new_tokens", max_new_tokens, f"{remedy}; lower it or data.max_prompt_characters")
+    SpeculativeDecoder(verifier).generate(questions, max_new_tokens=max_new_tokens, batch_size=batch_size, on_end=keep)
     parts.finish()
     return manifest
 

@@ -154,13 +154,14 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_file(tmp_path, kill_at):
     assert answers.read(path) == answers.read(tmp_path / "whole.parquet")
 
 
-def test_prompts_too_long_are_reported_and_the_finished_rows_kept(tmp_path):
+def test_prompts_too_long_are_refused_before_any_is_answered(tmp_path):
     asked = [*prompts(3), {"source": "", "kind": "write", "prompt": "y" * 2100}]
-    path = tmp_path / "answers.parquet"
-    with pytest.raises(ValueError, match=r"1 prompts could not be answered; first is number 3: .* exceed the context"):
-        regenerate(make_verifier("llama"), asked, path, 3, 2)
-    assert not path.exists()
-    assert len(list(path.with_name("answers.parquet.parts").iterdir())) == 1
+    told = []
+    with pytest.raises(
+        ValueError, match=r"data\.max_new_tokens=3: a prompt has 21\d\d tokens, .* context is 2048; lower"
+    ):
+        regenerate(make_verifier("llama"), asked, tmp_path / "x", 3, 2, lambda done, total: told.append(done))
+    assert told == [0]
 
 
 def test_a_killed_process_goes_on_to_the_same_file(tmp_path):

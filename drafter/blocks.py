@@ -60,6 +60,12 @@ def slot_labels(
     return labels, known.cumprod(-1).bool()
 
 
+def slots_before(states: Tensor, anchors: Tensor, block_size: int) -> Tensor:
+    """States [B, S, D] at anchor + k - 1, whence the verifier predicts slot k: [B, A, G, D]; past the row, its last."""
+    positions = slot_positions(anchors, block_size)[..., :-1].clamp(max=states.shape[1] - 1)  # [B, A, G]
+    return states[torch.arange(len(states), device=states.device)[:, None, None], positions]
+
+
 def slot_ids(ids: Tensor, anchors: Tensor, block_size: int, mask_token_id: int) -> Tensor:
     """What the slots hold: the anchor's token, then the mask token, [B, A, K]."""
     slots = torch.full((*anchors.shape, block_size), mask_token_id, device=ids.device)

@@ -131,6 +131,7 @@ class TrainingConfig:
         precision: `float32`, `bfloat16` (parameters stay float32), or `auto`: whichever a short probe finds faster.
         sampled_tokens: with a restricted vocabulary, random tokens that stand in for the missing ones in every step,
             so that the full head serves the same drafter; 0 for none.
+        temperature: of both laws, where a loss compares the drafter's with the verifier's.
         validate_every: steps between validations; null for once an epoch.
         devices, strategy: as Lightning understands them.
     """
@@ -146,6 +147,7 @@ class TrainingConfig:
     precision: str = "auto"
     sampled_tokens: int = 2048
     chunk_size: int = 256
+    temperature: float = 1.0
     validate_every: int | None = None
     log_every: int = 10
     devices: str = "1"
@@ -154,7 +156,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "rows", "anchors", "accumulate", "chunk_size", "log_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "clip", "temperature"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "must lie in [0, 1): a share of the steps")
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
@@ -203,6 +205,10 @@ class Config:
         length, size = self.decoding.draft_length, self.drafter.block_size
         remedy = f"must lie between 1 and drafter.block_size - 1 = {size - 1}, or be null"
         require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)
+        if self.losses.compare_laws:
+            named = ", ".join(name for name, loss in self.losses.active.items() if loss.needs - {"nll"})
+            remedy = f"losses on the verifier's law ({named}) compare whole vocabularies; set drafter.vocabulary=full"
+            require(self.drafter.vocabulary == "full", "drafter.vocabulary", self.drafter.vocabulary, remedy)
 
     @property
     def directory(self) -> Path:

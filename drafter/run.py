@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +111,13 @@ def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffu
     return drafter.to(verifier.device)
 
 
-def taps_of(config: Config, rows: list[Row], verifier: Verifier, drafter: BlockDiffusionDrafter, what: str) -> TapCache:
+def taps_of(
+    rows: list[Row], verifier: Verifier, drafter: BlockDiffusionDrafter, what: str, final: bool = False
+) -> TapCache:
     """Taps of rows, from the cache or computed now with a progress bar."""
+    folder = cache_directory() / "taps"
     with tqdm(total=len(rows), desc=f"taps of {what}", unit="row") as bar:
-        return TapCache(verifier, rows, drafter.tap_layers, cache_directory() / "taps", _updater(bar))
+        return TapCache(verifier, rows, drafter.tap_layers, folder, lambda done, _: bar.update(done - bar.n), final)
 
 
 def held_out_batches(material: Material, taps: TapCache) -> list[tuple[Rows, Tensor]]:
@@ -135,10 +137,11 @@ def train(config: Config) -> dict[str, Any]:
     directory = claim(config)
     material = prepare(config)
     drafter, verifier = material.drafter, material.verifier
-    exact = taps_of(config, material.held_out, verifier, drafter, "held-out rows")
+    exact = taps_of(material.held_out, verifier, drafter, "held-out rows")
     fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     cached = config.data.taps == "cached"
-    taps = taps_of(config, material.training, fast, drafter, "training rows") if cached else None
+    final = config.losses.compare_laws
+    taps = taps_of(material.training, fast, drafter, "training rows", final) if cached else None
     module = DrafterModule(config, drafter, verifier if cached else fast, held_out_batches(material, exact))
     untrained = module.walk()
     log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
@@ -291,10 +294,3 @@ def decode_both_ways(
         "tokens_per_second": {one.name: one.tokens_per_second for one in speeds},
         "milliseconds": {"draft": costs.draft * 1e3, "verify": [seconds * 1e3 for seconds in costs.verify]},
     }
-
-
-def _updater(bar: tqdm) -> Callable[[int, int], None]:
-    def update(done: int, _total: int) -> None:
-        bar.update(done - bar.n)
-
-    return update

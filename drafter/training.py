@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from drafter.blocks import sample_anchors, slot_ids, slot_labels
+from drafter.blocks import sample_anchors, slot_ids, slot_labels, slots_before
 from drafter.config import Config
 from drafter.data.rows import Order, Row, Rows, pad
 from drafter.data.taps import TapCache
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     number: int
     rows: Rows
-    taps: Tensor | None
+    taps: Tensor | None  # [B, S, T*D], or `Verifier.states`
     anchors: Tensor  # [B, A]
     used: Tensor  # [B, A]
 
@@ -74,17 +74,36 @@ class DrafterModule(lightning.LightningModule):
     def verifier(self) -> Verifier:
         return self._frozen[0]
 
+    @property
+    def compares_laws(self) -> bool:
+        """Whether a loss needs the verifier's law at each slot."""
+        return self.config.losses.compare_laws
+
     def scores(self, batch: Batch) -> BlockScores:
         """Taps → drafter → per-slot scores of a batch."""
         number, rows, taps, anchors, used = batch
         size, mask_id = self.drafter.block_size, self.drafter.mask_token_id
-        taps = self.verifier.taps(rows.ids, self.drafter.tap_layers).clone() if taps is None else taps
+        if taps is None:
+            read = self.verifier.states if self.compares_laws else self.verifier.taps
+            taps = read(rows.ids, self.drafter.tap_layers).clone()
+        taps, final = taps.tensor_split([self.drafter.fc.in_features], dim=-1)  # [B, S, T*D], [B, S, D or 0]
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         hidden = self.drafter(block, taps.to(self.dtype), anchors)[:, :, 1:]  # [B, A, G, D]
         labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size)  # [B, A, G]
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
         weight, labels, correction = self.head.draw(labels, valid, number, dtype)
-        return score_blocks(hidden, weight, labels, valid, self.config.training.chunk_size, log_correction=correction)
+        settings = self.config.training
+        return score_blocks(
+            hidden,
+            weight,
+            labels,
+            valid,
+            settings.chunk_size,
+            log_correction=correction,
+            needs=self.config.losses.needs,
+            verifier_hidden=slots_before(final, anchors, size) if self.compares_laws else None,
+            temperature=settings.temperature,
+        )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         scores = self.scores(batch)

@@ -216,6 +216,16 @@ class Verifier:
         return self._collect(tap_layers)
 
     @torch.inference_mode()
+    def states(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
+        """`taps` of `ids` [B, S] with the normed hidden states behind the last layer beside them, [B, S, T*D + D].
+
+        Those of position i, under the head, give the verifier's law of token i + 1; the whole body runs.
+        """
+        self._listen(tap_layers)
+        final = self._body(input_ids=ids, use_cache=False).last_hidden_state  # [B, S, D]
+        return torch.cat([self._collect(tap_layers), final], dim=-1)
+
+    @torch.inference_mode()
     def step(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
         """Run `ids` [B, Q] behind what `cache` has committed; commits nothing.
 

@@ -84,6 +84,11 @@ class Losses:
         """The scores that the active losses differentiate, for `score_blocks`; beyond nll they need the verifier's."""
         return frozenset().union(*(loss.needs for loss in self.active.values()))
 
+    @property
+    def compare_laws(self) -> bool:
+        """Whether any active loss needs the verifier's law."""
+        return bool(self.needs - {"nll"})
+
     def __call__(
         self, scores: BlockScores, step: int | None = None, over_ranks: OverRanks = mean_over_ranks
     ) -> tuple[Tensor, dict[str, Tensor]]:

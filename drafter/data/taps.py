@@ -26,6 +26,7 @@ class TapCache:
         verifier: computes the taps, in its own dtype.
         folder: holds one sub-folder per (verifier, tap layers, rows, dtype).
         on_progress: called with rows done and rows in all.
+        final: keep `Verifier.states` in place of its taps: D columns more, for losses on the verifier's law.
     Raises:
         ValueError: the disk has no room.
     """
@@ -37,11 +38,14 @@ class TapCache:
         tap_layers: Sequence[int],
         folder: Path,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        final: bool = False,
     ):
         self.dtype = verifier.dtype
-        self.width = len(tap_layers) * verifier.config.hidden_size
+        self.width = (len(tap_layers) + final) * verifier.config.hidden_size
+        self.final = final
         self.offsets = [0, *accumulate(len(row.ids) for row in rows)]
         what = [verifier.fingerprint(), list(tap_layers), str(self.dtype), [row.ids for row in rows]]
+        what += ["final"] if final else []
         self.folder = folder / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         size = self.offsets[-1] * self.width * self.dtype.itemsize
         path, shape = self.folder / "taps.bin", (self.offsets[-1], self.width)
@@ -77,7 +81,8 @@ class TapCache:
             count = max(1, TOKENS_PER_PASS // len(rows[order[done]].ids))
             batch = order[done : done + count]
             ids = pad([rows[index] for index in batch]).ids.to(verifier.device)
-            taps = verifier.taps(ids, tap_layers).cpu()  # [B, S, T*D]
+            read = verifier.states if self.final else verifier.taps
+            taps = read(ids, tap_layers).cpu()  # [B, S, T*D]
             taps = taps.view(torch.int16) if self.dtype is torch.bfloat16 else taps
             for row, index in enumerate(batch):
                 start, end = self.offsets[index], self.offsets[index + 1]

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MASK_TOKEN, make_drafter, make_memorising, make_prompts, make_verifier
+from conftest import make_drafter, make_verifier
+from defect_table import FAMILY, SOURCE, make_good
 from defects import DEFECTS
 
 from drafter import tiny
@@ -15,14 +17,10 @@ from drafter.check import check
 from drafter.check.behaviour import leaks
 from drafter.check.fields import RULES
 from drafter.check.verifier import VerifierFacts
-from drafter.export import convert, export
-from drafter.export.record import tokenizer_hash
+from drafter.evaluate import compare_greedy
+from drafter.export import convert
 from drafter.layouts import FACTS, LAYOUTS
-from drafter.probe import probe
-from drafter.verifier import Verifier
 
-FAMILY = "qwen3"
-SOURCE = f"tiny-{FAMILY}"
 REMEDY = re.compile(
     r"write|must|export|remove|name |correct|choose|copy|train with|check|download|train again|start from"
 )
@@ -31,24 +29,7 @@ REMEDY = re.compile(
 @pytest.fixture(scope="session")
 def good(tmp_path_factory):
     """A trained drafter's exports, one per layout; the speculators one with a draft vocabulary."""
-    folder = tmp_path_factory.mktemp("exports")
-    verifier, drafter = make_verifier(FAMILY), make_memorising(FAMILY)
-    known = {
-        "recipe": {"name": "tiny", "verifier": {"source": SOURCE}},
-        "verifier": verifier.fingerprint(),
-        "tokenizer": tokenizer_hash(verifier.tokenizer),
-        "probe": probe(verifier, drafter, make_prompts()[:4]).as_dict(),
-    }
-    export(drafter, folder / "canonical", known)
-    convert(folder / "canonical", folder / "transformers", "transformers")
-    drafter.vocabulary = torch.arange(3, 259)
-    try:
-        known["probe"] = probe(verifier, drafter, make_prompts()[:4]).as_dict()
-        export(drafter, folder / "restricted", known)
-    finally:
-        drafter.vocabulary = None
-    convert(folder / "restricted", folder / "speculators", "speculators")
-    return folder
+    return make_good(tmp_path_factory.mktemp("exports"))
 
 
 @pytest.fixture
@@ -86,8 +67,86 @@ def test_a_defect_is_named(copied, name, defect, tmp_path):
     assert not report.serve
 
 
-def test_the_table_in_the_documentation_is_that_of_the_tests(copied, tmp_path):
+def test_the_table_in_the_documentation_names_every_defect():
+    """`python tests/defect_table.py` prints that table."""
     text = (Path(__file__).parent.parent / "docs/serving.md").read_text()
-    missing = [name for name in DEFECTS if f"| {name} |" not in text]
-    assert not missing
+    assert not [name for name, defect in DEFECTS.items() if f"| {name} | `{defect.rule}` |" not in text]
     assert len(DEFECTS) >= 30
+
+
+def test_every_fact_of_a_drafter_has_a_rule():
+    assert set(FACTS) <= set(RULES)
+
+
+def test_a_published_drafter_is_told_how_to_become_an_export(copied, tmp_path):
+    directory = copied("canonical")
+    (directory / "training.json").unlink()
+    for path in ("is_causal", "dflash_config.causal", "rope_parameters"):
+        DEFECTS[f"{path} missing"].spoil(directory)
+    report = check(directory, SOURCE)
+    assert {one.rule for one in report.findings} == {"is_causal", "dflash_config.causal", "rope_parameters"}
+    assert any("python -m drafter export" in note for note in report.notes)
+    convert(directory, tmp_path / "again")
+    again = check(tmp_path / "again", SOURCE)
+    assert again.ok
+    assert len(again.notes) == 2  # which verifier, and how many tokens a cycle: no one recorded it
+    assert again.measured["greedy_mismatches"] == 0
+
+
+def test_many_alike_are_summed_up(copied):
+    directory = copied("canonical")
+    DEFECTS["names with a prefix"].spoil(directory)
+    assert len(check(directory, SOURCE, dynamic=False).findings) < 12
+
+
+@pytest.mark.parametrize("broken", ["later context", "another block", "causal", "no context", "serving path"])
+def test_the_probe_of_the_mask_notices(broken):
+    verifier, drafter = make_verifier(FAMILY), make_drafter(make_verifier(FAMILY))
+    assert not list(leaks(drafter, verifier))
+    forward = drafter.forward
+
+    def spoilt(block, taps, anchors):
+        if broken == "later context":
+            return forward(block, taps, anchors + 1)
+        if broken == "another block":
+            return forward(block + block.mean(1, keepdim=True), taps, anchors)
+        if broken == "causal":
+            return torch.cat([forward(block[:, :, : i + 1], taps, anchors)[:, :, -1:] for i in range(4)], 2)
+        if broken == "no context":
+            return forward(block, torch.zeros_like(taps), anchors)
+        return forward(block, taps, anchors) + 1
+
+    drafter.forward = spoilt
+    assert list(leaks(drafter, verifier))
+
+
+def test_drift_is_judged_by_the_gain_over_plain_decoding(copied):
+    directory = copied("canonical")
+    path = directory / "training.json"
+    record = json.loads(path.read_text())
+    record["probe"]["tokens_per_cycle"] += 0.5
+    path.write_text(json.dumps(record))
+    assert [one.rule for one in check(directory, SOURCE).findings] == ["tokens_per_cycle"]
+    assert check(directory, SOURCE, tolerance=0.9).ok
+
+
+def test_a_verifier_is_read_without_its_weights(tmp_path):
+    model, tokenizer = tiny.build(FAMILY)
+    model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    facts = VerifierFacts.load(str(tmp_path))
+    assert facts.truths == {"hidden_size": 64, "vocab_size": 288, "num_target_layers": 6, "rope_theta": 10000.0}
+    assert facts.special == {0: "eos and pad"}
+    with pytest.raises(ValueError, match="can't be read"):
+        VerifierFacts.load("someone/unknown")
+
+
+def test_a_decoder_that_changes_answers_is_found(good, monkeypatch):
+    """Should the decoder itself be wrong, the check says that, and does not blame the export."""
+
+    def wrong(*arguments):
+        return replace(compare_greedy(*arguments), mismatches=2)
+
+    monkeypatch.setattr("drafter.check.behaviour.compare_greedy", wrong)
+    report = check(good / "canonical", SOURCE)
+    assert [one.rule for one in report.findings] == ["greedy"]

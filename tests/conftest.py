@@ -6,19 +6,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from drafter import tiny
 from drafter.blocks import every_anchor, slot_ids, slot_labels
+from drafter.config import load
 from drafter.data.rows import Row, pad
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
+from drafter.regenerate import regenerate
+from drafter.run import train
 from drafter.verifier import Verifier
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parent.parent
 USERS_CACHE = os.environ.get("BLOCK_DRAFTER_CACHE")
 NEW_TOKENS = 28
 MASK_TOKEN = 2
@@ -138,3 +143,38 @@ def memorising(family):
 def prompts():
     """Token ids, of ragged lengths, some longer than the sliding window of 32."""
     return make_prompts()
+
+
+@pytest.fixture(scope="session")
+def tiny_answers(tmp_path_factory):
+    """A file of the tiny verifier's answers to prompts from 24 documents."""
+    path = tmp_path_factory.mktemp("answers") / "answers.parquet"
+    prompts = [{"source": f"{i // 2}.py", "kind": "write", "prompt": "x" * (3 * i % 11) + str(i)} for i in range(48)]
+    regenerate(make_verifier("llama"), prompts, path, max_new_tokens=24, batch_size=16)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_words(tiny_answers):
+    """A function: where to write, and overrides → what follows `train.py` on the command line."""
+
+    def words(output, *overrides):
+        settings = ["training.max_steps=50", "training.log_every=1", "training.validate_every=5"]
+        return [
+            str(ROOT / "recipes/tiny.yaml"),
+            f"output={output}",
+            f"data.answers={tiny_answers}",
+            *settings,
+            *overrides,
+        ]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_words, tmp_path_factory):
+    """A run of `train`, undisturbed: its directory."""
+    output = tmp_path_factory.mktemp("finished")
+    recipe, *overrides = tiny_words(output)
+    train(load(recipe, overrides))
+    return output / "tiny"

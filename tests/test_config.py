@@ -1,0 +1,122 @@
+"""Recipes: what they may say, how overrides meet them, and the one line that a wrong one gets."""
+
+import pytest
+from conftest import ROOT
+
+from drafter.config import Config, load, save
+
+TINY = ROOT / "recipes/tiny.yaml"
+
+
+def test_overrides_go_over_the_recipe_and_the_recipe_over_defaults():
+    config = load(TINY, ["training.rows=7", "losses.first_error.weight=null", "drafter.tap_layers=[1,2]"])
+    assert config.training.rows == 7
+    assert config.losses.first_error.weight is None
+    assert config.drafter.tap_layers == [1, 2]
+    assert config.training.max_steps == 40  # the recipe's
+    assert config.training.clip == 1.0  # the default
+    assert config.name == "tiny"
+    assert config.directory.as_posix() == "runs/tiny"
+
+
+def test_a_config_is_plain_dataclasses():
+    config = load(TINY)
+    assert type(config) is Config
+    assert type(config.data.prompts) is dict
+    assert type(load(TINY, ["drafter.tap_layers=[1,2]"]).drafter.tap_layers) is list
+
+
+def test_a_saved_config_is_a_recipe(tmp_path):
+    config = load(TINY, ["drafter.tap_layers=[0,3]", "decoding.draft_length=2", "losses.decayed_ce.decay_slots=null"])
+    save(config, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == config
+    assert load(TINY) != config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1", "training.learning_rat: unknown key; did you mean training.learning_rate?"),
+        ("trainin.rows=1", "trainin: unknown key; did you mean training?"),
+        ("losses.first_eror.weight=1", "losses.first_eror: unknown key; did you mean losses.first_error?"),
+        (
+            "losses.first_error.wieght=1",
+            "losses.first_error.wieght: unknown key; did you mean losses.first_error.weight",
+        ),
+        ("zzz=1", "zzz: unknown key; known here: name, seed, output, verifier"),
+        ("training.max_steps=many", "training.max_steps='many': Value 'many' of type 'str' could not be converted to"),
+        ("training.rows=1.5", "training.rows=1.5: "),
+        ("training.rows=null", "training.rows=None: "),
+        ("data.prompts.write=x", "data.prompts.write='x': "),
+        ("drafter.tap_layers=3", "drafter.tap_layers=3: "),
+        ("drafter.tap_layers=[1,a]", "drafter.tap_layers[1]='a': "),
+        ("verifier=smollm2", "verifier='smollm2': holds keys of its own; write verifier.source=..."),
+        ("losses=null", "losses=None: holds keys of its own"),
+        ("training", "override='training': write it as key=value"),
+        ("training.rows=[1", "no valid YAML: "),
+        ("drafter.block_size=1", "drafter.block_size=1: needs the anchor and at least one draft slot (>= 2)"),
+        ("drafter.num_layers=0", "drafter.num_layers=0: must be >= 1"),
+        ("drafter.vocabulary=0", "drafter.vocabulary='0': choose full, answers or a number of tokens >= 1"),
+        ("drafter.vocabulary=none", "drafter.vocabulary='none': choose full, answers or a number"),
+        ("data.prompts.poem=3", "data.prompts=['poem']: unknown kinds; choose among write, explain"),
+        ("data.prompts.write=-1", "data.prompts.write=-1: must be >= 0"),
+        ("data.validation_share=1.0", "data.validation_share=1.0: must lie between 0 and 1"),
+        ("data.sequence_length=4", "data.sequence_length=4: must be >= 8"),
+        ("data.taps=disk", "data.taps='disk': choose cached or online"),
+        ("data.max_rows=0", "data.max_rows=0: must be >= 1, or null"),
+        ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn"),
+        ("training.max_steps=0", "training.max_steps=0: must be >= 1"),
+        ("training.learning_rate=0", "training.learning_rate=0.0: must be > 0"),
+        ("training.learning_rate=nan", "training.learning_rate=nan: must be > 0"),
+        ("training.warmup=1", "training.warmup=1.0: must lie in [0, 1)"),
+        ("training.precision=fp16", "training.precision='fp16': choose one of auto, float32, bfloat16"),
+        ("training.devices=none", "training.devices='none': say auto, how many (>= 1), or which ones"),
+        ("training.devices=0", "training.devices='0': "),
+        ("training.validate_every=0", "training.validate_every=0: must be >= 1, or null"),
+        ("losses.first_error.weight=-1", "losses.first_error.weight=-1.0: must be finite and >= 0"),
+        ("losses.decayed_ce.decay_slots=0", "losses.decayed_ce.decay_slots=0.0: "),
+        ("decoding.draft_length=4", "decoding.draft_length=4: must lie between 1 and drafter.block_size - 1 = 3"),
+        ("decoding.max_new_tokens=1", "decoding.max_new_tokens=1: must be >= 2"),
+        ("name=null", "name=None: "),
+    ],
+)
+def test_wrong_settings_are_named_in_one_line(override, message):
+    with pytest.raises(ValueError) as caught:
+        load(TINY, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_active_loss_is_an_error():
+    off = [f"losses.{name}.weight=0" for name in ("decayed_ce", "first_error", "chain_reward")]
+    with pytest.raises(ValueError, match="losses: none has a weight above 0; set one"):
+        load(TINY, off)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "name: missing; set it in the recipe"),
+        (b"name: x\n", "verifier.source: missing; set it in the recipe"),
+        (b"- a\n- b\n", "must hold `key: value` lines"),
+        (b"a: [1\n", "no valid YAML: "),
+        (b"name: x\nname: y\n", "found duplicate key name"),
+        (b"\xff\xfe\x00", "no valid YAML: "),
+    ],
+    ids=["empty", "incomplete", "list", "broken", "twice", "binary"],
+)
+def test_files_that_are_no_recipes_are_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_said():
+    with pytest.raises(
+        ValueError, match=r"recipe='nowhere\.yaml': no such file; the recipes that ship are in recipes/"
+    ):
+        load("nowhere.yaml")

@@ -1,0 +1,90 @@
+"""Prompts from the standard library, here from a few of its files."""
+
+import ast
+import shutil
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from drafter.data.prompts import KINDS, REQUEST, SKIPPED, standard_library
+
+COUNTS = {"write": 30, "explain": 20, "annotate": 10}
+FILES = ["textwrap.py", "statistics.py", "shutil.py", "inspect.py", "pathlib.py", "ast.py", "json/decoder.py"]
+FUNCTION = (
+    'def {name}(number):\n    """What it does, at such a length that it can be quoted."""\n    return number + 1\n'
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Some files of the standard library, and some that are to be passed over."""
+    root = tmp_path_factory.mktemp("library")
+    for name in FILES:
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(Path(sysconfig.get_path("stdlib")) / name, root / name)
+    for folder in SKIPPED:
+        (root / folder).mkdir()
+        (root / folder / "passed_over.py").write_text(FUNCTION.format(name="passed_over"))
+    (root / "broken.py").write_text(FUNCTION.format(name="broken") + "def (:\n")
+    (root / "latin.py").write_bytes(FUNCTION.format(name="latin").replace("What", "\u00e9").encode("latin-1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sysconfig, "get_path", lambda name: str(root))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def prompts(library):
+    return standard_library(COUNTS, max_characters=400, seed=0)
+
+
+def quoted(prompt):
+    """The code in a prompt."""
+    return prompt["prompt"].split("```python\n")[1].removesuffix("\n```")
+
+
+def test_each_kind_has_its_count_and_the_kinds_are_mixed(prompts):
+    assert Counter(prompt["kind"] for prompt in prompts) == COUNTS
+    assert len({prompt["kind"] for prompt in prompts[:20]}) == 3
+
+
+def test_prompts_quote_what_their_kind_asks_about(prompts):
+    for prompt in prompts:
+        code = quoted(prompt)
+        assert prompt["prompt"] == REQUEST[prompt["kind"]].format(code=code)
+        assert 80 <= len(code) <= 400
+        (function,) = ast.parse(code).body
+        assert isinstance(function, ast.FunctionDef)
+        if prompt["kind"] == "write":  # signature and docstring, no body
+            assert len(function.body) == 1
+            assert ast.get_docstring(function)
+        if prompt["kind"] == "annotate":
+            assert not ast.get_docstring(function)
+
+
+def test_prompts_name_the_file_that_they_quote(prompts, library):
+    assert len({prompt["source"] for prompt in prompts}) > 4
+    for prompt in prompts:
+        assert prompt["source"] in FILES
+        assert f"def {ast.parse(quoted(prompt)).body[0].name}(" in (library / prompt["source"]).read_text()
+
+
+def test_no_function_is_asked_about_twice(prompts):
+    assert len({quoted(prompt) for prompt in prompts}) == len(prompts)
+
+
+def test_prompts_are_a_function_of_the_seed(prompts):
+    assert standard_library(COUNTS, 400, 0) == prompts
+    assert standard_library(COUNTS, 400, 1) != prompts
+
+
+def test_more_than_the_library_has_is_refused(library):
+    with pytest.raises(
+        ValueError, match=r"data\.prompts\.annotate=5000: the standard library has \d+ functions for it"
+    ):
+        standard_library({"annotate": 5000}, 400, 0)
+
+
+def test_kinds_are_those_of_the_requests():
+    assert set(REQUEST) == set(KINDS)

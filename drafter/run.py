@@ -236,7 +236,6 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         precision="bf16-mixed" if material.fast is torch.bfloat16 else "32-true",
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip,
         val_check_interval=(settings.validate_every or max(1, steps.order.steps_per_epoch // settings.accumulate))
         * settings.accumulate,
         check_val_every_n_epoch=None,

@@ -1,0 +1,205 @@
+"""Runs of an ablation: one training and one walk per suite each, kept as one JSON file; finished ones are skipped."""
+
+import csv
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafter.ablation.shared import Shared
+from drafter.ablation.spec import Ablation, recipe_of
+from drafter.config import Config
+from drafter.export.record import write_json
+from drafter.logs import Metrics
+from drafter.run import claim, fit, start
+from drafter.training import DrafterModule
+
+log = logging.getLogger(__name__)
+RESULT = "result.json"
+CURVES = ("loss", "tokens_per_block", "tokens_per_cycle_held_out", "accepted_per_cycle_held_out")
+
+Result = dict[str, Any]
+
+
+def result_path(config: Config) -> Path:
+    return config.directory / RESULT
+
+
+def read_result(config: Config) -> Result | None:
+    """A finished run's result; None where the run is not finished.
+
+    Raises:
+        ValueError: the run was made with other settings.
+    """
+    path = result_path(config)
+    if not path.is_file():
+        return None
+    result: Result = json.loads(path.read_text())
+    if result["status"] != "finished":
+        return None
+    if result["recipe"] != json.loads(json.dumps(recipe_of(config))):
+        raise ValueError(
+            f"arms.{result['arm']}: {config.directory} holds a run of this name with other settings; "
+            "rename the arm, or delete that directory"
+        )
+    return result
+
+
+def train_one(shared: Shared, config: Config) -> DrafterModule:
+    """Train the drafter of a run; ready to be measured when returned."""
+    material, dtype = shared.material, shared.precision(config)
+    torch.manual_seed(config.seed)
+    drafter = start(config, material.verifier, material.training)
+    taps = shared.training_taps(drafter, dtype)
+    verifier = material.verifier if taps else shared.verifier(dtype)
+    module = DrafterModule(config, drafter, verifier, shared.held_out(drafter))
+    fit(config, module, taps, replace(material, drafter=drafter, fast=dtype), Metrics(config.directory))
+    last = torch.load(config.directory / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
+    if last["global_step"] < config.training.max_steps:
+        raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
+    weights = {name.removeprefix("drafter."): value for name, value in last["state_dict"].items()}
+    drafter.load_state_dict(weights)
+    module.seconds = last["seconds"]
+    drafter.to(verifier.device).eval()
+    return module
+
+
+def run_one(shared: Shared, arm: str, seed: int) -> Result:
+    """Train, walk along every suite, write the run's result.
+
+    Raises:
+        ValueError: the objective ended as no finite number.
+    """
+    began = time.perf_counter()
+    config = shared.spec.config(arm, seed)
+    module = train_one(shared, config)
+    curves = read_curves(Metrics(config.directory).merged())
+    last = [value for _, metric, value in curves if metric == "loss"]
+    if last and not math.isfinite(last[-1]):
+        raise ValueError(f"the objective is {last[-1]} at the end; lower training.learning_rate or a weight")
+    suites = {
+        name: [
+            {
+                "prompt": index,
+                "emitted": sum(map(sum, one.emitted)),
+                "cycles": sum(map(len, one.emitted)),
+                "accepted": sum(map(sum, one.accepted)),
+                "reached": one.reached,
+                "kept": one.kept,
+            }
+            for index, one in enumerate(walks)
+        ]
+        for name, walks in shared.walks(module.drafter).items()
+    }
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "status": "finished",
+        "error": "",
+        "recipe": recipe_of(config),
+        "steps": config.training.max_steps,
+        "train_seconds": module.seconds,
+        "seconds": time.perf_counter() - began,
+        "about": shared.about(),
+        "suites": suites,
+        "curves": curves,
+    }
+    write_json(result_path(config), result)
+    if not shared.spec.keep_checkpoints:
+        shutil.rmtree(config.directory / "checkpoints")
+    return result
+
+
+def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
+    """Every run that is not finished; a run that fails is written down and the others go on.
+
+    Args:
+        share: (i, n): only every n-th run, from the i-th on.
+    Raises:
+        ValueError: anything that can be known to be wrong before the first training.
+    """
+    unfinished(spec)
+    shared = Shared(spec)
+    own = set(spec.runs()[share[0] :: share[1]])
+    todo = [run for run in unfinished(spec) if run[:2] in own]
+    for _, _, config in todo:
+        claim(config)
+    began = time.perf_counter()
+    for number, (arm, seed, config) in enumerate(todo):
+        left = (time.perf_counter() - began) / number * (len(todo) - number) / 60 if number else math.nan
+        about = "" if math.isnan(left) else f", about {left:.0f} min left"
+        log.info("run %d of %d: %s, seed %d%s", number + 1, len(todo), arm, seed, about)
+        try:
+            run_one(shared, arm, seed)
+        except Exception as error:
+            log.exception("%s, seed %d: failed; the others go on", arm, seed)
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            failed = {"arm": arm, "seed": seed, "status": "failed", "error": line, "recipe": recipe_of(config)}
+            write_json(result_path(config), failed)
+
+
+def unfinished(spec: Ablation) -> list[tuple[str, int, Config]]:
+    """Runs without a result, in order."""
+    runs = [(arm, seed, spec.config(arm, seed)) for arm, seed in spec.runs()]
+    return [run for run in runs if read_result(run[2]) is None]
+
+
+def spread(spec: Ablation, words: Sequence[str]) -> None:
+    """Run in `spec.processes` processes, one GPU each where there are GPUs.
+
+    Args:
+        words: the command line of the ablation, which each process gets with its share.
+    """
+    unfinished(spec)
+    shared = Shared(spec)  # answers and taps are made here, once, and found by the processes
+    for arm, seed in spec.runs():
+        config = spec.config(arm, seed)
+        drafter = start(config, shared.material.verifier, shared.material.training)
+        shared.training_taps(drafter, shared.precision(config))
+        for name, rows in shared.suites.items():
+            shared.taps(name, rows, drafter, torch.float32)
+    del shared
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]},
+        )
+        for index in range(spec.processes)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        log.warning("%d of %d processes ended early; start again to go on", sum(map(bool, codes)), len(codes))
+
+
+def results(spec: Ablation) -> list[Result]:
+    """What is known of each run, in order; a run that never ended has the status `missing`."""
+    found = []
+    for arm, seed in spec.runs():
+        path = result_path(spec.config(arm, seed))
+        missing = {"arm": arm, "seed": seed, "status": "missing", "error": "not run yet"}
+        found.append(json.loads(path.read_text()) if path.is_file() else missing)
+    return found
+
+
+def read_curves(metrics: Path) -> list[tuple[int, str, float]]:
+    """(step, metric, value) of a run: objective, tokens per cycle, each term and its gradient norm."""
+    with metrics.open() as file:
+        return [
+            (int(record["step"]), name, float(value))
+            for record in csv.DictReader(file)
+            for name, value in record.items()
+            if value and (name in CURVES or name.startswith(("train/", "gradient_norm/")))
+        ]

@@ -1,0 +1,175 @@
+"""What all runs of an ablation use, made once: the verifier, rows, answers to the suites' prompts, taps."""
+
+import json
+import platform
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
+from drafter.config import Config
+from drafter.data import answers
+from drafter.data.answers import digest
+from drafter.data.prompts import Prompt
+from drafter.data.rows import Row, Rows, make_rows, pad
+from drafter.data.taps import TapCache
+from drafter.export.record import provenance, write_json
+from drafter.models import BlockDiffusionDrafter
+from drafter.precision import choose
+from drafter.regenerate import regenerate
+from drafter.run import ROWS_PER_PASS, Material, held_out_batches, prepare, taps_of
+from drafter.verifier import Verifier
+from drafter.walk import Walk, leading_matches, walk
+
+RECORD = "ablation.json"
+
+
+class Shared:
+    """The part of an ablation that does not depend on the arm.
+
+    Args:
+        spec: of the ablation; its directory is claimed for it.
+    Raises:
+        ValueError: the directory holds runs that can't be compared with these; or what `prepare` raises.
+    """
+
+    def __init__(self, spec: Ablation):
+        self.spec, self.base = spec, spec.base_config()
+        prompts = spec.prompts()
+        self.material = prepare(self.base)
+        self.compare_laws = any(spec.config(*run).losses.compare_laws for run in spec.runs())
+        self._claim()
+        self.suites = {
+            name: self.material.held_out if name == HELD_OUT else self._answered(name, prompts[name])
+            for name in spec.suites
+        }
+        self._verifiers = {torch.float32: self.material.verifier}
+        self._taps: dict[tuple, TapCache] = {}
+        self._held_out: dict[tuple[int, ...], list[tuple[Rows, Tensor]]] = {}
+
+    def about(self) -> dict[str, str]:
+        """What a report says of all runs."""
+        rows = self.material.training
+        return {
+            "base recipe": " ".join([self.spec.base, *self.spec.overrides]),
+            "verifier": f"{self.base.verifier.source} ({self.material.verifier.fingerprint()})",
+            "training rows": f"{len(rows)}, {sum(len(row.answer) for row in rows)} answer tokens",
+            "precision": str(self.material.fast).removeprefix("torch."),
+            **{name: value for name, value in provenance().items()},
+            "hardware": hardware(self.material.device),
+        }
+
+    def precision(self, config: Config) -> torch.dtype:
+        """What a run trains in: the base's choice, measured once, unless the arm names another."""
+        same = config.training.precision == self.base.training.precision
+        return self.material.fast if same else choose(config.training.precision, self.material.device)
+
+    def verifier(self, dtype: torch.dtype) -> Verifier:
+        if dtype not in self._verifiers:
+            settings = self.base.verifier
+            self._verifiers[dtype] = Verifier.load(settings.source, dtype, self.material.device, settings.attention)
+        return self._verifiers[dtype]
+
+    def taps(
+        self, what: str, rows: list[Row], drafter: BlockDiffusionDrafter, dtype: torch.dtype, final: bool = False
+    ) -> TapCache:
+        key = (what, tuple(drafter.tap_layers), dtype, final)
+        if key not in self._taps:
+            self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final)
+        return self._taps[key]
+
+    def training_taps(self, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapCache | None:
+        """Of the training rows, with the final states where any arm wants them; None where steps make their own."""
+        if self.base.data.taps == "online":
+            return None
+        return self.taps("training rows", self.material.training, drafter, dtype, self.compare_laws)
+
+    def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
+        """Batches that training validates on."""
+        key = tuple(drafter.tap_layers)
+        if key not in self._held_out:
+            taps = self.taps(HELD_OUT, self.material.held_out, drafter, torch.float32)
+            self._held_out[key] = held_out_batches(self.material, taps)
+        return self._held_out[key]
+
+    def walks(self, drafter: BlockDiffusionDrafter) -> dict[str, list[Walk]]:
+        """Cycles along the answer to each prompt of each suite, in float32."""
+        verifier, length = self.material.verifier, drafter.block_size - 1
+        found = {}
+        for name, rows in self.suites.items():
+            taps = self.taps(name, rows, drafter, torch.float32)
+            order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+            walks: dict[int, Walk] = {}
+            for start in tqdm(range(0, len(order), ROWS_PER_PASS), desc=f"walk of {name}", leave=False):
+                some = order[start : start + ROWS_PER_PASS]
+                batch = pad([rows[index] for index in some]).to(verifier.device)
+                leading = leading_matches(drafter, verifier, batch, taps.padded(some).to(verifier.device))
+                walks |= {index: walk([row], length) for index, row in zip(some, leading, strict=True)}
+            found[name] = [walks[index] for index in range(len(rows))]
+        return found
+
+    def _answered(self, name: str, prompts: list[Prompt]) -> list[Row]:
+        """Prompts of a suite with the verifier's own greedy answers, made in float32 and kept beside the runs."""
+        path = self.spec.directory / "answers" / f"{Path(name).stem}-{digest(prompts)}.parquet"
+        settings = self.base.data
+        if not path.is_file():
+            with tqdm(total=len(prompts), desc=f"answers to {name}", unit="row") as bar:
+                regenerate(
+                    self.material.verifier,
+                    prompts,
+                    path,
+                    settings.max_new_tokens,
+                    settings.batch_size,
+                    lambda done, _: bar.update(done - bar.n),
+                )
+        rows, _ = answers.read(path)
+        return make_rows(rows, self.material.verifier, self._context)
+
+    @cached_property
+    def _context(self) -> int:
+        return self.material.verifier.config.max_position_embeddings
+
+    def _claim(self) -> None:
+        """Take the directory for these runs, or go on with the runs in it.
+
+        Raises:
+            ValueError: other runs are in it.
+        """
+        material: Material = self.material
+        record = {
+            "recipe": recipe_of(self.base),
+            "verifier": material.verifier.fingerprint(),
+            "answers": digest([{"ids": row.ids, "start": row.start} for row in material.training + material.held_out]),
+            "suites": {"names": self.spec.suites, "suite_prompts": self.spec.suite_prompts},
+        }
+        path = self.spec.directory / RECORD
+        if path.is_file():
+            known: dict[str, Any] = json.loads(path.read_text())
+            precision = known.pop("precision")
+            found = json.loads(json.dumps(record))
+            other = list(differences({"known": known, "now": found})["now"])
+            if other:
+                raise ValueError(
+                    f"output={self.spec.output!r}: holds runs that can't be compared with these (other "
+                    f"{', '.join(key.removeprefix('recipe.') for key in other)}); choose another output or delete it"
+                )
+            self.material = replace(material, fast=getattr(torch, precision))
+        else:
+            self.spec.directory.mkdir(parents=True, exist_ok=True)
+            write_json(path, {**record, "precision": str(material.fast).removeprefix("torch.")})
+
+
+def hardware(device: str) -> str:
+    """The processor, its threads in use, and the GPU if there is one."""
+    found = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        found = names[0] if names else found
+    cpu = f"{found}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(device)}; {cpu}" if device.startswith("cuda") else cpu

@@ -1,0 +1,44 @@
+"""A base recipe, named arms of overrides, seeds → report.md, report.html, CSV files and pictures of what each buys.
+
+A killed ablation goes on with the runs that are not finished. `key=value` overrides the ablation's own keys (seeds,
+suites, suite_prompts, output, processes, ...), every other key the base recipe, for all arms. Exit code 1 if a run
+failed.
+"""
+
+from argparse import SUPPRESS, ArgumentParser, Namespace
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("ablation", metavar="ABLATION", help="YAML file; those that ship are in recipes/ablations/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--report-only", action="store_true", help="build the report again from the CSV files alone")
+    parser.add_argument("--share", help=SUPPRESS)  # i/n: every n-th run from the i-th on; for the processes of one
+
+
+def run(parsed: Namespace) -> None:
+    from drafter.ablation.spec import load
+
+    spec = load(parsed.ablation, parsed.overrides)
+    from drafter.ablation import report, runner, tables  # late: a wrong file should not wait for torch
+
+    if parsed.report_only:
+        report.build(spec.directory)
+        print(spec.directory / "report.md")
+        return
+    if parsed.share:
+        index, count = map(int, parsed.share.split("/"))
+        runner.run_all(spec, (index, count))
+        return
+    if spec.processes > 1:
+        runner.spread(spec, [parsed.ablation, *parsed.overrides])
+    else:
+        runner.run_all(spec)
+    results = runner.results(spec)
+    tables.write(spec, results)
+    report.build(spec.directory)
+    print(spec.directory / "report.md")
+    broken = [result for result in results if result["status"] != "finished"]
+    for result in broken:
+        print(f"{result['arm']}, seed {result['seed']}: {result['status']}: {result['error']}")
+    if broken:
+        raise SystemExit(1)

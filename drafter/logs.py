@@ -23,7 +23,7 @@ def callbacks(folder: Path, max_steps: int) -> list[Callback]:
 def loggers(part: Path, directory: Path) -> list[Logger]:
     """CSV into `part`, TensorBoard beside the run."""
     return [
-        CSVLogger(part.parent, name="", version=part.name, flush_logs_every_n_steps=1),
+        CSVLogger(part.parent, name="", version=part.name),
         TensorBoardLogger(directory, name="", version="tensorboard"),
     ]
 

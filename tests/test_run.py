@@ -1,0 +1,206 @@
+"""A whole run: what it leaves, that it learns, and that a killed one ends as an undisturbed one."""
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT
+
+from drafter.config import load
+from drafter.logs import Metrics
+from drafter.run import train
+
+REQUIRED = {
+    "tokens_per_cycle",
+    "tokens_per_cycle_decoded",
+    "tokens_per_cycle_untrained",
+    "speedup",
+    "verifier_calls",
+    "greedy_mismatches",
+    "parameters",
+    "steps",
+    "train_tokens",
+    "seconds",
+}
+DECIDED = ["tokens_per_cycle", "tokens_per_cycle_decoded", "tokens_per_cycle_untrained", "steps", "train_tokens"]
+
+
+def records(directory):
+    """The rows of metrics.csv, without empty cells."""
+    with (directory / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def losses(directory):
+    return [float(row["loss"]) for row in records(directory) if "loss" in row]
+
+
+def summary(directory):
+    return json.loads((directory / "summary.json").read_text())
+
+
+def test_the_summary_holds_what_a_run_must_show(finished_run):
+    found = summary(finished_run)
+    assert found.keys() >= REQUIRED
+    assert found["greedy_mismatches"] == 0
+    assert found["tokens_per_cycle_decoded"] == found["tokens_per_cycle_walk_of_decoded"]
+    assert 1 <= found["tokens_per_cycle"] <= 4
+    assert 0 < found["steps"] <= 50
+    assert found["verifier_calls"] <= found["verifier_calls_plain"]
+
+
+def test_a_run_leaves_its_files(finished_run):
+    for name in ("config.yaml", "metrics.csv", "curves.png", "accepted_per_slot.png", "export/model.safetensors"):
+        assert (finished_run / name).stat().st_size > 0
+    assert load(finished_run / "config.yaml").training.max_steps == 50
+
+
+def test_every_step_and_validation_is_logged_once(finished_run):
+    found = records(finished_run)
+    assert [int(row["step"]) for row in found if "loss" in row] == list(range(50))
+    assert [int(row["step"]) for row in found if "tokens_per_cycle_held_out" in row] == list(range(4, 50, 5))
+    terms = {f"{kind}/{name}" for kind in ("train", "gradient_norm") for name in ("decayed_ce", "first_error")}
+    assert terms < {name for row in found for name in row}
+
+
+def test_the_loss_falls(finished_run):
+    found = losses(finished_run)
+    assert sum(found[-10:]) / 10 < 0.9 * sum(found[:10]) / 10
+
+
+def test_checkpoints_hold_the_drafter_alone_and_load_safely(finished_run):
+    size = 4 * summary(finished_run)["parameters"]
+    for name, copies in (("best", 1), ("last", 3)):  # the last one has the optimiser's two moments, too
+        path = finished_run / f"checkpoints/{name}.ckpt"
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(key.startswith("drafter.") for key in state)
+        assert sum(weight.nbytes for weight in state.values()) == size
+        assert path.stat().st_size < copies * size + 150_000
+
+
+def test_the_best_checkpoint_is_the_best(finished_run):
+    walked = {
+        int(row["step"]): float(row["tokens_per_cycle_held_out"]) for row in records(finished_run) if len(row) < 6
+    }
+    best = max(walked.values())
+    assert summary(finished_run)["steps"] == min(step for step, value in walked.items() if value == best) + 1
+
+
+def test_a_finished_run_is_not_trained_again(finished_run, monkeypatch):
+    monkeypatch.setattr("drafter.training.DrafterModule.training_step", None)
+    before = summary(finished_run)
+    after = train(load(finished_run / "config.yaml"))
+    assert {name: after[name] for name in DECIDED} == {name: before[name] for name in DECIDED}
+    assert len(losses(finished_run)) == 50
+
+
+def killed(words, at):
+    """Run `train.py` in a process of its own that ends, with nothing said or flushed, inside training step `at`."""
+    script = """
+        import os, sys
+        import conftest
+        import train
+        from drafter.training import DrafterModule
+
+        step = DrafterModule.training_step
+
+        def step_or_die(self, batch, index):
+            if batch.number == int(sys.argv[1]):
+                os._exit(9)
+            return step(self, batch, index)
+
+        DrafterModule.training_step = step_or_die
+        train.main(sys.argv[2:])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(at), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_run_killed_twice_ends_as_an_undisturbed_one(finished_run, tiny_words, tmp_path, caplog):
+    """Killed before half of its steps, and in the step after the best checkpoint, when that is the newest."""
+    last = min(summary(finished_run)["steps"], 45)
+    words = tiny_words(tmp_path)
+    for at in (7, last):
+        assert killed(words, at).returncode == 9
+    assert not (tmp_path / "tiny/summary.json").exists()
+    with caplog.at_level(logging.INFO, "drafter"):
+        resumed = train(load(words[0], words[1:]))
+    assert f"resuming tiny at step {last} of 50" in caplog.text
+    assert losses(tmp_path / "tiny") == losses(finished_run)
+    assert sorted(map(str, records(tmp_path / "tiny"))) == sorted(map(str, records(finished_run)))
+    assert {name: resumed[name] for name in DECIDED} == {name: summary(finished_run)[name] for name in DECIDED}
+    one, other = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "tiny", finished_run)
+    )
+    assert all(torch.equal(one[name], weight) for name, weight in other.items())
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(finished_run, tiny_words, tmp_path, monkeypatch):
+    """Ctrl-C before the first checkpoint: what Lightning leaves then must not be taken for one."""
+    words = tiny_words(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def interrupt(self, batch, index):
+            raise KeyboardInterrupt
+
+        patch.setattr("drafter.training.DrafterModule.training_step", interrupt)
+        with pytest.raises(SystemExit):
+            train(load(words[0], words[1:]))
+    train(load(words[0], words[1:]))
+    assert losses(tmp_path / "tiny") == losses(finished_run)
+
+
+def test_a_run_of_another_recipe_is_refused(finished_run, tiny_words):
+    recipe, *overrides = tiny_words(finished_run.parent, "seed=1")
+    with pytest.raises(
+        ValueError, match=r"name='tiny': .* holds a run of another recipe; choose another name or delete"
+    ):
+        train(load(recipe, overrides))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["training.precision=bfloat16", "drafter.start=random", "drafter.vocabulary=full", "data.taps=online"],
+        ["training.accumulate=2", "drafter.vocabulary=20", "drafter.block_size=9", "training.log_every=100"],
+    ],
+    ids=["bfloat16, random, full, online", "accumulated, few tokens, long blocks, nothing logged"],
+)
+def test_other_recipes_run(tiny_words, tmp_path, settings):
+    recipe, *overrides = tiny_words(tmp_path, *settings)
+    quick = ["training.max_steps=3", "training.validate_every=null", "decoding.max_new_tokens=8"]
+    found = train(load(recipe, overrides + quick))
+    assert found["greedy_mismatches"] == 0
+    assert found["tokens_per_cycle_decoded"] == found["tokens_per_cycle_walk_of_decoded"]
+    assert found["steps"] == 3
+
+
+def test_cached_taps_train_like_online_ones(tiny_words, tmp_path):
+    found = {}
+    for taps in ("cached", "online"):
+        quick = [f"name={taps}", f"data.taps={taps}", "training.max_steps=6", "decoding.max_new_tokens=2"]
+        recipe, *overrides = tiny_words(tmp_path, *quick)
+        train(load(recipe, overrides))
+        found[taps] = losses(tmp_path / taps)
+    assert found["online"] == pytest.approx(found["cached"], rel=1e-4)
+    assert len(set(found["online"])) == 6
+
+
+def test_parts_of_metrics_are_merged_up_to_where_the_next_began(tmp_path):
+    metrics = Metrics(tmp_path)
+    for first, content in (
+        (0, "step,loss\n0,a\n1,b\n2,c\n3,d\n"),
+        (2, "step,loss,walk\n2,e,\n3,,f\n4,g,\n"),
+        (3, "loss,step\nh,3\n"),
+    ):
+        metrics.part(first).mkdir(parents=True)
+        (metrics.part(first) / "metrics.csv").write_text(content)
+    assert metrics.merged().read_text().split() == ["step,loss,walk", "0,a,", "1,b,", "2,e,", "3,h,"]

@@ -1,0 +1,151 @@
+"""What a training step scores, slot by slot in float64: inputs, labels, weights of the head, the verifier's law."""
+
+from types import SimpleNamespace
+
+import naive
+import pytest
+import torch
+from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_prompts, make_verifier
+
+from drafter.config import load
+from drafter.data.rows import Row, pad
+from drafter.data.taps import TapCache
+from drafter.training import DrafterModule, Steps
+
+
+@pytest.fixture(scope="module")
+def rows():
+    pairs = zip(make_prompts(), make_answers("llama"), strict=True)
+    return [Row(prompt + answer[: NEW_TOKENS - 5 * i], len(prompt), "", "") for i, (prompt, answer) in enumerate(pairs)]
+
+
+@pytest.fixture
+def make(tiny_words, tmp_path):
+    """A function: overrides, drafter → module and config, as a run would make them, without the run."""
+
+    def module(drafter, *overrides):
+        recipe, *words = tiny_words(tmp_path, "training.rows=3", "training.anchors=6", *overrides)
+        config = load(recipe, words)
+        made = DrafterModule(config, drafter, make_verifier("llama"), [])
+        made.trainer = SimpleNamespace(precision="32-true")
+        return made, config
+
+    return module
+
+
+def every_slot(drafter, batch):
+    """(row, block, slot, label, logits in float64) of every slot that has something to predict."""
+    verifier = make_verifier("llama")
+    head = verifier.head.double()
+    for row in range(len(batch.rows.ids)):
+        ids, supervised = batch.rows.ids[row].tolist(), batch.rows.supervised[row].tolist()
+        taps = verifier.taps(batch.rows.ids[row : row + 1], drafter.tap_layers)[0]
+        for block, anchor in enumerate(batch.anchors[row].tolist()):
+            labels = naive.slot_labels(ids, supervised, anchor, batch.used[row, block], drafter.block_size)
+            if labels:
+                held = torch.tensor([ids[anchor]] + [MASK_TOKEN] * (drafter.block_size - 1))
+                hidden = naive.fill_block(drafter, verifier.embed(held), taps[:anchor], anchor)
+                for slot, label in enumerate(labels):
+                    yield row, block, slot, label, head @ hidden[slot + 1]
+
+
+@pytest.mark.parametrize("taps", ["online", "cached"])
+def test_slot_k_is_scored_on_the_token_at_anchor_plus_k(rows, make, tmp_path, taps):
+    drafter = make_drafter(make_verifier("llama"))
+    module, config = make(drafter)
+    cache = TapCache(make_verifier("llama"), rows, drafter.tap_layers, tmp_path) if taps == "cached" else None
+    steps = Steps(rows, cache, config)
+    for number in (0, 1):
+        scores = module.scores(steps[number])
+        seen = torch.zeros_like(scores.valid)
+        for row, block, slot, label, logits in every_slot(drafter, steps[number]):
+            seen[row, block, slot] = True
+            assert scores.nll[row, block, slot].item() == pytest.approx(-logits.log_softmax(-1)[label].item(), rel=1e-3)
+            assert scores.hit[row, block, slot] == (logits.argmax() == label)
+        assert torch.equal(seen, scores.valid)
+        assert 20 < seen.sum() < seen.numel()
+
+
+@pytest.mark.parametrize("taps", ["online", "cached"])
+def test_laws_are_compared_where_the_verifier_predicts_the_slots_token(rows, make, tmp_path, taps):
+    drafter = make_drafter(make_verifier("llama"))
+    module, config = make(drafter, "losses.forward_kl.weight=1", "drafter.vocabulary=full", "training.temperature=2")
+    verifier = make_verifier("llama")
+    cache = TapCache(verifier, rows, drafter.tap_layers, tmp_path, final=True) if taps == "cached" else None
+    batch = Steps(rows, cache, config)[0]
+    scores = module.scores(batch)
+    wide = naive.wide(verifier.model)
+    for row, block, slot, _, logits in every_slot(drafter, batch):
+        before = int(batch.anchors[row, block]) + slot  # slot + 1 predicts the token behind this one
+        theirs = wide(input_ids=batch.rows.ids[row : row + 1, : before + 1]).logits[0, -1]
+        expected, found = (theirs / 2).softmax(-1), (logits / 2).log_softmax(-1)
+        divergence = (expected * (expected.log() - found)).sum()
+        assert scores.forward_kl[row, block, slot].item() == pytest.approx(divergence.item(), rel=2e-3)
+
+
+def test_a_draft_vocabulary_is_scored_through_its_head(rows, make):
+    drafter = make_drafter(make_verifier("llama"))
+    drafter.vocabulary = torch.arange(0, 288, 2)
+    module, config = make(drafter, "training.sampled_tokens=0")
+    batch = Steps(rows, None, config)[0]
+    scores = module.scores(batch)
+    slots = list(every_slot(drafter, batch))
+    scored = sorted({*drafter.vocabulary.tolist(), *(label for *_, label, _ in slots)})
+    for row, block, slot, label, logits in slots:
+        law = logits[scored].log_softmax(-1)
+        assert scores.nll[row, block, slot].item() == pytest.approx(-law[scored.index(label)].item(), rel=1e-3)
+
+
+def test_the_gradient_reaches_all_of_the_drafter_and_nothing_of_the_verifier(rows, make):
+    drafter = make_drafter(make_verifier("llama"))
+    module, config = make(drafter)
+    total, _ = config.losses(module.scores(Steps(rows, None, config)[0]))
+    total.backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in drafter.parameters())
+    assert all(weight.grad is None for weight in make_verifier("llama").model.parameters())
+    assert [name for name, _ in module.named_parameters()] == [
+        f"drafter.{name}" for name, _ in drafter.named_parameters()
+    ]
+
+
+def test_batches_are_a_function_of_seed_number_and_rank(rows, make):
+    _, config = make(make_drafter(make_verifier("llama")), "training.rows=2")
+    one, again = Steps(rows, None, config), Steps(rows, None, config)
+    assert torch.equal(one[5].anchors, again[5].anchors)
+    assert torch.equal(one[5].rows.ids, again[5].rows.ids)
+    assert not torch.equal(one[5].anchors, one[5 + one.order.steps_per_epoch].anchors)
+    ranks = [Steps(rows, None, config, rank, world=2)[1] for rank in range(2)]
+    seen = [{tuple(row.ids) for row in rows if row.ids[:3] in batch.rows.ids[:, :3].tolist()} for batch in ranks]
+    assert len(seen[0]) == len(seen[1]) == 2
+    assert not seen[0] & seen[1]
+
+
+def test_learning_rates_rise_then_fall_to_zero(rows, make):
+    module, config = make(make_drafter(make_verifier("llama")), "training.warmup=0.1", "training.max_steps=40")
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]
+    rates = []
+    for _ in range(41):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert schedule["interval"] == "step"
+    peak = config.training.learning_rate
+    assert rates[:4] == pytest.approx([peak * step / 4 for step in (1, 2, 3, 4)])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[22] == pytest.approx(peak / 2)
+    assert rates[40] == pytest.approx(0, abs=1e-9)
+
+
+def test_padding_is_no_context(rows, make):
+    """A row scores alone as it does beside a longer one."""
+    module, config = make(make_drafter(make_verifier("llama")))
+    batch = Steps(rows, None, config)[0]
+    whole = module.scores(batch)
+    for row in range(3):
+        length = int(batch.rows.supervised[row].nonzero().max()) + 1
+        alone = pad(
+            [Row(batch.rows.ids[row, :length].tolist(), int(batch.rows.supervised[row].int().argmax()), "", "")]
+        )
+        part = batch._replace(rows=alone, anchors=batch.anchors[row : row + 1], used=batch.used[row : row + 1])
+        torch.testing.assert_close(module.scores(part).nll[0], whole.nll[row], rtol=1e-4, atol=1e-4)

@@ -146,7 +146,7 @@ def _slots(page: Page, tables: Tables) -> None:
         for arm, (reached, kept) in arms.items():
             ends = first_rejections(tables, suite, arm)
             cells = [
-                f"{stayed / came if came else math.nan:.3f} / {end:.3f}"
+                f"{stayed / came:.3f} / {end:.3f}" if came else "never reached"
                 for came, stayed, end in zip(reached, kept, ends, strict=True)
             ]
             rows.append([arm, *cells, *[""] * (longest - len(cells))])
@@ -158,7 +158,8 @@ def _gradient_norms(page: Page, tables: Tables) -> None:
     page.heading("Gradient norm of each term")
     page.text(
         "In the slots' hidden states, without the coefficient: the mean over the last quarter of the steps logged and "
-        "over seeds. What a term weighs in a step is this times its coefficient, below."
+        "over seeds. What a term weighs in a step is this times its coefficient, below. `all` is of the whole "
+        "objective, in the drafter's parameters, before clipping."
     )
     terms = sorted({metric for _, metric in tables.curves if metric.startswith(NORM)})
     rows = []

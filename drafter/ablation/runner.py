@@ -6,12 +6,12 @@ import logging
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import torch
@@ -128,7 +128,6 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
     Raises:
         ValueError: anything that can be known to be wrong before the first training.
     """
-    unfinished(spec)
     shared = Shared(spec)
     own = set(spec.runs()[share[0] :: share[1]])
     todo = [run for run in unfinished(spec) if run[:2] in own]
@@ -160,7 +159,6 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
     Args:
         words: the command line of the ablation, which each process gets with its share.
     """
-    unfinished(spec)
     shared = Shared(spec)  # answers and taps are made here, once, and found by the processes
     for arm, seed in spec.runs():
         config = spec.config(arm, seed)
@@ -173,7 +171,7 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
         torch.cuda.empty_cache()
     gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     running = [
-        subprocess.Popen(
+        Popen(
             [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"],
             env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]},
         )

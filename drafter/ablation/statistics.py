@@ -15,7 +15,7 @@ Counts = Mapping[str, Tensor]  # emitted, cycles, accepted: [seeds, prompts] eac
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the interval that holds `SHARE` of its bootstrap draws."""
+    """A number with the interval that holds at least `SHARE` of its bootstrap draws."""
 
     value: float
     low: float
@@ -98,7 +98,7 @@ def average_gain(pairs: Mapping[str, tuple[Counts, Counts]], what: str = "emitte
 
 
 def interval(drawn: Tensor, value: float) -> Estimate:
-    """`value` with the interval between which `SHARE` of the draws lie, as many beyond each end."""
+    """`value` with the interval that holds at least `SHARE` of the draws, as many beyond each end."""
     ordered = drawn.sort().values
-    cut = round(len(ordered) * (1 - SHARE) / 2)
+    cut = int(len(ordered) * (1 - SHARE) / 2)
     return Estimate(value, float(ordered[cut]), float(ordered[-1 - cut]))

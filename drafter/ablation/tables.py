@@ -35,8 +35,8 @@ def write(spec: Ablation, results: Sequence[Record]) -> None:
         | {name: one[name] for name in COUNTS}
         | {f"{what}_{slot}": count for what in ("reached", "kept") for slot, count in enumerate(one[what], 1)}
         for run in finished
-        for suite, prompts in run["suites"].items()
-        for one in prompts
+        for suite in spec.suites
+        for one in run["suites"][suite]
     ]
     curves = [
         {"arm": run["arm"], "seed": run["seed"], "step": step, "metric": metric, "value": value}

@@ -270,10 +270,8 @@ def decode_both_ways(
     agreement = compare_greedy(material.verifier, drafter, prompts, settings.max_new_tokens)
     same = walk_along(agreement.plain, prompts, material.verifier, drafter)
 
-    quick = BlockDiffusionDrafter(drafter.config)
-    quick.load_state_dict(drafter.state_dict())
-    quick.vocabulary = drafter.vocabulary
-    quick.to(material.device, fast.dtype).eval()
+    exported = config.directory / "export"  # read, not cast: `.to` would round the frequencies of the positions, too
+    quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=material.device)
     costs = measure_costs(fast, quick)
     length, ideal_walk = choose_length(config, costs, module)
     speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length)

@@ -1,0 +1,151 @@
+"""What a user may get wrong: one line that names field, value and remedy, before any training."""
+
+import importlib
+import shutil
+from collections import namedtuple
+
+import pyarrow.parquet
+import pytest
+from conftest import ROOT, make_verifier
+
+import train
+from drafter.__main__ import main as drafter_main
+from drafter.data import answers
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch):
+    """Whatever is wrong here is found before the first step."""
+    monkeypatch.setattr("drafter.training.DrafterModule.training_step", None)
+
+
+def message_of(run, words):
+    """What the program ends with."""
+    with pytest.raises(SystemExit) as caught:
+        run(words)
+    message = caught.value.code
+    assert isinstance(message, str)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert "Traceback" not in message
+    return message.removeprefix("error: ")
+
+
+@pytest.fixture
+def complaint(tiny_words, tmp_path):
+    """A function: overrides → the line that `train.py` ends with."""
+
+    def run(*overrides):
+        message = message_of(train.main, tiny_words(tmp_path / "runs", *overrides))
+        assert not list((tmp_path / "runs").glob("*/checkpoints"))
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.learning_rat=1", "training.learning_rat: unknown key; did you mean training.learning_rate?"),
+        ("training.rows=many", "training.rows='many': Value 'many' of type 'str' could not be converted to Integer"),
+        ("drafter.block_size=1", "drafter.block_size=1: needs the anchor and at least one draft slot (>= 2)"),
+        ("drafter.tap_layers=[1,9]", "drafter.tap_layers=[1, 9]: name distinct layers in ascending order from 0 to 4"),
+        ("drafter.tap_layers=[1,5]", "drafter.tap_layers=[1, 5]: name distinct layers in ascending order from 0 to 4"),
+        ("drafter.num_taps=4", "drafter.num_taps=4: the verifier has room for 3; lower it or name tap_layers"),
+        ("drafter.mask_token_id=288", "drafter.mask_token_id=288: must be an id of the verifier, 0 to 287"),
+        ("drafter.mask_token_id=0", "drafter.mask_token_id=0: ends answers; choose an id that text never uses"),
+        ("drafter.num_layers=7", "drafter.num_layers=7: the verifier has only 6; start: random takes any"),
+        ("verifier.source=./none", "verifier.source='./none': no such file or directory; check the path"),
+        ("verifier.source=none.gguf", "verifier.source='none.gguf': no such file; check the path or reinstall"),
+        ("verifier.source=a/model", "verifier.source='a/model': can't be loaded as a causal LM"),
+        ("verifier.source=tiny-qwen3", "written by another verifier"),
+        ("verifier.device=gpu", "verifier.device='gpu': no such device; choose auto, cpu or cuda"),
+        ("verifier.attention=flash_attn", "attention='flash_attn': needs a CUDA device; use attention=sdpa"),
+        ("data.answers=none.parquet", "data.answers='none.parquet': no such file; make it with"),
+        ("data.sequence_length=9", "data.sequence_length=9: no row has room for its answer; raise it"),
+        ("data.validation_share=0.001", "data.validation_share=0.001: leaves 48 training and 0 held-out rows"),
+        ("training.rows=500", "training.rows: a step takes 500 rows, the data have"),
+        ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a held-out prompt has"),
+        ("drafter.start=./none", "no such directory; check the path"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(complaint, override, expected):
+    assert expected in complaint(override)
+
+
+def test_a_missing_recipe_ends_in_one_line():
+    assert message_of(train.main, ["nowhere.yaml"]).startswith("recipe='nowhere.yaml': no such file")
+
+
+def test_answers_cut_off_in_the_middle_end_in_one_line(complaint, tiny_answers, tmp_path):
+    content = tiny_answers.read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
+    assert "cut.parquet': cut off or damaged (" in complaint(f"data.answers={tmp_path / 'cut.parquet'}")
+
+
+def test_answers_without_rows_end_in_one_line(complaint, tmp_path):
+    answers.write(tmp_path / "empty.parquet", [], {})
+    assert "empty.parquet': holds no rows; " in complaint(f"data.answers={tmp_path / 'empty.parquet'}")
+
+
+def test_answers_with_foreign_ids_end_in_one_line(complaint, tiny_answers, tmp_path):
+    rows, manifest = answers.read(tiny_answers)
+    rows[7]["answer_ids"] = [3, 288]
+    answers.write(tmp_path / "foreign.parquet", rows, manifest)
+    found = complaint(f"data.answers={tmp_path / 'foreign.parquet'}")
+    assert "row 7 holds an id outside the verifier's vocabulary of 288" in found
+
+
+def test_another_kind_of_file_ends_in_one_line(complaint, tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "text.parquet")
+    assert "lacks the columns" in complaint(f"data.answers={tmp_path / 'text.parquet'}")
+
+
+@pytest.mark.parametrize("left", [[], ["config.json"]], ids=["empty", "without weights"])
+def test_a_directory_without_its_model_ends_in_one_line(complaint, tmp_path, left):
+    model = tmp_path / "model"
+    make_verifier("llama").model.save_pretrained(model)
+    for path in model.iterdir():
+        if path.name not in left:
+            path.unlink()
+    assert f"verifier.source='{model}': " in complaint(f"verifier.source={model}")
+
+
+def test_a_full_disk_ends_in_one_line(complaint, monkeypatch):
+    usage = namedtuple("usage", ["total", "used", "free"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    assert "data.taps='cached': needs" in complaint("seed=1", "data.validation_rows=3")
+
+
+def test_a_path_that_cannot_be_written_ends_in_one_line(tiny_words, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = message_of(train.main, tiny_words(tmp_path / "file"))
+    assert message == f"{tmp_path / 'file' / 'tiny'}: Not a directory; free space or choose another path"
+
+
+def test_a_recipe_put_right_runs_under_the_same_name(complaint, tiny_words, tmp_path, monkeypatch):
+    """A failed start claims nothing."""
+    complaint("drafter.tap_layers=[9]")
+    run = importlib.import_module("drafter.run")
+    reached = []
+    monkeypatch.setattr(run, "fit", lambda *_: reached.append(True) or (_ for _ in ()).throw(ValueError("far enough")))
+    assert message_of(train.main, tiny_words(tmp_path / "runs")) == "far enough"
+    assert reached
+
+
+def test_regenerate_ends_in_one_line(tiny_answers, tmp_path, monkeypatch):
+    recipe = str(ROOT / "recipes/tiny.yaml")
+    there = f"data.answers={tiny_answers}"
+    assert "exists already; delete it, or name another with --out" in message_of(
+        drafter_main, ["regenerate", recipe, there]
+    )
+    elsewhere = f"data.answers={tmp_path / 'a.parquet'}"
+    monkeypatch.setattr("drafter.regenerate.standard_library", lambda *_: [])
+    assert "data.prompts: asks for none" in message_of(drafter_main, ["regenerate", recipe, elsewhere])
+    assert "no such file" in message_of(drafter_main, ["regenerate", "nowhere.yaml"])
+
+
+def test_help_is_help(capsys):
+    assert train.main(["--help"]) == 0
+    assert "python train.py RECIPE.yaml [key=value ...]" in capsys.readouterr().out
+    assert train.main([]) == 2

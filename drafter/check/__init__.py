@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from drafter.check.behaviour import TOLERANCE, check_behaviour
-from drafter.check.fields import RULES, check_fields
+from drafter.check.fields import check_fields
 from drafter.check.report import Finding, Report
 from drafter.check.tensors import check_files, check_tensors, check_tokenizer, check_vocabulary
 from drafter.check.verifier import VerifierFacts
 from drafter.export.record import read_record
 from drafter.export.serve import serve_commands
-from drafter.layouts import Layout, detect
+from drafter.layouts import RULES, Layout, detect
 from drafter.models.storage import read_config
 from drafter.weights import Weights
 

@@ -5,59 +5,15 @@ missing tap list; where a field is missing, engines fill in a default that is ra
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drafter.check.report import Finding
 from drafter.check.verifier import SGLANGS_MASK, VerifierFacts
-from drafter.layouts import MISSING, Layout, get
+from drafter.layouts import MISSING, RULES, Layout, get
+from drafter.layouts.rules import KIND, exactly
 from drafter.layouts.speculators import EXTRAS, PROPOSALS
 
-DTYPES = ("bfloat16", "float16", "float32")
-KIND = "full_attention"
-
-
-def _positive(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is(*allowed: Any) -> Callable[[Any], bool]:
-    return lambda value: any(type(value) is type(one) and value == one for one in allowed)
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "hidden_size": (_positive, "the verifier's width, an integer"),
-    "intermediate_size": (_positive, "the rows of mlp.gate_proj, an integer"),
-    "num_hidden_layers": (_positive, "the drafter's depth, an integer >= 1"),
-    "num_attention_heads": (_positive, "an integer >= 1"),
-    "num_key_value_heads": (_positive, "an integer that divides num_attention_heads"),
-    "head_dim": (lambda value: _positive(value) and value % 2 == 0, "an even integer, the length of q_norm"),
-    "hidden_act": (_is("silu"), '"silu", the activation that engines run'),
-    "rms_norm_eps": (lambda value: type(value) is float and 0 < value < 0.01, "a small number such as 1e-6"),
-    "attention_bias": (lambda value: type(value) is bool, "true or false"),
-    "vocab_size": (_positive, "the verifier's vocabulary, an integer"),
-    "max_position_embeddings": (_positive, "the verifier's context, an integer"),
-    "rope_theta": (lambda value: type(value) in (int, float) and value > 1, "the verifier's RoPE base"),
-    "rope_parameters": (
-        lambda value: isinstance(value, dict),
-        '{"rope_type": "default", "rope_theta": the verifier\'s}',
-    ),
-    "layer_types": (lambda value: isinstance(value, list), f'["{KIND}", ...], one per layer'),
-    "sliding_window": (_is(None), "null: no layer slides"),
-    "is_causal": (_is(False), "false: every slot of a block sees all others"),
-    "tie_word_embeddings": (_is(False), "false: a drafter has no embedding and no head to tie"),
-    "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
-    "block_size": (lambda value: type(value) is int and value >= 2, "an integer >= 2, the anchor included"),
-    "num_target_layers": (_positive, "the verifier's depth, an integer"),
-    "mask_token_id": (lambda value: type(value) is int and value >= 0, "the id that filled masked slots in training"),
-    "target_layer_ids": (
-        lambda value: isinstance(value, list) and bool(value) and all(type(one) is int for one in value),
-        "a list of the verifier's tapped layers",
-    ),
-    "draft_vocab_size": (_positive, "the number of tokens that may be proposed"),
-    "verifier_name": (lambda value: isinstance(value, str) and bool(value), "the verifier's hub id or directory"),
-    "verifier_architectures": (lambda value: isinstance(value, list) and bool(value), "the verifier's architectures"),
-}
 HARMLESS = {
     "attention_dropout": None,
     "bos_token_id": None,
@@ -68,8 +24,8 @@ HARMLESS = {
     "torch_dtype": None,
     "transformers_version": None,
     "use_cache": None,
-    "rope_scaling": _is(None),
-    "use_sliding_window": _is(False),
+    "rope_scaling": exactly(None),
+    "use_sliding_window": exactly(False),
 }
 """Fields that transformers adds and that change nothing, and the only value of those that could."""
 
@@ -104,7 +60,7 @@ def _fixed(config: Mapping[str, Any], layout: Layout) -> Iterator[Finding]:
         value = get(config, path)
         if value is MISSING:
             yield Finding(path, f"{path} is missing: write {_json(expected)}")
-        elif path == "speculators_version":
+        elif path == "speculators_version" and isinstance(value, str):
             continue
         elif type(value) is not type(expected) or value != expected:
             why = "; `false` makes vLLM's every layer causal" if path == "sliding_window_non_causal" else ""
@@ -138,7 +94,7 @@ def _agreement(
 ) -> Iterator[Finding]:
     """Facts against the verifier's and against those of training."""
     for fact, value in good.items():
-        path, shown = layout.places.get(fact, fact), _shown(value, fact, layout)
+        path, shown = layout.places.get(fact) or EXTRAS[fact], _shown(value, fact, layout)
         if value != trained.get(fact, value):
             yield Finding(
                 path, f"{path}={shown}: it was trained with {_shown(trained[fact], fact, layout)}; write that"

@@ -52,12 +52,14 @@ class VerifierFacts:
         except (OSError, ValueError):
             generation = GenerationConfig()
         config = whole.get_text_config()
-        truths = {
+        truths: dict[str, Any] = {
             "hidden_size": config.hidden_size,
             "vocab_size": config.vocab_size,
             "num_target_layers": config.num_hidden_layers,
             "rope_theta": rope_base(config),
         }
+        if whole.architectures:
+            truths["verifier_architectures"] = list(whole.architectures)
         special = _special(config, generation, tokenizer)
         return cls(
             source,

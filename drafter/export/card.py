@@ -38,7 +38,9 @@ def card(directory: Path) -> str:
     recipe = record.get("recipe") or {}
     verifier = (recipe.get("verifier") or {}).get("source", "VERIFIER")
     name = recipe.get("name") or directory.name.strip(".").removesuffix(".unfinished")
-    matter: dict[str, Any] = {"tags": TAGS, "base_model": verifier}
+    matter: dict[str, Any] = {"tags": TAGS}
+    if verifier.count("/") == 1 and not verifier.startswith((".", "/", "~")):
+        matter["base_model"] = verifier  # a name on the hub
     if record.get("verifier_licence"):
         matter["license"] = record["verifier_licence"]
     parts = [

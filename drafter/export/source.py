@@ -14,7 +14,7 @@ from drafter.export.record import checksum, read_record
 from drafter.layouts import shapes
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import BlockDiffusionConfig
-from drafter.models.storage import Stored, facts_of, find, settings_of
+from drafter.models.storage import Stored, facts_of, find
 
 PREFIX = "drafter."
 
@@ -73,9 +73,8 @@ def open_source(source: str | Path) -> Source:
 def of_directory(directory: Path) -> Source:
     """A drafter in any layout; where its checksums were recorded, they must hold."""
     stored = Stored(directory)
-    config = BlockDiffusionConfig(**settings_of(stored.facts))
+    config = stored.build(BlockDiffusionConfig)
     facts = facts_of(config, stored["norm.weight"].dtype)
-    stored.check(shapes(facts).items())
     record = read_record(directory)
     sums = record.get("sha256") or {}
 

@@ -6,9 +6,10 @@ from typing import Any
 from drafter.layouts.base import FACTS, MISSING, Layout, get, shapes
 from drafter.layouts.canonical import CANONICAL
 from drafter.layouts.native import TRANSFORMERS
+from drafter.layouts.rules import RULES
 from drafter.layouts.speculators import SPECULATORS
 
-__all__ = ["FACTS", "LAYOUTS", "MISSING", "Layout", "detect", "get", "shapes"]
+__all__ = ["FACTS", "LAYOUTS", "MISSING", "RULES", "Layout", "detect", "get", "shapes"]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CANONICAL, TRANSFORMERS, SPECULATORS)}
 

@@ -39,6 +39,9 @@ FACTS = (
 )
 
 
+DEEPEST = 1000  # a number beyond is a slip, and would be asked for all its tensors
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way of writing a drafter.
@@ -122,7 +125,13 @@ def put(config: dict[str, Any], path: str, value: Any) -> None:
 
 
 def shapes(facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a drafter, under our names, with its shape."""
+    """Every tensor of a drafter, under our names, with its shape.
+
+    Raises:
+        ValueError: the depth is no drafter's.
+    """
+    if not 1 <= facts["num_hidden_layers"] <= DEEPEST:
+        raise ValueError(f"num_hidden_layers={facts['num_hidden_layers']}: must lie between 1 and {DEEPEST}")
     width, inner, head = facts["hidden_size"], facts["intermediate_size"], facts["head_dim"]
     queries, keys = facts["num_attention_heads"] * head, facts["num_key_value_heads"] * head
     found: dict[str, tuple[int, ...]] = {

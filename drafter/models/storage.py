@@ -10,13 +10,16 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from drafter.layouts import FACTS, Layout, detect, get, shapes
+from drafter.layouts import FACTS, RULES, Layout, detect, get, shapes
+from drafter.layouts.rules import KIND
 from drafter.weights import SHARD_BYTES, Entry, Weights, write
 
 log = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "draft_vocabulary.json"  # no safetensors: vLLM reads every such file of a directory as weights
 NESTED = ("mask_token_id", "target_layer_ids")
+LENIENT = ("num_target_layers", "vocab_size", "dtype", "verifier_name", "verifier_architectures")
+"""Facts that a published drafter may leave open."""
 BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
 """What some exporters add: the verifier's own tensors, and the draft vocabulary as engines read it."""
 
@@ -57,21 +60,38 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         if isinstance(nested, Mapping) and nested.get(fact) is not None:
             facts[fact] = nested[fact]
     if facts.get("rope_parameters") is None:
-        base = facts.get("rope_theta", 10000.0)  # Qwen3Config's own default
-        facts["rope_parameters"] = {"rope_type": "default"} | (config.get("rope_scaling") or {}) | {"rope_theta": base}
+        scaled = config.get("rope_scaling")
+        plain = {"rope_type": "default", "rope_theta": facts.get("rope_theta", 10000.0)}  # Qwen3Config's own default
+        facts["rope_parameters"] = {**plain, **scaled} if isinstance(scaled, Mapping) else plain
     if facts.get("is_causal") is None:
         facts["is_causal"] = bool(get(config, "dflash_config.causal"))
     facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
     for fact in (*NESTED, "hidden_size", "num_hidden_layers", "block_size"):
         if fact not in facts or facts[fact] is None:
             raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")
-    kinds = set(facts.get("layer_types") or ())
-    if kinds - {"full_attention"} or facts["is_causal"]:
+    if any(get(config, path) is True for path in ("sample_from_anchor", "dflash_config.sample_from_anchor")):
+        raise ValueError("config.json: sample_from_anchor=true: such drafters predict from slot 0; choose another")
+    _check_kinds(facts)
+    for fact, value in facts.items():
+        if fact in LENIENT and not value:
+            continue
+        if not RULES[fact][0](value):
+            place = layout.places.get(fact, fact)
+            raise ValueError(f"config.json: {place}={json.dumps(value, default=str)[:100]}: must be {RULES[fact][1]}")
+    return facts
+
+
+def _check_kinds(facts: dict[str, Any]) -> None:
+    """Raise a ValueError unless every layer attends to everything, in both directions."""
+    kinds = facts.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise ValueError(f"config.json: layer_types={str(kinds)[:100]}: must be {RULES['layer_types'][1]}")
+    if set(kinds or ()) - {KIND} or facts["is_causal"] is not False:
         raise ValueError(
-            f"config.json: layer_types={sorted(kinds)}, is_causal={facts['is_causal']}: only drafters with "
+            f"config.json: layer_types={sorted(set(kinds or ()))}, is_causal={facts['is_causal']}: only drafters with "
             "bidirectional full attention can be read; choose another"
         )
-    return facts
+    facts["sliding_window"] = None  # of no layer
 
 
 class Stored:
@@ -95,6 +115,19 @@ class Stored:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.weights[self.layout.tensor(name)]
+
+    def build(self, kind: Any) -> Any:
+        """The config of class `kind`, once the tensors are found to be those that it asks for."""
+        rope = self.facts["rope_parameters"]
+        if rope.get("rope_type") != "default" or not RULES["rope_theta"][0](rope.get("rope_theta")):
+            raise ValueError(f"{self.directory}: rope_parameters={rope}: must be {RULES['rope_parameters'][1]}")
+        try:
+            config = kind(**settings_of(self.facts))
+        except StrictDataclassError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"{self.directory}: {reason}; correct config.json") from None
+        self.check(shapes(facts_of(config, torch.float32)).items())
+        return config
 
     def check(self, expected: Iterable[tuple[str, tuple[int, ...]]]) -> None:
         """Raise a ValueError unless exactly the tensors (name, shape) are there."""
@@ -191,11 +224,7 @@ def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) 
         dtype: None for the stored one.
     """
     stored = Stored(find(source))
-    try:
-        config = kind.config_class(**settings_of(stored.facts))
-    except StrictDataclassError as error:
-        raise ValueError(f"{stored.directory}: {str(error).splitlines()[-1].strip()}; correct config.json") from None
-    stored.check(shapes(facts_of(config, torch.float32)).items())
+    config = stored.build(kind.config_class)
     dtype = stored["norm.weight"].dtype if dtype is None else dtype
     with torch.device("meta"):
         drafter = kind(config)

@@ -15,11 +15,10 @@ from defects import DEFECTS
 from drafter import tiny
 from drafter.check import check
 from drafter.check.behaviour import leaks
-from drafter.check.fields import RULES
 from drafter.check.verifier import VerifierFacts
 from drafter.evaluate import compare_greedy
 from drafter.export import convert
-from drafter.layouts import FACTS, LAYOUTS
+from drafter.layouts import FACTS, LAYOUTS, RULES
 
 REMEDY = re.compile(
     r"write|must|export|remove|name |correct|choose|copy|train with|check|download|train again|start from"
@@ -132,10 +131,17 @@ def test_drift_is_judged_by_the_gain_over_plain_decoding(copied):
 
 def test_a_verifier_is_read_without_its_weights(tmp_path):
     model, tokenizer = tiny.build(FAMILY)
+    model.config.architectures = ["Qwen3ForCausalLM"]
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     facts = VerifierFacts.load(str(tmp_path))
-    assert facts.truths == {"hidden_size": 64, "vocab_size": 288, "num_target_layers": 6, "rope_theta": 10000.0}
+    assert facts.truths == {
+        "verifier_architectures": ["Qwen3ForCausalLM"],
+        "hidden_size": 64,
+        "vocab_size": 288,
+        "num_target_layers": 6,
+        "rope_theta": 10000.0,
+    }
     assert facts.special == {0: "eos and pad"}
     with pytest.raises(ValueError, match="can't be read"):
         VerifierFacts.load("someone/unknown")

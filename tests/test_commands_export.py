@@ -5,56 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from conftest import make_answers, make_memorising, make_verifier
+from conftest import make_memorising, make_verifier
 from test_export_layouts import same_files
+from tiny_run import FAMILY, SOURCE, make_run
 
-from drafter import config as configs
 from drafter.__main__ import main
-from drafter.data import answers
-from drafter.export import convert, export
-from drafter.export.card import add_results, card
-from drafter.export.hub import push
-from drafter.export.record import front_matter, licence
+from drafter.export import convert
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
-from drafter.run import train
-
-FAMILY = "llama"
-SOURCE = f"tiny-{FAMILY}"
-RECIPE = Path(__file__).parent.parent / "recipes/tiny.yaml"
 
 
 @pytest.fixture(scope="session")
 def run_directory(tmp_path_factory):
-    """A run of the tiny recipe, of four steps."""
-    folder = tmp_path_factory.mktemp("runs")
-    verifier = make_verifier(FAMILY)
-    rows = [
-        {
-            "source": f"document {index}",
-            "kind": "test",
-            "prompt": f"Question {index}?",
-            "answer_ids": answer,
-            "stop": "length",
-        }
-        for index, answer in enumerate(make_answers(FAMILY) * 3)
-    ]
-    answers.write(folder / "answers.parquet", rows, {"verifier": verifier.fingerprint(), "rows": len(rows)})
-    words = {
-        "name": "tiny",
-        "output": folder,
-        "data.answers": folder / "answers.parquet",
-        "data.validation_rows": 4,
-        "training.max_steps": 4,
-        "training.validate_every": 2,
-        "decoding.prompts": 1,
-        "decoding.max_new_tokens": 8,
-    }
-    train(configs.load(RECIPE, [f"{key}={value}" for key, value in words.items()]))
-    return folder / "tiny"
+    return make_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -234,105 +199,3 @@ def test_help_of_both_commands():
             [sys.executable, "-m", "drafter", command, "--help"], capture_output=True, text=True, timeout=60, check=True
         )
         assert "usage: python -m drafter" in done.stdout
-
-
-def test_the_model_card_says_what_was_measured(run_directory, exported, tmp_path):
-    (tmp_path / "evaluation.json").write_text(
-        json.dumps({"suites": {"humaneval": {"tokens_per_cycle": 1.91, "low": 1.85, "high": 1.97, "prompts": 164}}})
-    )
-    main(["export", str(exported), str(tmp_path / "card"), "--evaluation", str(tmp_path / "evaluation.json")])
-    text = (tmp_path / "card/README.md").read_text()
-    for line in (
-        f"base_model: {SOURCE}",
-        "| humaneval | 1.910 | 1.850 to 1.970 | 164 |",
-        "| decayed_ce | 1.0 | mean |",
-        "| chain_reward | 0.1 |",
-        "| fingerprint of its weights |",
-        "vllm serve",
-    ):
-        assert line in text, line
-    run_card = card(run_directory / "export")
-    for line in (
-        "| held-out | ",
-        "| plain loop | ",
-        "Speed-up over the faster plain way",
-        "| commit | ",
-        "| rows | 18 |",
-    ):
-        assert line in run_card, line
-    data = huggingface_hub.ModelCard(text).data
-    assert data.base_model == SOURCE
-    assert "dflash" in data.tags
-
-
-def test_the_card_of_a_published_drafter_claims_nothing(tmp_path):
-    export(make_memorising(FAMILY), tmp_path / "out", {})
-    text = (tmp_path / "out/README.md").read_text()
-    assert text.count("Not measured.") == 2
-    assert "not stated" in text
-    add_results(tmp_path / "out", {"suites": {"x": {"tokens_per_cycle": 2.0}}})
-    assert "| x | 2.000 |" in (tmp_path / "out/README.md").read_text()
-
-
-def test_the_licence_comes_from_the_verifiers_own_card(tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Model\n")
-    assert licence(str(tmp_path)) == "apache-2.0"
-    (tmp_path / "README.md").write_text("# Model\n")
-    assert licence(str(tmp_path)) is None
-    assert licence("someone/unknown") is None
-    assert front_matter(tmp_path / "README.md") == {}
-
-
-class FakeHub:
-    calls: list
-
-    def __init__(self):
-        FakeHub.calls = []
-
-    def create_repo(self, repository, **settings):
-        self.calls.append(("create", repository, settings))
-        return f"https://huggingface.co/{repository}"
-
-    def upload_folder(self, **settings):
-        self.calls.append(("upload", settings))
-
-
-@pytest.mark.parametrize("words", [[], ["--public"]])
-def test_a_good_export_is_pushed_privately_unless_told(run_directory, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
-    main(["export", str(run_directory / "export"), str(tmp_path / "out"), "--push", "someone/tiny", *words])
-    (_, name, made), (_, sent) = FakeHub.calls
-    assert (name, made["private"]) == ("someone/tiny", not words)
-    assert sent["folder_path"] == tmp_path / "out"
-    chosen = list(
-        huggingface_hub.utils.filter_repo_objects(
-            [path.name for path in (tmp_path / "out").iterdir()], allow_patterns=sent["allow_patterns"]
-        )
-    )
-    assert sorted(chosen) == sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert "huggingface.co/someone/tiny" in capsys.readouterr().out
-
-
-def test_a_bad_export_is_not_pushed(run_directory, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
-    FakeHub.calls = []
-    words = ["--push", "someone/tiny", "--verifier", "tiny-qwen2"]
-    with pytest.raises(SystemExit) as stop:
-        main(["export", str(run_directory / "export"), str(tmp_path / "out"), *words])
-    assert "nothing was uploaded" in str(stop.value)
-    assert FakeHub.calls == []
-
-
-def test_push_needs_a_verifier_to_check_against(tmp_path):
-    export(make_memorising(FAMILY), tmp_path / "out", {})
-    with pytest.raises(SystemExit) as stop:
-        main(["export", str(tmp_path / "out"), str(tmp_path / "again"), "--push", "someone/tiny"])
-    assert "say against what with --verifier" in str(stop.value)
-
-
-def test_push_without_network_says_so(exported, monkeypatch):
-    """The hub's own client, which refuses before it opens a connection."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="push='someone/tiny': not uploaded") as error:
-        push(exported, "someone/tiny")
-    assert "\n" not in str(error.value)

@@ -37,13 +37,15 @@ def own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture
-def users_cache(monkeypatch):
+@pytest.fixture(scope="module")
+def users_cache(own_cache):
     """The user's cache, for the real verifier: converting it takes half a minute."""
-    if USERS_CACHE is None:
-        monkeypatch.delenv("BLOCK_DRAFTER_CACHE")
-    else:
-        monkeypatch.setenv("BLOCK_DRAFTER_CACHE", USERS_CACHE)
+    with pytest.MonkeyPatch.context() as patch:
+        if USERS_CACHE is None:
+            patch.delenv("BLOCK_DRAFTER_CACHE")
+        else:
+            patch.setenv("BLOCK_DRAFTER_CACHE", USERS_CACHE)
+        yield
 
 
 @cache

@@ -1,0 +1,112 @@
+"""The real verifier: its tokenizer as repaired, the answers that ship, decoding with a drafter of its own layers.
+
+Slow, and in the user's cache, where the converted model is kept.
+"""
+
+import pytest
+from conftest import ROOT, plain_generate
+
+from drafter.config import load
+from drafter.conversion import resolve
+from drafter.data import answers
+from drafter.decode import SpeculativeDecoder
+from drafter.evaluate import TIE, compare_greedy, margin
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.block_diffusion import config_for
+from drafter.models.start import start_from_verifier
+from drafter.probe import walk_along
+from drafter.verifier import Verifier
+
+pytestmark = pytest.mark.slow
+RECIPE = ROOT / "recipes/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def smollm2(users_cache):
+    return Verifier.load("smollm2")
+
+
+@pytest.fixture(scope="module")
+def shipped(config):
+    path = ROOT / config.data.answers
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return answers.read(path)
+
+
+def same_but_for_ties(verifier, prompt, one, other):
+    """Whether two answers are equal up to the first place where the two best tokens are one value to float32."""
+    for at, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return margin(verifier, prompt + one[:at]) < TIE
+    return len(one) == len(other)
+
+
+def test_the_model_is_what_its_note_says(smollm2):
+    assert smollm2.num_layers == 30
+    assert smollm2.head.shape == (49_152, 576)
+    assert smollm2.stop_ids == (2,)
+    assert smollm2.config.max_position_embeddings == 8192
+    assert resolve("smollm2") == resolve("smollm2")
+
+
+def test_every_digit_is_a_token(smollm2):
+    tokenizer = smollm2.tokenizer
+    for text in ("1234", "x = 10 + 255", "in 2024, 3.14159"):
+        pieces = [tokenizer.decode([token]) for token in tokenizer.encode(text)]
+        assert "".join(pieces) == text
+        assert all(len(piece.strip()) == 1 for piece in pieces if any(letter.isdigit() for letter in piece))
+
+
+def test_prompts_go_through_the_chat_template(smollm2, config):
+    ids = smollm2.chat_ids("What is 2 + 2?")
+    text = smollm2.tokenizer.decode(ids)
+    assert text.endswith("<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n")
+    assert config.drafter.mask_token_id not in ids
+
+
+def test_text_survives_the_tokenizer(smollm2):
+    text = (ROOT / "drafter/blocks.py").read_text()
+    assert smollm2.tokenizer.decode(smollm2.tokenizer.encode(text)) == text
+
+
+def test_greedy_answers_are_those_of_generate(smollm2):
+    prompt = smollm2.chat_ids("Name three colours.")
+    ours = SpeculativeDecoder(smollm2).generate([prompt], 24)[0].token_ids
+    assert same_but_for_ties(smollm2, prompt, plain_generate(smollm2, prompt, 24), ours)
+
+
+def test_shipped_answers_are_the_verifiers(smollm2, shipped, config):
+    rows, manifest = shipped
+    assert manifest["verifier"] == smollm2.fingerprint()
+    assert manifest["dtype"] == "float32"
+    assert len(rows) == manifest["rows"]
+    assert not any(config.drafter.mask_token_id in row["answer_ids"] for row in rows)
+    some = sorted(rows, key=lambda row: len(row["prompt"]))[:200:50]
+    prompts = [smollm2.chat_ids(row["prompt"]) for row in some]
+    found = SpeculativeDecoder(smollm2).generate(prompts, manifest["max_new_tokens"], batch_size=len(prompts))
+    for row, prompt, one in zip(some, prompts, found, strict=True):
+        assert same_but_for_ties(smollm2, prompt, row["answer_ids"], one.token_ids)
+
+
+def test_a_drafter_of_the_verifiers_own_layers_decodes_the_same(smollm2, config):
+    settings = config.drafter
+    shape = config_for(
+        smollm2,
+        num_layers=settings.num_layers,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers,
+        mask_token_id=settings.mask_token_id,
+    )
+    drafter = BlockDiffusionDrafter(shape).eval()
+    start_from_verifier(drafter, smollm2)
+    prompts = [smollm2.chat_ids(text) for text in ("Count to ten.", "Write hello world in Python.")]
+    agreement = compare_greedy(smollm2, drafter, prompts, 32)
+    assert agreement.mismatches == 0
+    walked = walk_along(agreement.plain, prompts, smollm2, drafter)
+    assert [one.emitted for one in agreement.speculative] == walked.emitted or agreement.ties

@@ -251,6 +251,13 @@ def test_nothing_finished_is_one_line(write_spec, capsys):
         main(["ablate", str(write_spec(arms=arms, seeds=[0], suites=["held_out"]))])
 
 
+def test_an_arm_that_does_not_fit_the_verifier_is_refused_before_any_training(write_spec, monkeypatch):
+    done = trained_runs(monkeypatch)
+    with pytest.raises(SystemExit, match=r"arms\.deep: drafter\.tap_layers=\[99\]"):
+        main(["ablate", str(write_spec(arms=f'{ARMS}  deep: ["drafter.tap_layers=[99]"]\n'))])
+    assert not done
+
+
 def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
     shares = []
 
@@ -338,6 +345,11 @@ def test_arms_on_the_verifiers_law_run_beside_others(write_spec, tmp_path):
         ({"arms": " [a, b]"}, [], r"arms=.*must hold `name: \[key=value\]`"),
         ({"base": "nowhere.yaml"}, [], r"recipe='nowhere\.yaml': no such file"),
         ({"colour": "red"}, [], r"key=\['colour'\]: unknown; known here: base, overrides"),
+        (
+            {"seeds": [-1], "arms": "\n  uniform: [training.steps=3]\n"},
+            [],
+            r"arms\.uniform: training\.steps: unknown key",
+        ),
         ({}, ["suite_prompts=0"], r"suite_prompts=0: must be >= 1"),
         ({}, ["processes=none"], r"processes"),
         ({}, ["training.rows=0"], r"training\.rows=0: must be >= 1"),

@@ -38,7 +38,9 @@ def tokens_per_cycle(tables: Tables, comparisons: Mapping[str, Mapping[str, Comp
             axes.hlines(place, one.low, one.high, color="black", linewidth=1)
             dots = by_seed(tables.counts[suite][arm])
             axes.plot(dots, [place] * len(dots), ".", color="black", markersize=4)
-        axes.set(yticks=range(len(arms)), yticklabels=list(arms), xlabel="tokens per cycle", title=suite)
+        axes.set(
+            yticks=range(len(arms)), yticklabels=list(arms), xlabel="tokens per cycle; 1 is plain decoding", title=suite
+        )
         axes.invert_yaxis()
         axes.set_xlim(left=1)
     _save(figure, path)

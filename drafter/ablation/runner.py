@@ -131,6 +131,8 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
     shared = Shared(spec)
     own = set(spec.runs()[share[0] :: share[1]])
     todo = [run for run in unfinished(spec) if run[:2] in own]
+    if todo:
+        prepare(shared)
     for _, _, config in todo:
         claim(config)
     began = time.perf_counter()
@@ -147,6 +149,24 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
             write_json(result_path(config), failed)
 
 
+def prepare(shared: Shared) -> None:
+    """Make the taps that any arm reads, so that no run pays for what all of them share.
+
+    Raises:
+        ValueError: an arm's drafter does not fit the verifier.
+    """
+    for arm in shared.spec.arms:
+        config = shared.spec.config(arm, shared.spec.seeds[0])
+        try:
+            drafter = start(config, shared.material.verifier, shared.material.training)
+        except ValueError as error:
+            raise ValueError(f"arms.{arm}: {error}") from None
+        shared.training_taps(drafter, shared.precision(config))
+        shared.held_out(drafter)
+        for name, rows in shared.suites.items():
+            shared.taps(name, rows, drafter, torch.float32)
+
+
 def unfinished(spec: Ablation) -> list[tuple[str, int, Config]]:
     """Runs without a result, in order."""
     runs = [(arm, seed, spec.config(arm, seed)) for arm, seed in spec.runs()]
@@ -159,13 +179,8 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
     Args:
         words: the command line of the ablation, which each process gets with its share.
     """
-    shared = Shared(spec)  # answers and taps are made here, once, and found by the processes
-    for arm, seed in spec.runs():
-        config = spec.config(arm, seed)
-        drafter = start(config, shared.material.verifier, shared.material.training)
-        shared.training_taps(drafter, shared.precision(config))
-        for name, rows in shared.suites.items():
-            shared.taps(name, rows, drafter, torch.float32)
+    shared = Shared(spec)
+    prepare(shared)  # here, once: the processes find it on disk
     del shared
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

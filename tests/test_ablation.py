@@ -145,6 +145,8 @@ def test_the_report_names_what_was_run(finished):
         assert (finished[1] / f"{picture}.png").stat().st_size > 1000
         assert f"{picture}.png" in (finished[1] / "report.html").read_text()
     text = (finished[1] / "report.md").read_text()
+    assert "0.2 first_error(decay_slots=4.0) + 0.1 chain_reward()" in text
+    assert "1 decayed_ce(decay_slots=None, reduction=mean)" in text
     assert "| full |  |" in text  # an arm without overrides
     assert "4 of 4 finished" in text
 
@@ -161,7 +163,7 @@ def test_a_report_from_the_csv_files_alone_is_the_same(finished, tmp_path):
     _, directory = finished
     for name in tables.FILES:
         shutil.copy(directory / name, tmp_path / name)
-    report.build(tmp_path)
+    main(["ablate", str(tmp_path), "--report-only"])
     for name in ("report.md", "report.html"):
         assert (tmp_path / name).read_text() == (directory / name).read_text()
     for picture in directory.glob("*.png"):
@@ -386,6 +388,18 @@ def test_runs_that_cannot_be_compared_are_refused(finished, words, named, monkey
     assert not done
 
 
+def test_a_directory_without_a_run_may_be_claimed_again(write_spec, tmp_path):
+    spec = load(write_spec(suites=["held_out"]))
+    Shared(spec)
+    Shared(load(write_spec(suites=["held_out"]), ["training.max_steps=7"]))
+    assert json.loads((tmp_path / "out/ablation.json").read_text())["recipe"]["training"]["max_steps"] == 7
+
+
+def test_a_report_of_nothing(tmp_path):
+    with pytest.raises(SystemExit, match=r"lacks about\.csv, arms\.csv.*; run the ablation first"):
+        main(["ablate", str(tmp_path), "--report-only"])
+
+
 def test_other_answers_at_the_same_place_are_refused(write_spec, place, tmp_path):
     copy = tmp_path / "answers.parquet"
     shutil.copy(place / "answers.parquet", copy)
@@ -413,7 +427,7 @@ def test_ablations_that_ship_load(path, monkeypatch):
     spec = load(path)
     assert spec.baseline in spec.arms
     configs = [spec.config(arm, 0) for arm in spec.arms]
-    assert len({repr(config.losses) for config in configs}) == len(configs)
+    assert len({repr((config.losses, config.training)) for config in configs}) == len(configs)
 
 
 # ------------------------------------------------------------------ statistics

@@ -186,8 +186,17 @@ def _arms(page: Page, tables: Tables) -> None:
             statistics.fmean(float(run[key]) for run in own) / 60 if own else math.nan
             for key in ("train_seconds", "seconds")
         ]
-        rows.append([arm["arm"], arm["overrides"], *(f"{each:.1f}" for each in minutes)])
-    page.table(["arm", "overrides of the base recipe", "minutes of training", "minutes in all"], rows)
+        rows.append([arm["arm"], arm["overrides"], arm["objective"], *(f"{each:.1f}" for each in minutes)])
+    page.table(
+        [
+            "arm",
+            "overrides of the base recipe",
+            "objective; rewards count negatively",
+            "minutes of training",
+            "minutes in all",
+        ],
+        rows,
+    )
     settings = {arm["arm"]: json.loads(arm["settings"]) for arm in tables.arms}
     keys = list(dict.fromkeys(key for each in settings.values() for key in each))
     if keys:

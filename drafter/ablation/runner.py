@@ -132,7 +132,7 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
     own = set(spec.runs()[share[0] :: share[1]])
     todo = [run for run in unfinished(spec) if run[:2] in own]
     if todo:
-        prepare(shared)
+        make_taps(shared)
     for _, _, config in todo:
         claim(config)
     began = time.perf_counter()
@@ -149,8 +149,8 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
             write_json(result_path(config), failed)
 
 
-def prepare(shared: Shared) -> None:
-    """Make the taps that any arm reads, so that no run pays for what all of them share.
+def make_taps(shared: Shared) -> None:
+    """Make the taps that the arms read, so that no run pays for what all of them share.
 
     Raises:
         ValueError: an arm's drafter does not fit the verifier.
@@ -180,7 +180,9 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
         words: the command line of the ablation, which each process gets with its share.
     """
     shared = Shared(spec)
-    prepare(shared)  # here, once: the processes find it on disk
+    if not unfinished(spec):
+        return
+    make_taps(shared)  # here, once: the processes find it on disk
     del shared
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -115,8 +115,9 @@ class Shared:
 
     def _answered(self, name: str, prompts: list[Prompt]) -> list[Row]:
         """Prompts of a suite with the verifier's own greedy answers, made in float32 and kept beside the runs."""
-        path = self.spec.directory / "answers" / f"{Path(name).stem}-{digest(prompts)}.parquet"
         settings = self.base.data
+        made_by = {"verifier": self.material.verifier.fingerprint(), "max_new_tokens": settings.max_new_tokens}
+        path = self.spec.directory / "answers" / f"{Path(name).stem}-{digest([*prompts, made_by])}.parquet"
         if not path.is_file():
             with tqdm(total=len(prompts), desc=f"answers to {name}", unit="row") as bar:
                 regenerate(
@@ -148,7 +149,9 @@ class Shared:
             "suites": {"names": self.spec.suites, "suite_prompts": self.spec.suite_prompts},
         }
         path = self.spec.directory / RECORD
-        if path.is_file():
+        runs = self.spec.directory / "runs"
+        begun = any(runs.glob("*/*/result.json")) or any(runs.glob("*/*/checkpoints"))  # without one, nothing to lose
+        if path.is_file() and begun:
             known: dict[str, Any] = json.loads(path.read_text())
             precision = known.pop("precision")
             found = json.loads(json.dumps(record))

@@ -3,14 +3,15 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drafter.ablation.spec import Ablation, differences
+from drafter.ablation.spec import Ablation, differences, recipe_of
+from losses import Losses
 
 Record = dict[str, Any]
 FILES = ("about.csv", "arms.csv", "runs.csv", "results.csv", "curves.csv")
@@ -20,13 +21,18 @@ COUNTS = ("emitted", "cycles", "accepted")
 def write(spec: Ablation, results: Sequence[Record]) -> None:
     """Write the CSV files from the results of runs, finished or not."""
     finished = [result for result in results if result["status"] == "finished"]
-    recipes = {result["arm"]: result["recipe"] for result in reversed(finished)}
-    settings = differences(recipes)
+    configs = {arm: spec.config(arm, spec.seeds[0]) for arm in spec.arms}
+    settings = differences({arm: recipe_of(config) for arm, config in configs.items()})
     about = {"name": spec.directory.name, "baseline": spec.baseline, **(finished[0]["about"] if finished else {})}
     commits = {result["about"]["commit"] for result in finished}
     about |= {"commit": ", ".join(sorted(commits))} if len(commits) > 1 else {}
     arms = [
-        {"arm": arm, "overrides": " ".join(words), "settings": json.dumps(settings.get(arm, {}))}
+        {
+            "arm": arm,
+            "overrides": " ".join(words),
+            "objective": objective(configs[arm].losses),
+            "settings": json.dumps(settings[arm]),
+        }
         for arm, words in spec.arms.items()
     ]
     keys = ("arm", "seed", "status", "steps", "train_seconds", "seconds", "error")
@@ -54,13 +60,23 @@ def write(spec: Ablation, results: Sequence[Record]) -> None:
         _write(spec.directory / name, list(records))
 
 
+def objective(losses: Losses) -> str:
+    """Each active term with its coefficient and settings: a coefficient means nothing without its reduction."""
+    terms = []
+    for name, loss in losses.active.items():
+        settings = {key: value for key, value in asdict(loss).items() if key not in ("weight", "warmup_steps")}
+        settings |= {"warmup_steps": loss.warmup_steps} if loss.warmup_steps else {}
+        terms.append(f"{loss.weight:g} {name}({', '.join(f'{key}={value}' for key, value in settings.items())})")
+    return " + ".join(terms)
+
+
 @dataclass
 class Tables:
     """An ablation as read back.
 
     Attributes:
         about: facts of all runs, `baseline` among them.
-        arms: `arm`, `overrides`, `settings` of each, in order.
+        arms: `arm`, `overrides`, `objective`, `settings` of each, in order.
         runs: `arm`, `seed`, `status`, `steps`, `train_seconds`, `seconds`, `error`.
         counts: suite → arm → name of a count → [seeds, prompts].
         slots: suite → arm → (reached, kept), each [slots], summed over seeds and prompts.

@@ -6,10 +6,15 @@ failed.
 """
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
+from pathlib import Path
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("ablation", metavar="ABLATION", help="YAML file; those that ship are in recipes/ablations/")
+    parser.add_argument(
+        "ablation",
+        metavar="ABLATION",
+        help="YAML file; those that ship are in recipes/ablations/. With --report-only also a directory of CSV files",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--report-only", action="store_true", help="build the report again from the CSV files alone")
     parser.add_argument("--share", help=SUPPRESS)  # i/n: every n-th run from the i-th on; for the processes of one
@@ -18,6 +23,11 @@ def arguments(parser: ArgumentParser) -> None:
 def run(parsed: Namespace) -> None:
     from drafter.ablation.spec import load
 
+    if parsed.report_only and Path(parsed.ablation).is_dir():
+        from drafter.ablation import report
+
+        report.build(Path(parsed.ablation))
+        return
     spec = load(parsed.ablation, parsed.overrides)
     from drafter.ablation import report, runner, tables  # late: a wrong file should not wait for torch
 

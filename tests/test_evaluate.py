@@ -1,0 +1,98 @@
+"""Comparing the decoder with plain decoding: what counts as a mismatch, what a cycle is worth, which length is best."""
+
+import pytest
+import torch
+from conftest import make_memorising, make_prompts, make_verifier
+
+from drafter import decode
+from drafter.evaluate import Costs, best_draft_length, compare_greedy, margin, measure_costs, measure_speed, table
+from drafter.probe import walk_along
+
+
+@pytest.fixture
+def pair():
+    return make_verifier("llama"), make_memorising("llama")
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """A function: let the decoder with drafts emit wrong tokens in some rows of its batch."""
+
+    def spoil_rows(rows):
+        decide = decode._Batch.decide
+
+        def wrong(self, *arguments):
+            decision = decide(self, *arguments)
+            if self.drafter is not None:
+                decision.next_token[rows] = (decision.next_token[rows] + 1) % 288
+            return decision
+
+        monkeypatch.setattr(decode._Batch, "decide", wrong)
+
+    return spoil_rows
+
+
+def test_equal_answers_are_no_mismatch(pair):
+    found = compare_greedy(*pair, make_prompts(), 12)
+    assert (found.mismatches, found.ties) == (0, 0)
+    assert [one.token_ids for one in found.plain] == [one.token_ids for one in found.speculative]
+    assert walk_along(found.plain, make_prompts(), *pair).emitted == [one.emitted for one in found.speculative]
+
+
+@pytest.mark.parametrize("rows", [[0], [1, 4]], ids=str)
+def test_wrong_answers_are_counted_by_row(pair, spoil, rows):
+    spoil(rows)
+    found = compare_greedy(*pair, make_prompts(), 12)
+    assert (found.mismatches, found.ties) == (len(rows), 0)
+
+
+def test_differences_at_a_tie_are_ties(pair, spoil, monkeypatch):
+    spoil([0])
+    monkeypatch.setattr("drafter.evaluate.TIE", 1e9)
+    found = compare_greedy(*pair, make_prompts(), 12)
+    assert (found.mismatches, found.ties) == (0, 1)
+
+
+def test_margin_is_the_distance_of_the_two_best_logits(pair):
+    verifier, _ = pair
+    prompt = make_prompts()[1]
+    with verifier.plain_attention() as model, torch.no_grad():
+        best = model(torch.tensor([prompt])).logits[0, -1].topk(2).values
+    assert margin(verifier, prompt) == pytest.approx((best[0] - best[1]).item(), rel=1e-3)
+
+
+def test_the_ideal_speed_up_counts_all_passes():
+    costs = Costs(draft=1.0, verify=[10.0, 11.0, 12.0, 13.0])
+    assert costs.ideal(2.6, 2) == 2.6 * 10 / (12 + 1)
+
+
+@pytest.mark.parametrize(
+    ("verify", "best"),
+    [([10.0, 10.0, 10.0, 10.0], 3), ([10.0, 10.0, 20.0, 30.0], 1), ([10.0, 12.0, 13.0, 30.0], 2)],
+    ids=["free", "dear", "between"],
+)
+def test_the_best_draft_length_weighs_acceptance_and_cost(verify, best):
+    leading = [[3, 2, 1, 3, 2, 2, 0, 3, 1, 2, 1, 0, 3, 3, 2, 1, 0]]
+    length, walked = best_draft_length(Costs(1.0, verify), leading)
+    assert length == best
+    assert len(walked.kept) == length
+
+
+def test_costs_are_measured_for_every_width(pair):
+    costs = measure_costs(*pair, context=20, repeats=2)
+    assert len(costs.verify) == 4
+    assert min(costs.verify) > 0 < costs.draft
+
+
+def test_all_ways_decode_the_same_number_of_tokens(pair):
+    speeds = measure_speed(*pair, make_prompts()[:2], 12, draft_length=2)
+    assert [one.name for one in speeds] == ["transformers generate", "plain loop", "speculative, 2 drafts"]
+    assert [one.tokens for one in speeds] == [24, 24, 24]
+    assert [one.tokens_per_cycle for one in speeds[:2]] == [1.0, 1.0]
+    assert [one.verifier_calls for one in speeds[:2]] == [24, 24]
+    assert speeds[2].verifier_calls < 20
+    assert speeds[2].tokens_per_cycle > 1.5
+    assert all(one.tokens_per_second == one.tokens / one.seconds > 0 for one in speeds)
+    lines = table(speeds).splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1

@@ -91,3 +91,19 @@ def block_mask(anchors: Tensor, sequence_length: int, block_size: int, documents
     block = torch.arange(count, device=anchors.device).repeat_interleave(block_size)  # [A*K]
     own = (block[:, None] == block).expand(batch, -1, -1)  # [B, A*K, A*K]
     return torch.cat([context, own], dim=-1)
+
+
+def narrowed(
+    mask: Tensor, anchors: Tensor, sequence_length: int, block_size: int, causal: bool, window: int | None
+) -> Tensor:
+    """A `block_mask` of which each slot sees only what is at most at its own position (causal), and within the window.
+
+    Args:
+        window: how many positions are seen, the slot's own included; None for all.
+    """
+    own = slot_positions(anchors, block_size).flatten(1)  # [B, A*K]
+    context = torch.arange(sequence_length, device=anchors.device).expand(len(anchors), -1)
+    behind = own[..., None] - torch.cat([context, own], dim=1)[:, None]  # [B, A*K, S + A*K]
+    if causal:
+        mask = mask & (behind >= 0)
+    return mask if window is None else mask & (behind.abs() < window)

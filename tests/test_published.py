@@ -96,10 +96,12 @@ def test_published_drafters_are_read_as_they_are(drafter, config, tmp_path):
     assert all(torch.equal(read.state_dict()[name], weight) for name, weight in again.state_dict().items())
 
 
-SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "use_sliding_window": True}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True}
 WRONG_CONFIGS = {
-    "sliding layers": (published(**SLIDING), "layer_types"),
-    "causal": (published(is_causal=True), "is_causal"),
+    "sliding layers without a window": (published(**SLIDING), "sliding_window"),
+    "a window shorter than a block": (published(**SLIDING, sliding_window=3), "sliding_window=3: must be at least"),
+    "recurrent layers": (published(layer_types=["linear_attention"] * 2), "layer_types"),
+    "causality in words": (published(is_causal="no"), "is_causal"),
     "anchor sampled from": (published(sample_from_anchor=True), "sample_from_anchor=true"),
     "a RoPE base of none": (published(rope_theta=None), "rope_theta"),
     "a tap that is no layer": (

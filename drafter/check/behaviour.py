@@ -74,7 +74,11 @@ def leaks(drafter: BlockDiffusionDrafter, verifier: Verifier) -> Iterator[Findin
         yield Finding("mask", "mask: a block sees context at or after its anchor, or another block; correct block_mask")
     last = block.clone()
     last[:, 0, -1] += 1
-    if bool((drafter(last, taps, anchors)[:, 0, :-1] == plain[:, :-1]).all(-1).any()):
+    same = (drafter(last, taps, anchors)[:, 0, :-1] == plain[:, :-1]).all(-1)  # [1, G]
+    if all(layer.causal for layer in drafter.layers):
+        if not bool(same.all()):
+            yield Finding("mask", "mask: a slot sees the slots behind it; correct is_causal and block_mask")
+    elif bool(same.any()):
         yield Finding("mask", "mask: a slot does not see the slots behind it; correct is_causal and block_mask")
     earlier = taps.clone()
     earlier[:, :7] = earlier[:, :7].flip(1) + 1

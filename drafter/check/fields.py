@@ -11,7 +11,8 @@ from typing import Any
 from drafter.check.report import Finding
 from drafter.check.verifier import SGLANGS_MASK, VerifierFacts
 from drafter.layouts import MISSING, RULES, Layout, get
-from drafter.layouts.rules import KIND, exactly
+from drafter.layouts.base import FULL, SLIDING
+from drafter.layouts.rules import exactly
 from drafter.layouts.speculators import EXTRAS, PROPOSALS
 
 HARMLESS = {
@@ -39,13 +40,18 @@ def check_fields(
         trained: the facts that training recorded; empty where it recorded none.
     """
     places = {**layout.places, **(EXTRAS if layout.name == "speculators" else {})}
-    found = [*_fixed(config, layout), *_unknown(config, layout, places)]
+    facts = layout.read(config)
+    mixed = _mixed(facts.get("layer_types"))
+    facts["is_causal"] = trained.get("is_causal", facts.get("is_causal") if mixed is not None else False)
+    found = [*_fixed(config, layout, facts), *_unknown(config, layout, places)]
     facts = layout.read(config)
     good: dict[str, Any] = {}
     for fact, path in places.items():
         value = get(config, path)
         test, wanted = RULES[fact]
         truth = verifier.truths.get(fact, trained.get(fact, MISSING))
+        if value is MISSING and fact == "is_causal" and mixed and trained.get(fact) is None:
+            continue  # sliding layers causal, the others not: engines know that by no word
         if value is MISSING:
             found.append(Finding(path, f"{path} is missing: write {_said(truth, fact, layout, wanted)}"))
         elif not test(value):
@@ -55,8 +61,15 @@ def check_fields(
     return [*found, *_between(good, layout, verifier, config), *_agreement(good, layout, verifier, trained)]
 
 
-def _fixed(config: Mapping[str, Any], layout: Layout) -> Iterator[Finding]:
-    for path, expected in layout.fixed.items():
+def _mixed(kinds: Any) -> bool | None:
+    """Whether some layers slide and others don't; None where none slides."""
+    if not isinstance(kinds, list) or SLIDING not in kinds:
+        return None
+    return FULL in kinds
+
+
+def _fixed(config: Mapping[str, Any], layout: Layout, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    for path, expected in layout.expected(facts).items():
         value = get(config, path)
         if value is MISSING:
             yield Finding(path, f"{path} is missing: write {_json(expected)}")
@@ -68,7 +81,8 @@ def _fixed(config: Mapping[str, Any], layout: Layout) -> Iterator[Finding]:
 
 
 def _unknown(config: Mapping[str, Any], layout: Layout, places: Mapping[str, str]) -> Iterator[Finding]:
-    known = {*layout.fixed, *places.values(), PROPOSALS, "dflash_config.mask_token"}
+    known = {*layout.expected({"is_causal": False}), *places.values(), PROPOSALS, "dflash_config.mask_token"}
+    known |= {"sliding_window"} if layout.name == "transformers" else set()
     folders = {path.rpartition(".")[0] for path in known} - {""}
     folders |= {folder.split(".")[0] for folder in folders}
 
@@ -122,15 +136,30 @@ def _between(
             f"{path['num_key_value_heads']}={shared}: must divide num_attention_heads={heads}",
         )
     kinds, depth = good.get("layer_types"), good.get("num_hidden_layers")
-    if kinds is not None and (set(kinds) != {KIND} or (depth and len(kinds) != depth)):
+    if kinds is not None and depth and len(kinds) != depth:
         yield Finding(
-            path["layer_types"], f"{path['layer_types']}={_json(kinds)}: write {depth or 'one'} times {_json(KIND)}"
+            path["layer_types"], f"{path['layer_types']}={_json(kinds)}: write one for each of {depth} layers"
         )
+    yield from _window(good, layout, config)
     yield from _rope(good, layout, verifier)
     yield from _taps(good, layout)
     yield from _mask(good, layout, verifier, config)
     if layout.name == "speculators":
         yield from _proposals(good, config)
+
+
+def _window(good: Mapping[str, Any], layout: Layout, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Sliding layers have a window, others none, and what sees only backwards was trained so."""
+    if "layer_types" not in good:
+        return
+    path = layout.places.get("sliding_window", "sliding_window")
+    window, slides = get(config, path), SLIDING in good["layer_types"]
+    if slides and (type(window) is not int or window < good.get("block_size", 1)):
+        yield Finding(
+            path, f"{path}={_json(window)}: layers slide; write the window of training, at least a block long"
+        )
+    elif not slides and window not in (None, MISSING) and layout.name != "transformers":
+        yield Finding(path, f"{path}={_json(window)}: no layer slides; write null")
 
 
 def _rope(good: Mapping[str, Any], layout: Layout, verifier: VerifierFacts) -> Iterator[Finding]:

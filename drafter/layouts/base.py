@@ -28,8 +28,8 @@ FACTS = (
     "rope_theta",
     "rope_parameters",
     "layer_types",
-    "sliding_window",
-    "is_causal",
+    "sliding_window",  # None where no layer slides
+    "is_causal",  # of all layers; None where sliding ones are causal and the others are not
     "tie_word_embeddings",
     "dtype",
     "block_size",
@@ -39,6 +39,7 @@ FACTS = (
 )
 
 
+FULL, SLIDING = "full_attention", "sliding_attention"
 DEEPEST = 1000  # a number beyond is a slip, and would be asked for all its tensors
 
 
@@ -65,6 +66,10 @@ class Layout:
     tap_offset: int = 0
     side_file: bool = True
 
+    def expected(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Path → the value that must stand there, for a drafter with these facts."""
+        return dict(self.fixed)
+
     def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """`config.json` of a drafter.
 
@@ -72,7 +77,7 @@ class Layout:
             ValueError: this layout can't express one of the facts.
         """
         config: dict[str, Any] = {}
-        for path, value in self.fixed.items():
+        for path, value in self.expected(facts).items():
             put(config, path, copy.deepcopy(value))
         for fact in FACTS:
             if fact in self.places:
@@ -103,6 +108,15 @@ class Layout:
             if name.startswith(ours):
                 return theirs + name.removeprefix(ours)
         return name
+
+
+def settled(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts whose causality, where it is left to the engines' rule, is said by it: sliding layers are causal."""
+    kinds = set(facts["layer_types"])
+    causal = facts.get("is_causal")
+    if causal is None and len(kinds) == 1:
+        causal = kinds == {SLIDING}
+    return {**facts, "is_causal": causal, "sliding_window": facts.get("sliding_window") if SLIDING in kinds else None}
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:

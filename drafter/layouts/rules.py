@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from drafter.layouts.base import DEEPEST
+from drafter.layouts.base import DEEPEST, FULL, SLIDING
 
 DTYPES = ("bfloat16", "float16", "float32")
-KIND = "full_attention"
 
 
 def _positive(value: Any) -> bool:
@@ -39,9 +38,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict),
         '{"rope_type": "default", "rope_theta": the verifier\'s}',
     ),
-    "layer_types": (lambda value: isinstance(value, list), f'["{KIND}", ...], one per layer'),
-    "sliding_window": (exactly(None), "null: no layer slides"),
-    "is_causal": (exactly(False), "false: every slot of a block sees all others"),
+    "layer_types": (
+        lambda value: isinstance(value, list) and bool(value) and all(exactly(FULL, SLIDING)(one) for one in value),
+        f'["{FULL}", ...], one per layer',
+    ),
+    "sliding_window": (lambda value: value is None or _positive(value), "null where no layer slides"),
+    "is_causal": (exactly(True, False), "false: every slot of a block sees all others"),
     "tie_word_embeddings": (exactly(False), "false: a drafter has no embedding and no head to tie"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "block_size": (lambda value: type(value) is int and value >= 2, "an integer >= 2, the anchor included"),

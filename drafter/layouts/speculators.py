@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drafter.layouts.base import FACTS, MISSING, Layout, get, put
+from drafter.layouts.base import FACTS, FULL, MISSING, Layout, get, put
 
 TOP_LEVEL = {"dtype", "block_size", "num_target_layers", "mask_token_id"}
 PROPOSALS = "speculators_config.proposal_methods"
@@ -25,8 +25,18 @@ EXTRAS = {
 class Speculators(Layout):
     """Adds what depends on the verifier and on the draft vocabulary."""
 
+    def expected(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return super().expected(facts) | {"sliding_window_non_causal": facts.get("is_causal") is False}
+
     def write(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        config = super().write(facts)
+        if facts["is_causal"] is not False and FULL in facts["layer_types"]:
+            raise ValueError(
+                f"is_causal={facts['is_causal']}: in the speculators layout vLLM makes all layers causal or none, "
+                "speculators the sliding ones; export to the canonical layout"
+            )
+        config = super().write({**facts, "is_causal": False}) | {
+            "sliding_window_non_causal": facts["is_causal"] is False
+        }
         put(config, PROPOSALS, [{"proposal_type": "greedy", "speculative_tokens": facts["block_size"] - 1}])
         for fact, path in EXTRAS.items():
             if facts.get(fact) is None:
@@ -38,8 +48,8 @@ class Speculators(Layout):
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         facts = super().read(config)
-        if get(config, "sliding_window_non_causal") is not True:  # unknown, or meant for some layers alone
-            facts["is_causal"] = None
+        if get(config, "sliding_window_non_causal") is not True:
+            facts["is_causal"] = None  # sliding layers are causal
         return facts | {fact: value for fact, path in EXTRAS.items() if (value := get(config, path)) is not MISSING}
 
 
@@ -55,7 +65,6 @@ SPECULATORS = Speculators(
         "architectures": ["DFlashDraftModel"],
         "speculators_model_type": "dflash",
         "speculators_version": "0.9.0",
-        "sliding_window_non_causal": True,
         "sample_from_anchor": False,
         "tie_word_embeddings": False,
         "transformer_layer_config.model_type": "qwen3",

@@ -17,7 +17,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, Qwe
 
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
-from drafter.blocks import block_mask, slot_positions
+from drafter.blocks import block_mask, narrowed, slot_positions
+from drafter.layouts.base import SLIDING
 from drafter.layouts.canonical import CANONICAL
 from drafter.models import storage
 from drafter.verifier import Verifier
@@ -32,12 +33,13 @@ class BlockDiffusionConfig(Qwen3Config):
         block_size: slots of a block, the anchor included.
         num_target_layers: depth of the verifier.
         dflash_config: `mask_token_id`, and `target_layer_ids` (0-based; a tap is the output of that layer).
+        is_causal: whether a slot sees only the slots before it; None where that holds for sliding layers alone.
     """
 
     block_size: int = 16
     num_target_layers: int = 0
     dflash_config: dict | None = None
-    is_causal: bool = False
+    is_causal: bool | None = False
 
 
 class DrafterAttention(nn.Module):
@@ -69,8 +71,11 @@ class DrafterAttention(nn.Module):
 class DrafterLayer(nn.Module):
     """Pre-norm attention and SwiGLU MLP."""
 
-    def __init__(self, config: BlockDiffusionConfig):
+    def __init__(self, config: BlockDiffusionConfig, index: int):
         super().__init__()
+        slides = (config.layer_types or ())[index] == SLIDING
+        self.window = config.sliding_window if slides else None
+        self.causal = slides if config.is_causal is None else config.is_causal
         self.self_attn = DrafterAttention(config)
         self.mlp = Qwen3MLP(config)
         self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -101,7 +106,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         taps = len(self.tap_layers)
         self.fc = nn.Linear(taps * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.layers: Any = nn.ModuleList(DrafterLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers: Any = nn.ModuleList(DrafterLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
         self.vocabulary: Tensor | None = None
@@ -163,7 +168,12 @@ class BlockDiffusionDrafter(PreTrainedModel):
             normed hidden states, [B, A, K, D].
         """
         batch, count, size, width = block.shape
-        mask = block_mask(anchors, taps.shape[1], size, documents)[:, None]  # [B, 1, A*K, S + A*K]
+        mask = block_mask(anchors, taps.shape[1], size, documents)  # [B, A*K, S + A*K]
+        kinds = {(layer.causal, layer.window) for layer in self.layers}
+        masks = {
+            kind: narrowed(mask, anchors, taps.shape[1], size, *kind)[:, None] if any(kind) else mask[:, None]
+            for kind in kinds
+        }
         context = self.context(taps)
         hidden = block.reshape(batch, count * size, width).to(context.dtype)
         everywhere = torch.arange(taps.shape[1], device=taps.device)[None]
@@ -171,6 +181,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         rope = self.rotary_emb(context, slot_positions(anchors, size).flatten(1))
         for layer in self.layers:
             keys, values = layer.self_attn.keys_values(context, context_rope)
+            mask = masks[layer.causal, layer.window]
             hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, layer.self_attn.scale))
         return self.norm(hidden).view(batch, count, size, width)
 
@@ -198,7 +209,8 @@ class BlockDiffusionDrafter(PreTrainedModel):
         hidden = block.to(self.dtype)
         rope = self.rotary_emb(hidden, _next_positions(cache, block.shape[1]))
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, rope, partial(cache.attend, index, causal=False, scale=layer.self_attn.scale))
+            kind = {"causal": layer.causal, "window": layer.window, "scale": layer.self_attn.scale}
+            hidden = layer(hidden, rope, partial(cache.attend, index, **kind))
         return self.norm(hidden)
 
 

@@ -10,16 +10,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from drafter.layouts import FACTS, RULES, Layout, detect, get, shapes
-from drafter.layouts.rules import KIND
+from drafter.layouts import FACTS, RULES, Layout, detect, shapes
+from drafter.layouts.base import SLIDING
+from drafter.layouts.reading import read_facts
 from drafter.weights import SHARD_BYTES, Entry, Weights, write
 
 log = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "draft_vocabulary.json"  # no safetensors: vLLM reads every such file of a directory as weights
 NESTED = ("mask_token_id", "target_layer_ids")
-LENIENT = ("num_target_layers", "vocab_size", "dtype", "verifier_name", "verifier_architectures")
-"""Facts that a published drafter may leave open."""
 BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
 """What some exporters add: the verifier's own tensors, and the draft vocabulary as engines read it."""
 
@@ -45,53 +44,8 @@ def facts_of(config: Any, dtype: torch.dtype) -> dict[str, Any]:
 def settings_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of a BlockDiffusionConfig with these facts; those that are missing take Qwen3's defaults."""
     flat = {fact: facts[fact] for fact in FACTS if fact in facts and fact not in (*NESTED, "rope_theta", "dtype")}
-    return flat | {"dflash_config": {fact: facts[fact] for fact in NESTED}}
-
-
-def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """The facts of a `config.json`, published variants included.
-
-    Raises:
-        ValueError: one is missing that has no default, or the drafter is of a kind that is not supported.
-    """
-    facts = layout.read(config)
-    nested = config.get("dflash_config")
-    for fact in ("block_size", "num_target_layers"):  # DFlash2's place, which SGLang reads first
-        if isinstance(nested, Mapping) and nested.get(fact) is not None:
-            facts[fact] = nested[fact]
-    if facts.get("rope_parameters") is None:
-        scaled = config.get("rope_scaling")
-        plain = {"rope_type": "default", "rope_theta": facts.get("rope_theta", 10000.0)}  # Qwen3Config's own default
-        facts["rope_parameters"] = {**plain, **scaled} if isinstance(scaled, Mapping) else plain
-    if facts.get("is_causal") is None:
-        facts["is_causal"] = bool(get(config, "dflash_config.causal"))
-    facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
-    for fact in (*NESTED, "hidden_size", "num_hidden_layers", "block_size"):
-        if fact not in facts or facts[fact] is None:
-            raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")
-    if any(get(config, path) is True for path in ("sample_from_anchor", "dflash_config.sample_from_anchor")):
-        raise ValueError("config.json: sample_from_anchor=true: such drafters predict from slot 0; choose another")
-    _check_kinds(facts)
-    for fact, value in facts.items():
-        if fact in LENIENT and not value:
-            continue
-        if not RULES[fact][0](value):
-            place = layout.places.get(fact, fact)
-            raise ValueError(f"config.json: {place}={json.dumps(value, default=str)[:100]}: must be {RULES[fact][1]}")
-    return facts
-
-
-def _check_kinds(facts: dict[str, Any]) -> None:
-    """Raise a ValueError unless every layer attends to everything, in both directions."""
-    kinds = facts.get("layer_types")
-    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
-        raise ValueError(f"config.json: layer_types={str(kinds)[:100]}: must be {RULES['layer_types'][1]}")
-    if set(kinds or ()) - {KIND} or facts["is_causal"] is not False:
-        raise ValueError(
-            f"config.json: layer_types={sorted(set(kinds or ()))}, is_causal={facts['is_causal']}: only drafters with "
-            "bidirectional full attention can be read; choose another"
-        )
-    facts["sliding_window"] = None  # of no layer
+    slides = SLIDING in (facts.get("layer_types") or ())
+    return flat | {"use_sliding_window": slides, "dflash_config": {fact: facts[fact] for fact in NESTED}}
 
 
 class Stored:

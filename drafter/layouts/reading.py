@@ -1,0 +1,78 @@
+"""The facts of a drafter that someone else wrote: fields in other places, or left to defaults."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from drafter.layouts.base import FULL, SLIDING, Layout, get, settled
+from drafter.layouts.rules import RULES
+
+REQUIRED = ("mask_token_id", "target_layer_ids", "hidden_size", "num_hidden_layers", "block_size")
+OPEN = (
+    "dtype",
+    "num_target_layers",
+    "sliding_window",
+    "is_causal",
+    "verifier_architectures",
+    "verifier_name",
+    "vocab_size",
+)
+"""Facts that a published drafter may leave open."""
+QWEN3_FULL_LAYERS = 28  # Qwen3Config.max_window_layers
+
+
+def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """The facts of a `config.json`, published variants included.
+
+    Raises:
+        ValueError: one is missing that has no default, or has a value that no drafter of this kind has.
+    """
+    if any(get(config, path) is True for path in ("sample_from_anchor", "dflash_config.sample_from_anchor")):
+        raise ValueError("config.json: sample_from_anchor=true: such drafters predict from slot 0; choose another")
+    facts = layout.read(config)
+    nested = config.get("dflash_config")
+    nested = nested if isinstance(nested, Mapping) else {}
+    for fact in ("block_size", "num_target_layers"):  # DFlash2's place, which SGLang reads first
+        if nested.get(fact) is not None:
+            facts[fact] = nested[fact]
+    for fact in REQUIRED:
+        if facts.get(fact) is None:
+            raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")
+    if facts.get("rope_parameters") is None:
+        scaled = config.get("rope_scaling")
+        plain = {"rope_type": "default", "rope_theta": facts.get("rope_theta", 10000.0)}  # Qwen3Config's own default
+        facts["rope_parameters"] = {**plain, **scaled} if isinstance(scaled, Mapping) else plain
+    facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
+    if facts.get("is_causal") is None and isinstance(nested.get("causal"), bool) and layout.name == "canonical":
+        facts["is_causal"] = nested["causal"]
+    if facts.get("layer_types") is None:
+        facts |= _kinds(config, facts, nested)
+    for fact, value in facts.items():
+        if (fact not in OPEN or value) and not RULES[fact][0](value):
+            place = layout.places.get(fact, fact)
+            raise ValueError(f"config.json: {place}={json.dumps(value, default=str)[:100]}: must be {RULES[fact][1]}")
+    facts = settled(facts)
+    window = facts["sliding_window"]
+    if SLIDING in facts["layer_types"] and (window is None or window < facts["block_size"]):
+        raise ValueError(f"config.json: sliding_window={window}: must be at least block_size={facts['block_size']}")
+    return facts
+
+
+def _kinds(config: Mapping[str, Any], facts: Mapping[str, Any], nested: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer types where none are written: as Qwen3Config derives them, or as vLLM's `use_swa` sets them."""
+    depth = facts["num_hidden_layers"]
+    if not RULES["num_hidden_layers"][0](depth):
+        return {"layer_types": [FULL]}
+    if nested.get("use_swa") is True:
+        window = nested.get("swa_window_size", facts.get("sliding_window"))
+        return {
+            "layer_types": [SLIDING] * depth,
+            "sliding_window": window,
+            "is_causal": facts.get("is_causal") or False,
+        }
+    if config.get("model_type") == "muse_glimmer_assistant":
+        return {"layer_types": [SLIDING] * depth, "sliding_window": config.get("sliding_window", 2048)}
+    first = config.get("max_window_layers", QWEN3_FULL_LAYERS)
+    slides = bool(config.get("use_sliding_window")) and facts.get("sliding_window") is not None
+    first = first if slides and type(first) is int else depth
+    return {"layer_types": [FULL if index < first else SLIDING for index in range(depth)]}

@@ -32,6 +32,8 @@ from vllm.model_executor.models.qwen3_dflash import _dflash_layer_causal
 from vllm.v1.worker.gpu.spec_decode.eagle.eagle3_utils import get_eagle3_aux_layers_from_config
 from vllm.v1.worker.gpu.spec_decode.utils import get_parallel_drafting_token_id
 
+MIXED = "sliding layers alone"
+
 
 def expected(export: Path) -> dict:
     """What the export says, in vLLM's words."""
@@ -69,11 +71,21 @@ def main(export: str, verifier: str) -> int:
     for name, value in said.items():
         print(f"{name}: export {value}, vLLM {read[name]}{'  WRONG' if name in wrong else ''}")
     causal = [_dflash_layer_causal(config, layer) for layer in range(config.num_hidden_layers)]
-    print(f"causal in the block: {causal}{'  WRONG' if any(causal) else ''}")
+    meant = causality(Path(export), config.layer_types)
+    print(f"causal in the block: export {meant}, vLLM {causal}{'' if meant == causal else '  WRONG'}")
     files = weight_files(export)
     stray = [name for name in files if not name.startswith("model")]
     print(f"weights: {files}{'  WRONG' if stray else ''}")
-    return 1 if wrong or any(causal) or stray else 0
+    return 1 if wrong or meant != causal or stray else 0
+
+
+def causality(export: Path, kinds: list[str]) -> list[bool]:
+    """What the export means, layer by layer."""
+    config = json.loads((export / "config.json").read_text())
+    said = config.get("is_causal", MIXED)
+    if "sliding_window_non_causal" in config:
+        said = not config["sliding_window_non_causal"]
+    return [kind == "sliding_attention" if said == MIXED else said for kind in kinds]
 
 
 def weight_files(export: str) -> list[str]:

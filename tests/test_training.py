@@ -120,6 +120,17 @@ def test_batches_are_a_function_of_seed_number_and_rank(rows, make):
     assert not seen[0] & seen[1]
 
 
+def test_anchors_are_drawn_anew_for_every_seed_number_and_rank(rows, make):
+    same = [rows[0]] * 8
+    _, config = make(make_drafter(make_verifier("llama")), "training.rows=2")
+    _, other = make(make_drafter(make_verifier("llama")), "training.rows=2", "seed=1")
+    batches = [Steps(same, None, config)[0], Steps(same, None, config)[1], Steps(same, None, other)[0]]
+    batches += [Steps(same, None, config, rank, world=2)[0] for rank in (0, 1)]
+    drawn = [batch.anchors.tolist() for batch in batches]
+    assert drawn[3] == drawn[0]  # rank 0 of two is rank 0 of one
+    assert len({str(anchors) for anchors in drawn}) == 4
+
+
 def test_learning_rates_rise_then_fall_to_zero(rows, make):
     module, config = make(make_drafter(make_verifier("llama")), "training.warmup=0.1", "training.max_steps=40")
     made = module.configure_optimizers()

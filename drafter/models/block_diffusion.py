@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, Qwen3RotaryEmbedding, rotate_half
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RotaryEmbedding, rotate_half
 
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
@@ -54,8 +54,8 @@ class DrafterAttention(nn.Module):
         self.k_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
         self.v_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
         self.o_proj = nn.Linear(heads * self.width, hidden, bias=bias)
-        self.q_norm = Qwen3RMSNorm(self.width, eps=config.rms_norm_eps)
-        self.k_norm = Qwen3RMSNorm(self.width, eps=config.rms_norm_eps)
+        self.q_norm = nn.RMSNorm(self.width, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(self.width, eps=config.rms_norm_eps)
 
     def keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys (normed, rotated) and values, each [B, S, Hk, D]."""
@@ -78,8 +78,8 @@ class DrafterLayer(nn.Module):
         self.causal = slides if config.is_causal is None else config.is_causal
         self.self_attn = DrafterAttention(config)
         self.mlp = Qwen3MLP(config)
-        self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, attend)
@@ -105,9 +105,9 @@ class BlockDiffusionDrafter(PreTrainedModel):
         super().__init__(config)
         taps = len(self.tap_layers)
         self.fc = nn.Linear(taps * config.hidden_size, config.hidden_size, bias=False)
-        self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hidden_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.layers: Any = nn.ModuleList(DrafterLayer(config, index) for index in range(config.num_hidden_layers))
-        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
         self.vocabulary: Tensor | None = None
         self.post_init()

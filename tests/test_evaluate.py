@@ -92,7 +92,7 @@ def test_all_ways_decode_the_same_number_of_tokens(pair):
     assert [one.verifier_calls for one in speeds[:2]] == [24, 24]
     assert speeds[2].verifier_calls < 20
     assert speeds[2].tokens_per_cycle > 1.5
-    assert all(one.tokens_per_second == one.tokens / one.seconds > 0 for one in speeds)
+    assert all(one.tokens_per_second == one.tokens / one.seconds for one in speeds)
     lines = table(speeds).splitlines()
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1

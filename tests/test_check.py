@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from drafter.evaluate import compare_greedy
 from drafter.export import convert
 from drafter.layouts import FACTS, LAYOUTS, RULES
 
+LOAD = VerifierFacts.load
 REMEDY = re.compile(
     r"write|must|export|remove|name |correct|choose|copy|train with|check|download|train again|start from"
 )
@@ -29,6 +31,17 @@ REMEDY = re.compile(
 def good(tmp_path_factory):
     """A trained drafter's exports, one per layout; the speculators one with a draft vocabulary."""
     return make_good(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    """The facts of the verifier, which hundreds of checks here would read anew."""
+    monkeypatch.setattr(VerifierFacts, "load", lambda source: known() if source == SOURCE else LOAD(source))
+
+
+@cache
+def known():
+    return LOAD(SOURCE)
 
 
 @pytest.fixture

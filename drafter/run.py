@@ -154,8 +154,9 @@ def train(config: Config) -> dict[str, Any]:
     trained = time.perf_counter()
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
-    found = module.walk()
-    result = decode_both_ways(config, material, fast, drafter, module)
+    leading = module.leading()
+    found = walk(leading, drafter.block_size - 1)
+    result = decode_both_ways(config, material, fast, drafter, leading)
     curves(metrics.merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
     now = time.perf_counter()
@@ -254,17 +255,20 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
     return best if best.is_file() else last
 
 
-def choose_length(config: Config, costs: Costs, module: DrafterModule) -> tuple[int, Walk]:
+def choose_length(config: Config, costs: Costs, leading: list[list[int]]) -> tuple[int, Walk]:
     """The recipe's draft length, or the best by the costs measured here; with the held-out walk at that length."""
-    leading = module.leading()
     length = config.decoding.draft_length
     return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
 
 
 def decode_both_ways(
-    config: Config, material: Material, fast: Verifier, drafter: BlockDiffusionDrafter, module: DrafterModule
+    config: Config, material: Material, fast: Verifier, drafter: BlockDiffusionDrafter, leading: list[list[int]]
 ) -> dict[str, Any]:
-    """Decode held-out prompts plainly and speculatively: exactly in float32, then against the clock."""
+    """Decode held-out prompts plainly and speculatively: exactly in float32, then against the clock.
+
+    Args:
+        leading: matches of the drafter at every anchor of the held-out rows.
+    """
     settings = config.decoding
     prompts = material.held_out_ids[: settings.prompts]
     agreement = compare_greedy(material.verifier, drafter, prompts, settings.max_new_tokens)
@@ -273,7 +277,7 @@ def decode_both_ways(
     exported = config.directory / "export"  # read, not cast: `.to` would round the frequencies of the positions, too
     quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=material.device)
     costs = measure_costs(fast, quick)
-    length, ideal_walk = choose_length(config, costs, module)
+    length, ideal_walk = choose_length(config, costs, leading)
     speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
     print(table(speeds))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from drafter.conversion import PACKAGED
+from drafter.models.storage import read_object
 from drafter.weights import tensor_bytes
 
 RECORD = "training.json"
@@ -28,15 +29,7 @@ def read_record(directory: Path) -> dict[str, Any]:
         ValueError: it is no JSON object.
     """
     path = directory / RECORD
-    if not path.is_file():
-        return {}
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: no valid JSON ({error}); export again") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: holds no JSON object; export again")
-    return record
+    return read_object(path) if path.is_file() else {}
 
 
 def write_json(path: Path, content: Any) -> None:

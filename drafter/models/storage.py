@@ -141,13 +141,22 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory}: has no config.json; name a directory that `python -m drafter export` wrote")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an export.
+
+    Raises:
+        ValueError: the file holds none.
+    """
     try:
-        config = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: no valid JSON ({error}); export again") from None
-    if not isinstance(config, dict):
+    if not isinstance(found, dict):
         raise ValueError(f"{path}: holds no JSON object; export again")
-    return config
+    return found
 
 
 def find(source: str | Path) -> Path:

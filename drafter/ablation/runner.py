@@ -21,7 +21,8 @@ from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import Config
 from drafter.export.record import write_json
 from drafter.logs import Metrics
-from drafter.run import claim, fit, start
+from drafter.prepare import start
+from drafter.run import claim, fit
 from drafter.training import DrafterModule
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from drafter.data.taps import TapCache
 from drafter.export.record import provenance, write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
+from drafter.prepare import ROWS_PER_PASS, Material, held_out_batches, prepare, taps_of
 from drafter.regenerate import regenerate
-from drafter.run import ROWS_PER_PASS, Material, held_out_batches, prepare, taps_of
 from drafter.verifier import Verifier
 from drafter.walk import Walk, leading_matches, walk
 

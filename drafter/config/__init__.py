@@ -1,0 +1,22 @@
+"""What a recipe may say: dataclasses with their defaults and checks. Schema < recipe < `key=value` overrides."""
+
+from drafter.config.checks import require
+from drafter.config.data import DataConfig
+from drafter.config.decoding import DecodingConfig
+from drafter.config.drafter import DrafterSettings
+from drafter.config.files import load, save
+from drafter.config.recipe import Config
+from drafter.config.training import TrainingConfig
+from drafter.config.verifier import VerifierConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DecodingConfig",
+    "DrafterSettings",
+    "TrainingConfig",
+    "VerifierConfig",
+    "load",
+    "require",
+    "save",
+]

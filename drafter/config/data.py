@@ -1,0 +1,53 @@
+"""`data.*` of a recipe."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from drafter.config.checks import require
+
+PROMPT_KINDS = ("write", "explain", "annotate", "chat")
+
+
+@dataclass
+class DataConfig:
+    """Prompts, the verifier's answers to them, and the split.
+
+    Args:
+        answers: Parquet file of answers; `regenerate` writes it, training reads it.
+        prompts: how many prompts of each kind `regenerate` makes: `write`, `explain` and `annotate` quote functions of
+            the standard library, `chat` ones are written by the verifier itself.
+        max_prompt_characters: longest code quoted in a prompt.
+        max_new_tokens: longest answer.
+        batch_size: rows answered at a time.
+        max_rows: training rows used, the first of the file; null for all.
+        sequence_length: rows longer than this are cut.
+        validation_share: share of the source documents that is held out.
+        validation_rows: held-out rows that validation walks over.
+        taps: `cached` (computed once, kept on disk) or `online` (by the verifier in every step).
+    """
+
+    answers: str = MISSING
+    prompts: dict[str, int] = field(default_factory=lambda: {"write": 500, "explain": 500, "annotate": 500})
+    max_prompt_characters: int = 600
+    max_new_tokens: int = 128
+    batch_size: int = 64
+    max_rows: int | None = None
+    sequence_length: int = 512
+    validation_share: float = 0.1
+    validation_rows: int = 64
+    taps: str = "cached"
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "validation_rows", "max_prompt_characters"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
+        unknown = sorted(set(self.prompts) - set(PROMPT_KINDS))
+        require(not unknown, "data.prompts", unknown, f"unknown kinds; choose among {', '.join(PROMPT_KINDS)}")
+        for kind, count in self.prompts.items():
+            require(count >= 0, f"data.prompts.{kind}", count, "must be >= 0")
+        require(self.max_rows is None or self.max_rows >= 1, "data.max_rows", self.max_rows, "must be >= 1, or null")
+        require(self.sequence_length >= 8, "data.sequence_length", self.sequence_length, "must be >= 8")
+        require(
+            0 < self.validation_share < 1, "data.validation_share", self.validation_share, "must lie between 0 and 1"
+        )
+        require(self.taps in ("cached", "online"), "data.taps", self.taps, "choose cached or online")

@@ -1,0 +1,43 @@
+"""A recipe, whole."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from drafter.config.checks import require
+from drafter.config.data import DataConfig
+from drafter.config.decoding import DecodingConfig
+from drafter.config.drafter import DrafterSettings
+from drafter.config.training import TrainingConfig
+from drafter.config.verifier import VerifierConfig
+from losses import Losses
+
+
+@dataclass
+class Config:
+    """A run, whole: everything that decides its numbers."""
+
+    name: str = MISSING
+    seed: int = 0
+    output: str = "runs"
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    drafter: DrafterSettings = field(default_factory=DrafterSettings)
+    losses: Losses = field(default_factory=Losses)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+
+    def __post_init__(self) -> None:
+        length, size = self.decoding.draft_length, self.drafter.block_size
+        remedy = f"must lie between 1 and drafter.block_size - 1 = {size - 1}, or be null"
+        require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)
+        if self.losses.compare_laws:
+            named = ", ".join(name for name, loss in self.losses.active.items() if loss.needs - {"nll"})
+            remedy = f"losses on the verifier's law ({named}) compare whole vocabularies; set drafter.vocabulary=full"
+            require(self.drafter.vocabulary == "full", "drafter.vocabulary", self.drafter.vocabulary, remedy)
+
+    @property
+    def directory(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output) / self.name

@@ -1,0 +1,112 @@
+"""What a run needs before its first step: the verifier, rows, their taps, a started drafter. Settings fail here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drafter.config import Config, require
+from drafter.conversion import cache_directory
+from drafter.data import answers
+from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, pad, split
+from drafter.data.taps import TapCache
+from drafter.models import BlockDiffusionDrafter
+from drafter.models.block_diffusion import config_for, evenly_spaced
+from drafter.models.start import adopt, start_from_verifier
+from drafter.precision import choose
+from drafter.verifier import Verifier, choose_device
+
+ROWS_PER_PASS = 8
+
+
+@dataclass
+class Material:
+    """What a run needs before its first step; made, and its settings checked, before any training."""
+
+    device: str
+    verifier: Verifier  # float32: answers, held-out taps and exact decoding
+    fast: torch.dtype  # what training and timed decoding run in
+    training: list[Row]
+    held_out: list[Row]
+    drafter: BlockDiffusionDrafter
+    manifest: dict[str, Any]  # of the answers
+
+    @property
+    def held_out_ids(self) -> list[list[int]]:
+        return [row.ids[: row.start] for row in self.held_out]
+
+
+def prepare(config: Config) -> Material:
+    """Load the verifier and the answers, split them, start the drafter.
+
+    Raises:
+        ValueError: a setting, a file or a model does not fit; one line, before training.
+    """
+    device = choose_device(config.verifier.device)
+    found, manifest = answers.read(Path(config.data.answers))
+    verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
+    made_by = manifest.get("verifier")
+    if made_by not in (None, verifier.fingerprint()):
+        raise ValueError(
+            f"data.answers={config.data.answers!r}: written by another verifier ({made_by}, not "
+            f"{verifier.fingerprint()}); make answers with `python -m drafter regenerate`"
+        )
+    rows = make_rows(found, verifier, config.data.sequence_length)
+    training, held_out = split(rows, config.data.validation_share)
+    training, held_out = training[: config.data.max_rows], held_out[: config.data.validation_rows]
+    longest = max(row.start for row in held_out[: config.decoding.prompts])
+    context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
+    remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
+    require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
+    lightning.seed_everything(config.seed, verbose=False)
+    drafter = start(config, verifier, training)
+    fast = choose(config.training.precision, device)
+    return Material(device, verifier, fast, training, held_out, drafter, manifest)
+
+
+def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
+    """Build the drafter and give it its first weights and its draft vocabulary."""
+    settings = config.drafter
+    shape = config_for(
+        verifier,
+        num_layers=settings.num_layers,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
+        mask_token_id=settings.mask_token_id,
+    )
+    if verifier.softcap is not None:
+        raise ValueError(
+            f"verifier.source={config.verifier.source!r}: a soft-capped head can't be trained against; choose another"
+        )
+    if settings.start in ("random", "verifier"):
+        drafter = BlockDiffusionDrafter(shape)
+        if settings.start == "verifier":
+            start_from_verifier(drafter, verifier)
+    else:
+        drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
+        drafter.check_verifier(verifier)
+        adopt(drafter, shape)
+    if settings.vocabulary != "full":
+        count = None if settings.vocabulary == "answers" else int(settings.vocabulary)
+        drafter.vocabulary = torch.tensor(frequent_tokens(training, count), device=verifier.device)
+    return drafter.to(verifier.device)
+
+
+def taps_of(
+    rows: list[Row], verifier: Verifier, drafter: BlockDiffusionDrafter, what: str, final: bool = False
+) -> TapCache:
+    """Taps of rows, from the cache or computed now with a progress bar."""
+    folder = cache_directory() / "taps"
+    with tqdm(total=len(rows), desc=f"taps of {what}", unit="row") as bar:
+        return TapCache(verifier, rows, drafter.tap_layers, folder, lambda done, _: bar.update(done - bar.n), final)
+
+
+def held_out_batches(material: Material, taps: TapCache) -> list[tuple[Rows, Tensor]]:
+    """Held-out rows with their taps, rows of similar length together."""
+    order = sorted(range(len(material.held_out)), key=lambda index: len(material.held_out[index].ids))
+    groups = [order[at : at + ROWS_PER_PASS] for at in range(0, len(order), ROWS_PER_PASS)]
+    return [(pad([material.held_out[i] for i in group]), taps.padded(group)) for group in groups]

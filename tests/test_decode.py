@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import NEW_TOKENS, make_drafter, make_memorising, make_verifier
 
-from drafter import decode
 from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
+from drafter.decode.drafting import Proposer
 from drafter.verification import LOSSLESS, make_rule
 
 
@@ -70,7 +70,7 @@ def test_shorter_drafts_are_prefixes(verifier, memorising, answers, prompts, dra
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_prompts_are_prefilled_in_chunks(verifier, memorising, answers, prompts, monkeypatch):
-    monkeypatch.setattr(decode, "PREFILL_CHUNK", 8)
+    monkeypatch.setattr("drafter.decode.batch.PREFILL_CHUNK", 8)
     found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=3)
     assert ids(found) == answers
     assert tokens_per_cycle(found[:4]) > 1.8
@@ -82,8 +82,8 @@ def test_a_restricted_vocabulary_is_still_lossless(verifier, answers, prompts, m
     allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
     monkeypatch.setattr(drafter, "vocabulary", torch.tensor(allowed))
     drafted = []
-    draft = decode._Batch.draft
-    monkeypatch.setattr(decode._Batch, "draft", lambda *a: drafted.append(draft(*a)) or drafted[-1])
+    propose = Proposer.propose
+    monkeypatch.setattr(Proposer, "propose", lambda *a: drafted.append(propose(*a)) or drafted[-1])
     found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=2)
     assert ids(found) == answers
     assert {token for step, _ in drafted for token in step.flatten().tolist()} <= set(allowed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_memorising, make_prompts, make_verifier
 
-from drafter import decode
+from drafter.decode.deciding import Decider
 from drafter.evaluate import Costs, best_draft_length, compare_greedy, margin, measure_costs, measure_speed, table
 from drafter.probe import walk_along
 
@@ -19,15 +19,15 @@ def spoil(monkeypatch):
     """A function: let the decoder with drafts emit wrong tokens in some rows of its batch."""
 
     def spoil_rows(rows):
-        decide = decode._Batch.decide
+        decide = Decider.decide
 
-        def wrong(self, *arguments):
-            decision = decide(self, *arguments)
-            if self.drafter is not None:
+        def wrong(self, draft_ids, *arguments):
+            decision = decide(self, draft_ids, *arguments)
+            if draft_ids.shape[1]:
                 decision.next_token[rows] = (decision.next_token[rows] + 1) % 288
             return decision
 
-        monkeypatch.setattr(decode._Batch, "decide", wrong)
+        monkeypatch.setattr(Decider, "decide", wrong)
 
     return spoil_rows
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from drafter.config import Config, require
 from drafter.conversion import cache_directory
 from drafter.data import answers
-from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, pad, split
+from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, one_answer_each, pad, split
 from drafter.data.taps import TapCache
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
@@ -57,7 +57,7 @@ def prepare(config: Config) -> Material:
         )
     rows = make_rows(found, verifier, config.data.sequence_length)
     training, held_out = split(rows, config.data.validation_share)
-    training, held_out = training[: config.data.max_rows], held_out[: config.data.validation_rows]
+    training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
     longest = max(row.start for row in held_out[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
     remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"

@@ -42,7 +42,7 @@ def walk_along(
     """The walk along answers just decoded: what the decoder's own count must equal."""
     leading = []
     for prompt, answer in zip(prompts, plain, strict=True):
-        rows = pad([Row(prompt + answer.token_ids, len(prompt), "", "")]).to(verifier.device)
+        rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
         leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
     return walk(leading, drafter.block_size - 1)
 

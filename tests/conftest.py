@@ -101,7 +101,7 @@ def make_memorising(family, block_size=4):
     verifier = make_verifier(family)
     drafter = make_drafter(verifier, block_size=block_size)
     known = list(zip(make_prompts(), make_answers(family), strict=True))[:4]
-    rows = pad([Row(prompt + answer, len(prompt), "", "") for prompt, answer in known])
+    rows = pad([Row.of(prompt, answer) for prompt, answer in known])
     anchors, used = every_anchor(rows.supervised)
     labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, block_size)
     generator = torch.Generator().manual_seed(1)

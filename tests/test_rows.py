@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_verifier
 
-from drafter.data.rows import Order, Row, frequent_tokens, make_rows, pad, split
+from drafter.data.rows import Order, Row, frequent_tokens, make_rows, one_answer_each, pad, split
 
 
 def answer(prompt="hi", ids=(5, 6, 7), source="a.py"):
@@ -14,7 +14,7 @@ def answer(prompt="hi", ids=(5, 6, 7), source="a.py"):
 
 
 def row(ids, start=1, source=""):
-    return Row(list(ids), start, source, "write")
+    return Row(list(ids), ((start, len(ids)),), source, "write")
 
 
 def test_rows_are_the_template_then_the_answer():
@@ -25,6 +25,34 @@ def test_rows_are_the_template_then_the_answer():
     assert made.start == len(prompt)
     assert made.answer == [5, 6, 7]
     assert (made.source, made.kind) == ("a.py", "write")
+
+
+def test_a_row_may_hold_several_answers():
+    talk = Row(list(range(20, 32)), ((2, 5), (7, 11)), "a.py", "chat")
+    assert talk.start == 2
+    assert talk.answer == [22, 23, 24, 27, 28, 29, 30]
+    supervised = pad([talk, row([9] * 14, start=13)]).supervised
+    assert supervised[0].nonzero()[:, 0].tolist() == [2, 3, 4, 7, 8, 9, 10]
+    assert one_answer_each([talk, row([1, 2, 3])]) == [
+        Row(list(range(20, 25)), ((2, 5),), "a.py", "chat"),
+        Row(list(range(20, 31)), ((7, 11),), "a.py", "chat"),
+        row([1, 2, 3]),
+    ]
+
+
+def test_a_cut_keeps_the_answers_that_have_something_to_predict():
+    talk = Row(list(range(12)), ((2, 5), (7, 11)), "a.py", "chat")
+    spans = {length: cut.spans if (cut := talk.cut(length)) else None for length in (12, 10, 9, 8, 7, 4, 3)}
+    assert spans == {
+        12: ((2, 5), (7, 11)),
+        10: ((2, 5), (7, 10)),
+        9: ((2, 5), (7, 9)),
+        8: ((2, 5),),
+        7: ((2, 5),),
+        4: ((2, 4),),
+        3: None,
+    }
+    assert talk.cut(4).ids == [0, 1, 2, 3]
 
 
 def test_rows_are_cut_at_the_sequence_length():

@@ -20,7 +20,7 @@ LAYERS = [1, 3]
 def rows():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(4, 120, (150,), generator=generator).tolist()
-    return [Row(torch.randint(3, 259, (n,), generator=generator).tolist(), 2, "", "") for n in lengths]
+    return [Row(torch.randint(3, 259, (n,), generator=generator).tolist(), ((2, n),)) for n in lengths]
 
 
 class Killed(BaseException):

@@ -16,7 +16,7 @@ from drafter.training import DrafterModule, Steps
 @pytest.fixture(scope="module")
 def rows():
     pairs = zip(make_prompts(), make_answers("llama"), strict=True)
-    return [Row(prompt + answer[: NEW_TOKENS - 5 * i], len(prompt), "", "") for i, (prompt, answer) in enumerate(pairs)]
+    return [Row.of(prompt, answer[: NEW_TOKENS - 5 * i]) for i, (prompt, answer) in enumerate(pairs)]
 
 
 @pytest.fixture
@@ -155,8 +155,7 @@ def test_padding_is_no_context(rows, make):
     whole = module.scores(batch)
     for row in range(3):
         length = int(batch.rows.supervised[row].nonzero().max()) + 1
-        alone = pad(
-            [Row(batch.rows.ids[row, :length].tolist(), int(batch.rows.supervised[row].int().argmax()), "", "")]
-        )
+        start, ids = int(batch.rows.supervised[row].int().argmax()), batch.rows.ids[row, :length].tolist()
+        alone = pad([Row(ids, ((start, length),))])
         part = batch._replace(rows=alone, anchors=batch.anchors[row : row + 1], used=batch.used[row : row + 1])
         torch.testing.assert_close(module.scores(part).nll[0], whole.nll[row], rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ LAYERS = [1, 3]
 
 def make_rows_of(family):
     pairs = zip(make_prompts(), make_answers(family), strict=True)
-    return [Row(prompt + answer, len(prompt), f"{index}", "") for index, (prompt, answer) in enumerate(pairs)]
+    return [Row.of(prompt, answer, f"{index}") for index, (prompt, answer) in enumerate(pairs)]
 
 
 def full_forward(verifier, ids):

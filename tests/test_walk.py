@@ -62,7 +62,7 @@ def test_walk_on_a_case_done_by_hand():
 
 def walk_along(verifier, drafter, prompts, answers, draft_length):
     """The walk along answers, all of them in one padded batch."""
-    rows = pad([Row(prompt + answer, len(prompt), "", "") for prompt, answer in zip(prompts, answers, strict=True)])
+    rows = pad([Row.of(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)])
     taps = verifier.taps(rows.ids, drafter.tap_layers).clone()
     return walk(leading_matches(drafter, verifier, rows, taps), draft_length)
 

@@ -16,19 +16,42 @@ from torch import Tensor
 from drafter.data.answers import Answer
 from drafter.verifier import Verifier
 
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of one conversation; everything from `start` on is the answer."""
+    """Token ids of one conversation.
+
+    Args:
+        spans: what the verifier wrote, half-open token ranges in ascending order: only these are supervised.
+        source: document that it comes from.
+    """
 
     ids: list[int]
-    start: int
-    source: str
-    kind: str
+    spans: tuple[Span, ...]
+    source: str = ""
+    kind: str = ""
+
+    @classmethod
+    def of(cls, prompt: list[int], answer: list[int], source: str = "", kind: str = "") -> "Row":
+        """One prompt with its answer behind it."""
+        return cls(prompt + answer, ((len(prompt), len(prompt) + len(answer)),), source, kind)
+
+    @property
+    def start(self) -> int:
+        """Where the first answer begins."""
+        return self.spans[0][0]
 
     @property
     def answer(self) -> list[int]:
-        return self.ids[self.start :]
+        """The supervised tokens."""
+        return [token for start, end in self.spans for token in self.ids[start:end]]
+
+    def cut(self, length: int) -> "Row | None":
+        """The first `length` tokens; None where no span keeps an anchor and a token to predict."""
+        spans = tuple((start, min(end, length)) for start, end in self.spans if min(end, length) - start >= 2)
+        return Row(self.ids[:length], spans, self.source, self.kind) if spans else None
 
 
 @dataclass(frozen=True)
@@ -56,8 +79,9 @@ def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -
             raise ValueError(
                 f"data.answers: row {number} holds an id outside the verifier's vocabulary of {vocabulary}"
             )
-        if len(prompt) + 2 <= sequence_length and len(ids) >= 2:  # an anchor and a token to predict
-            rows.append(Row((prompt + ids)[:sequence_length], len(prompt), answer["source"], answer["kind"]))
+        row = Row.of(prompt, ids, answer["source"], answer["kind"]).cut(sequence_length)
+        if row:
+            rows.append(row)
     if not rows:
         raise ValueError(f"data.sequence_length={sequence_length}: no row has room for its answer; raise it")
     return rows
@@ -83,6 +107,11 @@ def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row
     return training, validation
 
 
+def one_answer_each(rows: list[Row]) -> list[Row]:
+    """A row per span, the conversation before it as its prompt: what a walk along answers, or decoding, starts from."""
+    return [Row(row.ids[:end], ((start, end),), row.source, row.kind) for row in rows for start, end in row.spans]
+
+
 def frequent_tokens(rows: list[Row], count: int | None) -> list[int]:
     """The `count` most frequent tokens of the answers (null for all of them), ascending."""
     counts = Counter(token for row in rows for token in row.answer)
@@ -96,7 +125,8 @@ def pad(rows: list[Row]) -> Rows:
     supervised = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        supervised[i, row.start : len(row.ids)] = True
+        for start, end in row.spans:
+            supervised[i, start:end] = True
     return Rows(ids, supervised)
 
 

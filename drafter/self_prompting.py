@@ -6,11 +6,11 @@ Sampled after its user header, the model writes what a user would ask.
 import re
 from collections.abc import Callable
 
+from drafter.chat import user_header
 from drafter.data.prompts import Prompt
 from drafter.decode import SpeculativeDecoder
 from drafter.verifier import Verifier
 
-MARK = "\u241f"  # stands for the user's turn while the template is cut open
 SIMILAR = 0.6
 LONGEST = 64
 
@@ -29,7 +29,7 @@ def self_prompts(
     Raises:
         ValueError: the template can't be cut open at the user's turn, or the verifier keeps repeating itself.
     """
-    header = _user_header(verifier)
+    header = user_header(verifier.tokenizer)
     decoder = SpeculativeDecoder(verifier)
     kept: list[str] = []
     words: list[frozenset[str]] = []
@@ -55,16 +55,6 @@ def self_prompts(
     if len(kept) < count:
         raise ValueError(f"data.prompts.chat={count}: the verifier wrote only {len(kept)} different prompts; lower it")
     return [{"source": f"chat/{number}", "kind": "chat", "prompt": text} for number, text in enumerate(kept[:count])]
-
-
-def _user_header(verifier: Verifier) -> list[int]:
-    """Ids of the chat template up to where the user's words begin."""
-    if verifier.tokenizer is None or verifier.tokenizer.chat_template is None:
-        raise ValueError("verifier: its tokenizer has no chat template; self-prompting needs a chat model")
-    text = verifier.tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
-    if text.count(MARK) != 1:
-        raise ValueError("verifier: its chat template does not write the user's turn as it is; can't prompt itself")
-    return verifier.tokenizer.encode(text.split(MARK)[0], add_special_tokens=False)
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -16,6 +16,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from drafter.attention import KVCache, choose_kernel
 from drafter.attention.sdpa import attend, visible
+from drafter.chat import Message, prompt_ids
 from drafter.conversion import resolve
 
 ATTENTION = "block_drafter"
@@ -95,6 +96,7 @@ class Verifier:
         self.model, self.tokenizer, self.config, self._body = model, tokenizer, text, body
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
+        self.keep_reasoning = True  # of chat models that think before they answer; see drafter.chat
         self._tapped: dict[int, Tensor] = {}
         self._hooks: dict[int, Any] = {}
 
@@ -163,16 +165,14 @@ class Verifier:
             digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def chat_ids(self, prompt: str) -> list[int]:
-        """Ids of one user turn in the chat template, up to where the answer begins.
+    def chat_ids(self, prompt: str | Sequence[Message], tools: list[Any] | None = None) -> list[int]:
+        """Ids of one user turn, or of a conversation, in the chat template, up to where the answer begins.
 
         Raises:
-            ValueError: the tokenizer has no chat template.
+            ValueError: the tokenizer has no chat template, or it refuses the conversation.
         """
-        if self.tokenizer is None or self.tokenizer.chat_template is None:
-            raise ValueError("verifier: its tokenizer has no chat template; choose a chat model")
-        turn = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of `ids` [...], scaled where the model scales them; returns [..., D]."""

@@ -1,0 +1,207 @@
+"""Conversations → token ids in a tokenizer's chat template, and exactly which of them an assistant writes.
+
+A message is a dict with `role` (system, user, assistant, tool), `content`, and where it has them `reasoning_content`,
+`tool_calls`, `name`, `tool_call_id`. `keep_reasoning=False` takes reasoning out of what assistants wrote and tells the
+template so (`enable_thinking`, which Qwen3's reads and others pass over).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+Message = dict[str, Any]
+Span = tuple[int, int]  # half-open, in tokens
+
+MARK = "\u241f"  # stands for the user's turn while the template is cut open
+TAG = re.compile(r"\{%-?\s*generation\b")
+THOUGHT = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
+REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def prompt_ids(
+    tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | None = None, keep_reasoning: bool = True
+) -> list[int]:
+    """Ids of a conversation up to where the next answer begins.
+
+    Raises:
+        ValueError: there is no chat template, or it refuses the messages.
+    """
+    template = _Template(tokenizer, tools, keep_reasoning)
+    return template.encode(template.text(template.shown(messages), answer_next=True))
+
+
+def render(
+    tokenizer: Any, messages: Sequence[Message], *, keep_reasoning: bool, tools: list[Any] | None = None
+) -> tuple[list[int], list[Span]]:
+    """Ids of a whole conversation, and what its assistants write: content and end-of-turn token, not the header.
+
+    By the template's generation tags where it has them; else, or where these do not fall between tokens, by rendering
+    the turns before each answer, then with it: each must be how the next begins, in text and in tokens.
+
+    Raises:
+        ValueError: no template, one that refuses the messages, or no exact span; names the turn and the remedy.
+    """
+    template = _Template(tokenizer, tools, keep_reasoning)
+    messages = template.shown(messages)
+    text = template.text(messages)
+    ids = template.encode(text)
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    marks = template.tagged(messages, text)
+    spans = [template.in_tokens(text, ids, *mark) for mark in marks]
+    if marks and None not in spans:
+        if len(marks) == len(turns):
+            for turn, (start, end) in zip(turns, marks, strict=True):
+                _check_reasoning(turn, messages[turn], text[start:end])
+        return ids, [template.trim(ids, *_with_end(ids, span, tokenizer.eos_token_id)) for span in spans if span]
+    return ids, [template.turn(messages, turn, text, ids) for turn in turns]
+
+
+def answer_ids(
+    tokenizer: Any, messages: Sequence[Message], *, keep_reasoning: bool, tools: list[Any] | None = None
+) -> tuple[list[int], list[int]]:
+    """`prompt_ids` of the turns before the last, and the ids that the last turn, an assistant's, adds to them.
+
+    Only the last answer has to be exact: a template may rewrite earlier ones (Qwen3's drops their reasoning).
+
+    Raises:
+        ValueError: as `render`.
+    """
+    template = _Template(tokenizer, tools, keep_reasoning)
+    messages = template.shown(messages)
+    text = template.text(messages)
+    ids = template.encode(text)
+    start, end = template.turn(messages, len(messages) - 1, text, ids)
+    return ids[:start], ids[start:end]
+
+
+def user_turns(messages: Sequence[Message]) -> list[list[Message]]:
+    """Cut a conversation at its answers: what is said before each, so that a verifier can give its own.
+
+    An answer is an assistant's turn without tool calls; calls and their results stay where they are, since a verifier
+    asked anew can't have a tool run. What follows the last answer is a turn of its own.
+    """
+    turns: list[list[Message]] = [[]]
+    for message in messages:
+        if message["role"] == "assistant" and not message.get("tool_calls"):
+            turns.append([])
+        else:
+            turns[-1].append(message)
+    return [turn for turn in turns if turn and turn[-1]["role"] in ("user", "tool")]
+
+
+def user_header(tokenizer: Any) -> list[int]:
+    """Ids of the chat template up to where the user's words begin.
+
+    Raises:
+        ValueError: there is no template, or it can't be cut open there.
+    """
+    template = _Template(tokenizer)
+    text = template.text([{"role": "user", "content": MARK}])
+    if text.count(MARK) != 1:
+        raise ValueError("verifier: its chat template does not write the user's turn as it is; can't prompt itself")
+    return template.encode(text.split(MARK)[0])
+
+
+@dataclass
+class _Template:
+    """A tokenizer's chat template, with what every rendering of a conversation gets."""
+
+    tokenizer: Any
+    tools: list[Any] | None = None
+    keep_reasoning: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            raise ValueError("verifier: its tokenizer has no chat template; choose a chat model")
+        self.settings = {} if self.keep_reasoning else {"enable_thinking": False}
+
+    def shown(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the template gets them: without reasoning where that is not wanted."""
+        return list(messages) if self.keep_reasoning else [_without_reasoning(message) for message in messages]
+
+    def text(self, messages: Sequence[Message], answer_next: bool = False) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), tools=self.tools, add_generation_prompt=answer_next, tokenize=False, **self.settings
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"the chat template refuses the conversation ({reason}); mend or remove it") from None
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def tagged(self, messages: Sequence[Message], text: str) -> list[Span]:
+        """Characters between the template's generation tags; none where it has no tags."""
+        source = self.tokenizer.get_chat_template(tools=self.tools)
+        if not TAG.search(source):
+            return []
+        texts, marks = render_jinja_template(
+            conversations=[list(messages)],
+            tools=self.tools,
+            chat_template=source,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+            **self.settings,
+        )
+        return [(start, end) for start, end in marks[0] if end > start] if texts == [text] else []
+
+    def turn(self, messages: Sequence[Message], turn: int, text: str, ids: list[int]) -> Span:
+        """Tokens of the answer at `turn`, by rendering what is before it and then it too."""
+        name = f"messages[{turn}]"
+        if turn < 1 or messages[turn]["role"] != "assistant":
+            raise ValueError(f"{name}: is no answer to anything; begin with a user's turn, end with an assistant's")
+        before = self.text(messages[:turn], answer_next=True)
+        behind = self.text(messages[: turn + 1])
+        if not behind.startswith(before) or not text.startswith(behind):
+            raise ValueError(
+                f"{name}: the chat template writes it otherwise once turns follow, or without a generation prompt "
+                "before it; make a row of each answer, with the turns before it as its prompt"
+            )
+        _check_reasoning(turn, messages[turn], behind[len(before) :])
+        span = self.in_tokens(text, ids, len(before), len(behind))
+        if span is None:
+            raise ValueError(f"{name}: a token spans where it begins or ends; strip the blanks around its content")
+        return self.trim(ids, *span)
+
+    def in_tokens(self, text: str, ids: list[int], start: int, end: int) -> Span | None:
+        """A span of characters in tokens; None where it does not begin and end between two tokens."""
+        before, behind = self.encode(text[:start]), self.encode(text[:end])
+        exact = ids[: len(before)] == before and ids[: len(behind)] == behind
+        return (len(before), len(behind)) if exact else None
+
+    def trim(self, ids: list[int], start: int, end: int) -> Span:
+        """End a span at its end-of-turn token: nobody writes the blanks that a template puts behind it."""
+        added = self.tokenizer.added_tokens_decoder
+        last = next((at for at in range(end - 1, start - 1, -1) if ids[at] in added), None)
+        if last is not None and not self.tokenizer.decode(ids[last + 1 : end]).strip():
+            return start, last + 1
+        return start, end
+
+
+def _with_end(ids: list[int], span: Span, end_id: int | None) -> Span:
+    """A tagged span with the end-of-turn token, where the tags end before it."""
+    start, end = span
+    return (start, end + 1) if end < len(ids) and ids[end] == end_id and ids[end - 1] != end_id else span
+
+
+def _check_reasoning(turn: int, message: Message, written: str) -> None:
+    thought = next((message[name] for name in REASONING if message.get(name)), "")
+    if thought.strip() not in written:
+        raise ValueError(
+            f"messages[{turn}]: the chat template does not write its reasoning here; drop reasoning, or make a row of "
+            "each answer, with the turns before it as its prompt"
+        )
+
+
+def _without_reasoning(message: Message) -> Message:
+    if message["role"] != "assistant":
+        return message
+    kept = {key: value for key, value in message.items() if key not in REASONING}
+    if isinstance(kept.get("content"), str):
+        kept["content"] = THOUGHT.sub("", kept["content"])
+    return kept

@@ -36,15 +36,25 @@ class Probe:
         return asdict(self)
 
 
+def leading_along(
+    plain: Sequence[Generation], prompts: Sequence[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
+) -> list[list[int]]:
+    """`leading_matches` along answers just decoded; none of a prompt that could not run."""
+    leading: list[list[int]] = []
+    for prompt, answer in zip(prompts, plain, strict=True):
+        if len(answer.token_ids) < 2:  # no anchor has a token behind it
+            leading.append([])
+            continue
+        rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
+        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
+    return leading
+
+
 def walk_along(
     plain: Sequence[Generation], prompts: Sequence[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
 ) -> Walk:
     """The walk along answers just decoded: what the decoder's own count must equal."""
-    leading = []
-    for prompt, answer in zip(prompts, plain, strict=True):
-        rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
-        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
-    return walk(leading, drafter.block_size - 1)
+    return walk(leading_along(plain, prompts, verifier, drafter), drafter.block_size - 1)
 
 
 def probe(

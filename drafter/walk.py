@@ -4,6 +4,7 @@ Greedy decoding is lossless, so along the verifier's own greedy answer its cycle
 equals the decoder's own count in exact arithmetic and has no sampling noise.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,17 @@ class Walk:
     reached: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
 
+    def add(self, emitted: list[int], accepted: list[int]) -> None:
+        """Take in the cycles of one more row."""
+        self.emitted.append(emitted)
+        self.accepted.append(accepted)
+        left = sum(emitted)
+        for tokens, keep in zip(emitted, accepted, strict=True):
+            for slot in range(min(len(self.kept), left)):
+                self.reached[slot] += slot <= keep
+                self.kept[slot] += slot < keep
+            left -= tokens
+
     @property
     def tokens_per_cycle(self) -> float:
         """Tokens emitted by cycles over cycles, summed over rows."""
@@ -58,6 +70,11 @@ class Walk:
         """Per slot, the share of all cycles that kept it."""
         cycles = max(1, sum(map(len, self.emitted)))
         return [count / cycles for count in self.kept]
+
+    @property
+    def acceptance(self) -> list[float]:
+        """Per slot, the share that kept it of the cycles that had kept all slots before it; NaN without one."""
+        return [kept / reached if reached else math.nan for kept, reached in zip(self.kept, self.reached, strict=True)]
 
 
 def walk_row(leading: list[int], draft_length: int) -> tuple[list[int], list[int]]:
@@ -115,13 +132,5 @@ def walk(leading: Iterable[list[int]], draft_length: int) -> Walk:
     """Walk along rows given their `leading_matches`."""
     result = Walk(reached=[0] * draft_length, kept=[0] * draft_length)
     for row in leading:
-        emitted, accepted = walk_row(row, draft_length)
-        result.emitted.append(emitted)
-        result.accepted.append(accepted)
-        at = 0
-        for tokens, keep in zip(emitted, accepted, strict=True):
-            for slot in range(min(draft_length, len(row) - at)):
-                result.reached[slot] += slot <= keep
-                result.kept[slot] += slot < keep
-            at += tokens
+        result.add(*walk_row(row, draft_length))
     return result

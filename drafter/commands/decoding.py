@@ -1,0 +1,132 @@
+"""What the commands that decode have in common: models and sampling as arguments, checked before anything loads."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from drafter.models import BlockDiffusionDrafter
+    from drafter.verifier import Verifier
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> None:
+    """DRAFTER and how both models are loaded."""
+    parser.add_argument("drafter", metavar="DRAFTER", nargs="?" if optional else None, help="directory, or hub id")
+    parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
+    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of both models; default: {dtype}")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--attention", default="auto", help="sdpa, flash_attn or auto")
+
+
+def add_sampling(parser: ArgumentParser) -> None:
+    """Temperature, top-p, top-k, seed and rule."""
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy, the default")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens of this mass; 1: all")
+    parser.add_argument("--top-k", type=int, default=0, help="keep this many likeliest tokens; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rule", default="match", help="verification rule; default: match")
+
+
+def add_suites(parser: ArgumentParser, prompts: int | None) -> None:
+    """Which prompts, how many, how long the answers."""
+    parser.add_argument(
+        "--suites", nargs="+", required=True, metavar="SUITE", help="humaneval, mt_bench, or JSONL files with `prompt`"
+    )
+    every = "all" if prompts is None else prompts
+    parser.add_argument("--prompts", type=int, default=prompts, help=f"of each suite, evenly spaced; default: {every}")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer; default: 128")
+    parser.add_argument("--raw", action="store_true", help="prompts as they are, without the chat template")
+
+
+def require_positive(parsed: Namespace, *names: str) -> None:
+    """Raise a ValueError unless the arguments of these names are at least 1, or left out."""
+    for name in names:
+        value = getattr(parsed, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one < 1:
+                raise ValueError(f"{name.replace('_', '-')}={one}: must be >= 1")
+
+
+def check_models(parsed: Namespace, drafter: str, *draft_lengths: int | None) -> int:
+    """Compare a drafter's config with the verifier's; returns the drafter's longest draft. No weights are read.
+
+    Raises:
+        ValueError: either can't be read, the drafter was made for another verifier, or a draft length is out of range.
+    """
+    from drafter.check.verifier import VerifierFacts
+    from drafter.models.storage import Stored, find
+
+    facts = Stored(find(drafter)).facts
+    longest = int(facts["block_size"]) - 1
+    for length in draft_lengths:
+        if length is not None and not 0 <= length <= longest:
+            raise ValueError(f"draft-length={length}: {drafter} proposes at most {longest}; choose 0 to {longest}")
+    truths = VerifierFacts.load(parsed.verifier).truths
+    for name in ("hidden_size", "num_target_layers", "vocab_size"):
+        if facts.get(name) not in (None, 0, truths[name]):
+            raise ValueError(
+                f"drafter={drafter!r}: made for a verifier of {name}={facts[name]}, {parsed.verifier} has "
+                f"{truths[name]}; name the verifier that it was trained against"
+            )
+    return longest
+
+
+def check_sampling(parsed: Namespace) -> None:
+    """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
+    from drafter.sampling import check
+    from drafter.verification import make_rule
+
+    check(parsed.temperature, parsed.top_p, parsed.top_k)
+    make_rule(parsed.rule)
+
+
+def read_suites(parsed: Namespace) -> dict[str, list[str]]:
+    """Prompts of each suite, evenly spaced.
+
+    Raises:
+        ValueError: a suite is unknown, broken or named twice.
+    """
+    from drafter.data.suites import load_suite
+
+    found: dict[str, list[str]] = {}
+    for suite in parsed.suites:
+        name = Path(suite).stem if suite.endswith(".jsonl") else suite
+        if name in found:
+            raise ValueError(f"suites: {name!r} is named twice; leave one out")
+        prompts = [prompt["prompt"] for prompt in load_suite(suite)]
+        count = min(parsed.prompts or len(prompts), len(prompts))
+        found[name] = [prompts[i * len(prompts) // count] for i in range(count)]
+    return found
+
+
+def load_verifier(parsed: Namespace, **settings: Any) -> "Verifier":
+    """The verifier in the dtype and on the device asked for."""
+    from drafter.verifier import Verifier, choose_device
+
+    device = choose_device(parsed.device)
+    return Verifier.load(parsed.verifier, choose_dtype(parsed.dtype, device), device, parsed.attention, **settings)
+
+
+def load_drafter(source: str, verifier: "Verifier") -> "BlockDiffusionDrafter":
+    """A drafter beside its verifier."""
+    from drafter.models import BlockDiffusionDrafter
+
+    drafter = BlockDiffusionDrafter.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
+    drafter.check_verifier(verifier)
+    return drafter
+
+
+def choose_dtype(requested: str, device: str) -> "torch.dtype":
+    """A torch dtype by name; `auto` measures which is faster here."""
+    from drafter.precision import choose
+
+    return choose(requested, device)
+
+
+def encode(verifier: "Verifier", prompt: str, raw: bool) -> list[int]:
+    """Ids of a prompt: as they are, or one user turn in the chat template."""
+    return verifier.tokenizer.encode(prompt) if raw else verifier.chat_ids(prompt)

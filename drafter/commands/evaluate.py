@@ -1,0 +1,115 @@
+"""A drafter on suites of prompts: tokens per cycle, what each slot accepts, intervals over prompts.
+
+Cycles are those of the real decoder or, with `--by walk`, of the walk along the verifier's own greedy answers. With
+`--against OTHER` a second drafter sees the same prompts, and the gain over it comes with a paired interval.
+"""
+
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drafter.commands import decoding
+
+if TYPE_CHECKING:
+    from drafter.decode import Generation
+    from drafter.verifier import Verifier
+    from drafter.walk import Walk
+
+log = logging.getLogger(__name__)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    decoding.add_models(parser, "float32")
+    decoding.add_suites(parser, None)
+    decoding.add_sampling(parser)
+    parser.add_argument("--by", choices=("decoder", "walk"), default="decoder", help="whose cycles; default: decoder")
+    parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
+    parser.add_argument("--against", metavar="OTHER", help="a second drafter, compared prompt by prompt")
+    parser.add_argument("--batch-size", type=int, default=16, help="prompts decoded together; default: 16")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+
+
+def run(parsed: Namespace) -> None:
+    decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_size", "draft_length")
+    if parsed.by == "walk" and parsed.temperature > 0:
+        raise ValueError(f"temperature={parsed.temperature}: the walk is along greedy answers; use --by decoder")
+    decoding.check_sampling(parsed)
+    suites = decoding.read_suites(parsed)
+    drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
+    longest = [decoding.check_models(parsed, one, parsed.draft_length) for one in drafters]
+
+    from drafter import acceptance
+    from drafter.export.record import provenance, write_json
+
+    verifier = decoding.load_verifier(parsed)
+    prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
+    answers = _plain(parsed, verifier, prompts) if parsed.by == "walk" else {}
+    walks = []
+    for source, length in zip(drafters, longest, strict=True):
+        walks.append(_walks(parsed, verifier, source, parsed.draft_length or length, prompts, answers))
+        print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
+        found = {name: acceptance.figures(one) for name, one in walks[-1].items()}
+        print(acceptance.table(found))
+        if len(walks) == 1:
+            report: dict[str, Any] = {"suites": found}
+        else:
+            report["against"] = {"drafter": source, "suites": found, "gain": _gain(*walks)}
+    if parsed.json:
+        settings = {name: value for name, value in vars(parsed).items() if name not in ("run", "json", "command")}
+        write_json(parsed.json, {**report, "settings": settings, "provenance": provenance()})
+
+
+def _plain(
+    parsed: Namespace, verifier: "Verifier", prompts: dict[str, list[list[int]]]
+) -> dict[str, list["Generation"]]:
+    from drafter.acceptance import Sampling
+
+    how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
+    return {name: Sampling().generate(verifier, None, None, some, **how) for name, some in prompts.items()}
+
+
+def _walks(
+    parsed: Namespace,
+    verifier: "Verifier",
+    source: str,
+    length: int,
+    prompts: dict[str, list[list[int]]],
+    answers: dict[str, list["Generation"]],
+) -> dict[str, "Walk"]:
+    """The cycles of a drafter on each suite."""
+    from drafter.acceptance import Sampling, by_walk, cycles_of
+
+    drafter = decoding.load_drafter(source, verifier)
+    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
+    found = {}
+    for name, some in prompts.items():
+        if answers:
+            made = answers[name]
+            found[name] = by_walk(verifier, drafter, some, made, length)
+        else:
+            made = sampling.generate(verifier, drafter, length, some, **how)
+            found[name] = cycles_of(made, length)
+        for number, one in enumerate(made, 1):
+            if not one.token_ids:
+                log.warning("%s: prompt %d was left out: %s", name, number, one.stop)
+        if not any(found[name].emitted):
+            raise ValueError(f"suites: no prompt of {name} gave a cycle; raise max-new-tokens or choose another suite")
+    return found
+
+
+def _gain(ours: dict[str, "Walk"], theirs: dict[str, "Walk"]) -> dict[str, dict[str, float]]:
+    """Gain in tokens per cycle over the other drafter, per suite, with its paired interval."""
+    from drafter.ablation.statistics import compare
+    from drafter.acceptance import counts
+
+    gains = {}
+    for name, walk in ours.items():
+        mine, others = counts(walk, theirs[name])
+        one = compare(mine, others).gain
+        gains[name] = {"gain": one.value, "low": one.low, "high": one.high}
+        print(
+            f"{name}: {one.value:+.1%} tokens per cycle over the other, 95 % interval {one.low:+.1%} to {one.high:+.1%}"
+        )
+    return gains

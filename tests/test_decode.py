@@ -161,11 +161,23 @@ def test_text_prompts_are_tokenised(verifier):
 
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_prompt_that_cannot_run_says_so_and_the_others_go_on(verifier, memorising, answers, prompts):
-    found = SpeculativeDecoder(verifier, memorising).generate([[], prompts[0], [5] * 2040], NEW_TOKENS)
-    assert found[0].stop == "the prompt is empty"
-    assert found[1].token_ids == answers[0]
-    assert found[2].stop == f"2040 prompt tokens + max_new_tokens={NEW_TOKENS} exceed the context of 2048"
-    assert found[0].token_ids == found[2].token_ids == []
+    bad = {
+        "the prompt is empty": [],
+        f"2040 prompt tokens + max_new_tokens={NEW_TOKENS} exceed the context of 2048": [5] * 2040,
+        "prompt token 288 is no id of the verifier, 0 to 287": [5, 288],
+        "prompt token -1 is no id of the verifier, 0 to 287": [-1, 5],
+        "the prompt can't be read ('float' object cannot be interpreted as an integer)": [5, 1.5],
+        "the prompt can't be read ('int' object is not iterable)": 7,
+    }
+    ended = []
+    found = SpeculativeDecoder(verifier, memorising).generate(
+        [*bad.values(), prompts[0], "\ud800"], NEW_TOKENS, batch_size=3, on_end=lambda index, _: ended.append(index)
+    )
+    assert [one.stop for one in found[:-2]] == list(bad)
+    assert found[-2].token_ids == answers[0]
+    assert found[-1].stop.startswith("the prompt can't be read (")
+    assert all(one.token_ids == [] for one in [*found[:-2], found[-1]])
+    assert sorted(ended) == list(range(len(bad) + 2))
 
 
 @pytest.mark.parametrize("family", ["llama"])

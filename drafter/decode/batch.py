@@ -18,9 +18,10 @@ PREFILL_CHUNK = 512
 
 @dataclass
 class Listeners:
-    """Who is told what, with a prompt's index: its new tokens after each cycle, its Generation at the end."""
+    """Who is told what, with a prompt's index: its new tokens or text after each cycle, its Generation at the end."""
 
     on_tokens: Callable[[int, list[int]], None] | None = None
+    on_text: Callable[[int, str], None] | None = None
     on_end: Callable[[int, Generation], None] | None = None
 
 
@@ -114,6 +115,8 @@ class Batch:
         tokens = row.append(drafted, chosen, self.limit, self.stop_ids, cycle)
         if self.listeners.on_tokens is not None:
             self.listeners.on_tokens(row.index, tokens)
+        if self.listeners.on_text is not None and row.transcript is not None and (text := row.transcript.news()):
+            self.listeners.on_text(row.index, text)
         if row.ended:
             self.slots[slot] = None
             if self.listeners.on_end is not None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import index as integer
 
 import torch
 
@@ -10,6 +11,7 @@ from drafter.decode.deciding import Decider
 from drafter.decode.drafting import Proposer
 from drafter.decode.generation import Generation
 from drafter.decode.row import Row
+from drafter.decode.text import Transcript, stop_strings
 from drafter.models import BlockDiffusionDrafter
 from drafter.sampling import check
 from drafter.verification import Rule, make_rule
@@ -58,45 +60,67 @@ class SpeculativeDecoder:
         top_k: int = 0,
         seed: int = 0,
         batch_size: int = 1,
+        stop: str | Sequence[str] = (),
         on_tokens: Callable[[int, list[int]], None] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
         on_end: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answer prompts (text, or token ids), `batch_size` at a time; a finished row makes room for the next.
 
         Args:
+            stop: strings that end an answer, wherever tokens cut them; the text ends before the string, the token ids
+                with the token in which it completes.
             on_tokens: called with a prompt's index and its new tokens after each cycle (streaming).
+            on_text: called with a prompt's index and its new text: whole characters, and nothing that may turn out to
+                begin a stop string.
             on_end: called with a prompt's index and its Generation when it ends.
         Returns:
             one Generation per prompt, in order. A prompt that can't run says so in `stop`; the others go on.
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or text is asked for without a tokenizer.
         """
         check(temperature, top_p, top_k)
         if max_new_tokens < 1 or batch_size < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens}, batch_size={batch_size}: both must be >= 1")
-        rows = [Row(index, self._encode(prompt)) for index, prompt in enumerate(prompts)]
-        waiting: deque[Row] = deque()
-        for row in rows:
-            row.result.stop = self._refusal(row.prompt, max_new_tokens)
-            if not row.ended:
+        strings = stop_strings(stop)
+        reads = bool(strings or on_text)
+        if reads and self.verifier.tokenizer is None:
+            raise ValueError("stop, on_text: the verifier has no tokenizer; use token ids alone")
+        rows, waiting = [], deque[Row]()
+        for index, prompt in enumerate(prompts):
+            ids, reason = self._read(prompt, max_new_tokens)
+            row = Row(index, ids, Generation(stop=reason))
+            row.transcript = Transcript(self.verifier.tokenizer, strings) if reads else None
+            rows.append(row)
+            if row.ended:
+                if on_end is not None:
+                    on_end(index, row.result)
+            else:
                 waiting.append(row)
         if waiting:
             block = 1 if self.drafter is None else self.drafter.block_size
             capacity = max(len(row.prompt) for row in waiting) + max_new_tokens + block
             generator = torch.Generator(self.verifier.device).manual_seed(seed)
             decider = Decider(self.rule, temperature, top_p, top_k, generator)
-            listeners, size = Listeners(on_tokens, on_end), min(batch_size, len(waiting))
+            listeners, size = Listeners(on_tokens, on_text, on_end), min(batch_size, len(waiting))
             Batch(self.verifier, self.proposer, decider, listeners, size, capacity, max_new_tokens).run(waiting)
         return [row.result for row in rows]
 
-    def _encode(self, prompt: str | Sequence[int]) -> list[int]:
-        return self.verifier.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-
-    def _refusal(self, prompt: list[int], max_new_tokens: int) -> str:
-        """Why a prompt can't run, or nothing."""
-        context = self.verifier.config.max_position_embeddings
-        if not prompt:
-            return "the prompt is empty"
-        if len(prompt) + max_new_tokens > context:
-            return f"{len(prompt)} prompt tokens + max_new_tokens={max_new_tokens} exceed the context of {context}"
-        return ""
+    def _read(self, prompt: str | Sequence[int], max_new_tokens: int) -> tuple[list[int], str]:
+        """Token ids of a prompt, and why it can't run, or nothing."""
+        vocabulary, context = self.verifier.head.shape[0], self.verifier.config.max_position_embeddings
+        if isinstance(prompt, str) and self.verifier.tokenizer is None:
+            return [], "the prompt is text, and the verifier has no tokenizer"
+        try:
+            words = self.verifier.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            ids = [integer(token) for token in words]
+        except (TypeError, ValueError) as error:  # no text that a tokenizer takes, or no ids
+            return [], f"the prompt can't be read ({error})"
+        if not ids:
+            return ids, "the prompt is empty"
+        if outside := [token for token in ids if not 0 <= token < vocabulary]:
+            return ids, f"prompt token {outside[0]} is no id of the verifier, 0 to {vocabulary - 1}"
+        if len(ids) + max_new_tokens > context:
+            reason = f"{len(ids)} prompt tokens + max_new_tokens={max_new_tokens} exceed the context of {context}"
+            return ids, reason
+        return ids, ""

@@ -9,10 +9,11 @@ class Generation:
     """What one prompt became.
 
     Attributes:
-        token_ids: the answer, its stop token included.
+        token_ids: the answer, its stop token included; a stop string ends with the token in which it completes.
+        text: the answer without its stop token or stop string; empty where nobody asked for text.
         accepted: draft tokens kept in each cycle, cut at the end of the answer.
         emitted: tokens that each cycle added to the answer; the prefill's token is in none of them.
-        stop: `stop`, `length`, or the reason why the row could not run.
+        stop: `stop` (a token or a string), `length`, or the reason why the row could not run.
         verifier_calls: verifier passes over this row, the prefill counted once.
         seconds: from the row's prefill to its last token.
     """
@@ -20,6 +21,7 @@ class Generation:
     token_ids: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     emitted: list[int] = field(default_factory=list)
+    text: str = ""
     stop: str = ""
     verifier_calls: int = 0
     seconds: float = 0.0

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from drafter.decode.generation import Generation
+from drafter.decode.text import Transcript
 
 
 @dataclass
@@ -13,12 +14,14 @@ class Row:
 
     Attributes:
         index: of the prompt.
+        transcript: the answer as text, where somebody listens or a string may end it.
         length: slots committed in both caches; the anchor, the last known token, comes behind them.
     """
 
     index: int
     prompt: list[int]
     result: Generation = field(default_factory=Generation)
+    transcript: Transcript | None = None
     started: float = 0.0
     length: int = 0
 
@@ -34,7 +37,7 @@ class Row:
         self.started = time.perf_counter()
 
     def append(self, drafted: list[int], chosen: int, limit: int, stop_ids: Collection[int], cycle: bool) -> list[int]:
-        """Add accepted drafts and the verifier's token, cut at a stop token or the limit.
+        """Add accepted drafts and the verifier's token, cut at a stop token, a stop string or the limit.
 
         Args:
             cycle: False for the prefill's token.
@@ -46,6 +49,11 @@ class Row:
         stop = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         if stop is not None:
             tokens = tokens[: stop + 1]
+        if self.transcript is not None:
+            for i, token in enumerate(tokens):
+                if i != stop and self.transcript.push(token):
+                    stop, tokens = i, tokens[: i + 1]
+                    break
         result.token_ids += tokens
         result.verifier_calls += 1
         if cycle:
@@ -54,4 +62,7 @@ class Row:
         if stop is not None or len(result.token_ids) == limit:
             result.stop = "length" if stop is None else "stop"
             result.seconds = time.perf_counter() - self.started
+            if self.transcript is not None:
+                self.transcript.close()
+                result.text = self.transcript.text
         return tokens

@@ -43,7 +43,7 @@ def train(config: Config) -> dict[str, Any]:
     exact = taps_of(material.held_out, verifier, drafter, "held-out rows")
     fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     cached = config.data.taps == "cached"
-    final = config.losses.compare_laws
+    final = config.needs_states
     taps = taps_of(material.training, fast, drafter, "training rows", final) if cached else None
     module = DrafterModule(config, drafter, verifier if cached else fast, held_out_batches(material, exact))
     untrained = module.walk()

@@ -21,7 +21,7 @@ from drafter.models.storage import facts_of
 from drafter.verifier import Verifier
 from drafter.vocabulary import Head
 from drafter.walk import Walk, leading_matches, walk
-from losses import BlockScores, score_blocks
+from losses import BlockScores, score_blocks, verifier_labels
 
 
 class Batch(NamedTuple):
@@ -74,22 +74,20 @@ class DrafterModule(lightning.LightningModule):
     def verifier(self) -> Verifier:
         return self._frozen[0]
 
-    @property
-    def compares_laws(self) -> bool:
-        """Whether a loss needs the verifier's law at each slot."""
-        return self.config.losses.compare_laws
-
     def scores(self, batch: Batch) -> BlockScores:
         """Taps → drafter → per-slot scores of a batch."""
         number, rows, taps, anchors, used = batch
         size, mask_id = self.drafter.block_size, self.drafter.mask_token_id
         if taps is None:
-            read = self.verifier.states if self.compares_laws else self.verifier.taps
+            read = self.verifier.states if self.config.needs_states else self.verifier.taps
             taps = read(rows.ids, self.drafter.tap_layers).clone()
         taps, final = taps.tensor_split([self.drafter.fc.in_features], dim=-1)  # [B, S, T*D], [B, S, D or 0]
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         hidden = self.drafter(block, taps.to(self.dtype), anchors)[:, :, 1:]  # [B, A, G, D]
         labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size)  # [B, A, G]
+        before = slots_before(final, anchors, size) if self.config.needs_states else None  # [B, A, G, D]
+        if before is not None and self.config.training.labels == "verifier":
+            labels[valid] = verifier_labels(before[valid], self.verifier.head)
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
         weight, labels, correction = self.head.draw(labels, valid, number, dtype)
         settings = self.config.training
@@ -101,7 +99,7 @@ class DrafterModule(lightning.LightningModule):
             settings.chunk_size,
             log_correction=correction,
             needs=self.config.losses.needs,
-            verifier_hidden=slots_before(final, anchors, size) if self.compares_laws else None,
+            verifier_hidden=before if self.config.losses.compare_laws else None,
             temperature=settings.temperature,
         )
 

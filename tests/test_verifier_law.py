@@ -110,6 +110,34 @@ def test_one_law_against_itself_has_no_distance(tmp_path):
     assert scores.hit[scores.valid].all()  # greedy answers
 
 
+@pytest.mark.parametrize("vocabulary", [None, range(0, 64, 2)], ids=["full", "half"])
+def test_labels_may_be_the_verifiers_argmax_behind_any_text(vocabulary, tmp_path):
+    """Rows that the verifier did not write: a drafter whose states are the verifier's own hits its argmax everywhere."""
+    verifier = make_verifier("llama")
+    ids = torch.randint(3, verifier.head.shape[0], (3, 12), generator=torch.Generator().manual_seed(1))
+    rows = [Row.of(each[:4], each[4:]) for each in ids.tolist()]
+    config = recipe(tmp_path, "training.labels=verifier", "training.sampled_tokens=0")
+    drafter = make_drafter(verifier)
+    drafter.vocabulary = None if vocabulary is None else torch.tensor(list(vocabulary))
+    module = DrafterModule(config, drafter, verifier, [])
+    module.trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    batch = Steps(rows, None, config)[0]
+    size = drafter.block_size
+    final = verifier.states(batch.rows.ids, LAYERS)[..., 128:]
+
+    def echo(block, taps, anchors):
+        behind = torch.zeros_like(block)
+        behind[:, :, 1:] = slots_before(final, anchors, size)
+        return behind
+
+    drafter.forward = echo
+    scores = module.scores(batch)
+    assert scores.valid.any()
+    assert scores.hit[scores.valid].all()
+    module.config = recipe(tmp_path, "training.sampled_tokens=0")
+    assert not module.scores(batch).hit[scores.valid].all()
+
+
 def test_a_part_of_the_vocabulary_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"drafter\.vocabulary='answers': .*\(lk\).*; set drafter\.vocabulary=full"):
         recipe(tmp_path, "losses.lk.weight=1", "drafter.vocabulary=answers")

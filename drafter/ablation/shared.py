@@ -42,7 +42,7 @@ class Shared:
         self.spec, self.base = spec, spec.base_config()
         prompts = spec.prompts()
         self.material = prepare(self.base)
-        self.compare_laws = any(spec.config(*run).losses.compare_laws for run in spec.runs())
+        self.needs_states = any(spec.config(*run).needs_states for run in spec.runs())
         self._claim()
         self.suites = {
             name: self.material.held_out if name == HELD_OUT else self._answered(name, prompts[name])
@@ -87,7 +87,7 @@ class Shared:
         """Of the training rows, with the final states where any arm wants them; None where steps make their own."""
         if self.base.data.taps == "online":
             return None
-        return self.taps("training rows", self.material.training, drafter, dtype, self.compare_laws)
+        return self.taps("training rows", self.material.training, drafter, dtype, self.needs_states)
 
     def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
         """Batches that training validates on."""

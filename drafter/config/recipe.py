@@ -38,6 +38,11 @@ class Config:
             require(self.drafter.vocabulary == "full", "drafter.vocabulary", self.drafter.vocabulary, remedy)
 
     @property
+    def needs_states(self) -> bool:
+        """Whether training reads the verifier's last hidden states beside its taps."""
+        return self.losses.compare_laws or self.training.labels == "verifier"
+
+    @property
     def directory(self) -> Path:
         """Where the run writes."""
         return Path(self.output) / self.name

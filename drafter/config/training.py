@@ -20,6 +20,7 @@ class TrainingConfig:
         precision: `float32`, `bfloat16` (parameters stay float32), or `auto`: whichever a short probe finds faster.
         sampled_tokens: with a restricted vocabulary, random tokens that stand in for the missing ones in every step,
             so that the full head serves the same drafter; 0 for none.
+        labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
         validate_every: steps between validations; null for once an epoch.
         devices, strategy: as Lightning understands them.
@@ -36,6 +37,7 @@ class TrainingConfig:
     precision: str = "auto"
     sampled_tokens: int = 2048
     chunk_size: int = 256
+    labels: str = "row"
     temperature: float = 1.0
     validate_every: int | None = None
     log_every: int = 10
@@ -49,6 +51,7 @@ class TrainingConfig:
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "must lie in [0, 1): a share of the steps")
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
+        require(self.labels in ("row", "verifier"), "training.labels", self.labels, "choose row or verifier")
         known = ("auto", "float32", "bfloat16")
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
         said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None

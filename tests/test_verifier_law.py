@@ -112,7 +112,7 @@ def test_one_law_against_itself_has_no_distance(tmp_path):
 
 @pytest.mark.parametrize("vocabulary", [None, range(0, 64, 2)], ids=["full", "half"])
 def test_labels_may_be_the_verifiers_argmax_behind_any_text(vocabulary, tmp_path):
-    """Rows that the verifier did not write: a drafter whose states are the verifier's own hits its argmax everywhere."""
+    """Rows that it did not write: a drafter whose states are the verifier's own hits its argmax everywhere."""
     verifier = make_verifier("llama")
     ids = torch.randint(3, verifier.head.shape[0], (3, 12), generator=torch.Generator().manual_seed(1))
     rows = [Row.of(each[:4], each[4:]) for each in ids.tolist()]

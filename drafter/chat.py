@@ -13,7 +13,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-Message = dict[str, Any]
+from drafter.sources.base import Message
+
 Span = tuple[int, int]  # half-open, in tokens
 
 MARK = "\u241f"  # stands for the user's turn while the template is cut open

@@ -1,0 +1,111 @@
+"""Prompts from the Python standard library: nothing to download, split by file."""
+
+import ast
+import hashlib
+import random
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from drafter.sources.base import BadRows, Conversation, Source
+
+KINDS = ("write", "explain", "annotate")
+SKIPPED = ("test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "ensurepip", "__phello__")
+
+REQUEST = {
+    "write": "Write the body of this Python function.\n\n```python\n{code}\n```",
+    "explain": "Explain in a few sentences what this Python function does.\n\n```python\n{code}\n```",
+    "annotate": "Add type hints and a docstring to this Python function.\n\n```python\n{code}\n```",
+}
+CODE = "```python\n{code}\n```"
+
+
+@dataclass
+class StandardLibrary(Source):
+    """Functions of the running Python's standard library: write their body, explain or annotate them.
+
+    Args:
+        write, explain, annotate: prompts of each kind; a function serves one kind only.
+        max_characters: longest code quoted in a prompt.
+    """
+
+    kind: str = "standard_library"
+    write: int = 0
+    explain: int = 0
+    annotate: int = 0
+    max_characters: int = 600
+
+    def __post_init__(self) -> None:
+        for name in KINDS:
+            self.require(getattr(self, name) >= 0, name, "must be >= 0")
+        self.require(self.max_characters >= 80, "max_characters", "must be >= 80")
+
+    def conversations(self, seed: int, bad: BadRows) -> Iterator[Conversation]:
+        """Drawn by `seed` and mixed; raises where the library has too few functions of that size."""
+        counts = {name: getattr(self, name) for name in KINDS}
+        yield from functions(counts, self.max_characters, seed)
+
+
+def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list[Conversation]:
+    """Draw functions and ask about them; the author's own words are the answer where there are any.
+
+    They are so for `write` (the body) and for `explain` where the function has a docstring.
+
+    Returns:
+        conversations with the file as their document, shuffled by `seed`.
+    Raises:
+        ValueError: the library has too few functions of that size.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    found: dict[str, dict[str, Conversation]] = {kind: {} for kind in KINDS}
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if not any(part in SKIPPED for part in relative.parts):
+            for kind, code, own in _functions(path):
+                if 80 <= len(code) <= max_characters:
+                    text = REQUEST[kind].format(code=code)
+                    messages = [{"role": "user", "content": text}]
+                    messages += [{"role": "assistant", "content": own}] if own else []
+                    made = {"source": relative.as_posix(), "kind": kind, "messages": messages}
+                    found[kind][text] = made
+    picked: list[Conversation] = []
+    for kind, unique in found.items():
+        count = counts.get(kind, 0)
+        if len(unique) < count:
+            raise ValueError(
+                f"data.sources: {kind}={count}: the standard library has {len(unique)} functions for it; "
+                "lower it or raise max_characters"
+            )
+        picked += random.Random(f"{seed} {kind}").sample(list(unique.values()), count)
+    random.Random(seed).shuffle(picked)
+    return picked
+
+
+def _functions(path: Path) -> Iterator[tuple[str, str, str | None]]:
+    """(kind, code to quote, author's answer) of each function; its name decides the kind, so that the kinds share no
+    function."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (SyntaxError, UnicodeDecodeError):
+        return
+    lines = source.splitlines()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
+            continue
+        docstring = ast.get_docstring(node)
+        documented = docstring is not None
+        name_hash = hashlib.sha256(f"{path.name}:{node.name}".encode()).digest()[0]
+        kind = ("write" if name_hash % 2 else "explain") if documented else ("annotate" if name_hash % 3 else "explain")
+        last = node.body[0].end_lineno if kind == "write" else node.end_lineno
+        own = docstring if kind == "explain" else None
+        if kind == "write" and last is not None and last < node.end_lineno:
+            own = CODE.format(code=_quoted(lines[node.lineno - 1 : node.end_lineno])[last - node.lineno + 1 :])
+        yield kind, "\n".join(_quoted(lines[node.lineno - 1 : last])).rstrip(), own
+
+
+def _quoted(lines: list[str]) -> list[str]:
+    """Lines of a function, moved to the left margin."""
+    margin = len(lines[0]) - len(lines[0].lstrip())
+    return [line[margin:] if line[:margin].isspace() or not margin else line for line in lines]

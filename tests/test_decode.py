@@ -6,7 +6,7 @@ import torch
 from conftest import NEW_TOKENS, make_drafter, make_memorising, make_verifier
 
 from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
-from drafter.decode.drafting import Proposer
+from drafter.decode.deciding import Decider
 from drafter.verification import LOSSLESS, make_rule
 
 
@@ -82,11 +82,11 @@ def test_a_restricted_vocabulary_is_still_lossless(verifier, answers, prompts, m
     allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
     monkeypatch.setattr(drafter, "vocabulary", torch.tensor(allowed))
     drafted = []
-    propose = Proposer.propose
-    monkeypatch.setattr(Proposer, "propose", lambda *a: drafted.append(propose(*a)) or drafted[-1])
+    draft = Decider.draft
+    monkeypatch.setattr(Decider, "draft", lambda *a: drafted.append(draft(*a)) or drafted[-1])
     found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=2)
     assert ids(found) == answers
-    assert {token for step, _ in drafted for token in step.flatten().tolist()} <= set(allowed)
+    assert {token for step in drafted for token in step.ids.flatten().tolist()} <= set(allowed)
     assert tokens_per_cycle(found[:4]) > 1.2
 
 

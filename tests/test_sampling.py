@@ -90,6 +90,8 @@ def exact_law(verifier, temperature, top_p, top_k):
         ("speculative_sampling", 1.0, 1.0, 0, None),
         ("speculative_sampling", 1.2, 0.9, 0, [0, 2]),
         ("block_verification", 1.0, 1.0, 2, [0, 1]),
+        (None, 0.9, 1.0, 0, [0, 1]),
+        ("shared_noise", 0.8, 1.0, 0, None),
     ],
 )
 def test_the_decoder_emits_the_verifiers_law(pair, monkeypatch, rule, temperature, top_p, top_k, allowed):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from drafter.decode.deciding import Decider
-from drafter.decode.drafting import Proposer
+from drafter.decode.drafting import Drafts, Proposer
 from drafter.decode.generation import Generation
 from drafter.decode.row import Row
 from drafter.verifier import Verifier
@@ -83,24 +83,24 @@ class Batch:
             if self.proposer is not None and draft_cache is not None and taps is not None:
                 self.proposer.drafter.extend(taps, draft_cache)
                 draft_cache.set_lengths([start + chunk.shape[1]])
-        first, _ = self.decider.draw(self.verifier.logits(hidden[:, -1]))  # [1]
         row.length = len(row.prompt)
-        self.append(slot, row, [], int(first), cycle=False)
+        self.append(slot, row, [], self.decider.first(row, hidden[:, -1]), cycle=False)
 
     def cycle(self) -> None:
         """Draft, verify, decide, commit: every row gains at least one token."""
         anchors = torch.tensor(
             [[row.anchor if row else 0] for row in self.slots], device=self.verifier.device
         )  # [B, 1]
-        ids, draft_probs = anchors, None
+        drafts = Drafts(anchors[:, :0])
+        noise = self.decider.noise_at(self.slots, 1 + (self.proposer.length if self.proposer else 0))  # [B, 1+G]
         if self.proposer is not None:
-            draft_ids, draft_probs = self.proposer.propose(anchors, self.draft_cache, self.decider)
-            ids = torch.cat([anchors, draft_ids], dim=1)  # [B, 1+G]
+            drafts = self.decider.draft(self.proposer, anchors, self.draft_cache, noise)
+        ids = torch.cat([anchors, drafts.ids], dim=1)  # [B, 1+G]
         hidden, taps = self.verifier.step(ids, self.cache, self.tap_layers)
         if self.proposer is not None and taps is not None:
             self.proposer.drafter.extend(taps, self.draft_cache)
-        decision = self.decider.decide(ids[:, 1:], draft_probs, self.verifier.logits(hidden))
-        self.commit(ids[:, 1:], decision.accepted, decision.next_token)
+        decision = self.decider.decide(drafts, hidden, noise)
+        self.commit(drafts.ids, decision.accepted, decision.next_token)
 
     def commit(self, draft_ids: Tensor, accepted: Tensor, next_token: Tensor) -> None:
         """Give each row its accepted drafts and the verifier's token: the one place where the host waits."""

@@ -1,40 +1,119 @@
-"""From the models' logits to tokens: the sampling settings, the rule and the random numbers of one `generate` call."""
+"""From the models' states to tokens: the sampling settings, the rule and the random numbers of one `generate` call."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from drafter.sampling import probabilities
-from drafter.verification import LOSSLESS, RULES, Rule, Verification, match, sample
+from drafter.attention import KVCache
+from drafter.decode.drafting import Drafts, Proposer
+from drafter.decode.row import Row
+from drafter.sampling import check, probabilities
+from drafter.verification import Rule, Verification, has_greedy_form, is_lossless, match, needs, sample
+from drafter.verification.base import inverse_cdf, uniforms
+from drafter.verifier import Verifier
+
+Weight = float | Callable[[Tensor, Tensor], Tensor]
 
 
 class Decider:
     """Draws drafts and decides which of them stay.
 
     Args:
-        rule: at temperature 0 every lossless one is `match`.
+        rule: at temperature 0 a lossless one is `match`, and a lossy one takes its own greedy form where it has one:
+            argmax drafts, and the laws of temperature 1, without top-p and top-k. Without a drafter every rule is
+            `match`, unless it keeps noise.
         temperature, top_p, top_k: of both models' laws.
+        verifier_weight: for a rule that needs one: a number, or a function of the drafter's and the verifier's hidden
+            states of the drafted slots, two [B, G, D] -> [B, G].
+        prompts, limit: how many answers of how many tokens, for a rule that needs noise: each place of each answer
+            keeps its number until its token is known. The answers are then a function of the seed alone, whatever the
+            drafter, the draft length or the batch.
     """
 
-    def __init__(self, rule: Rule, temperature: float, top_p: float, top_k: int, generator: torch.Generator) -> None:
-        self.settings = (temperature, top_p, top_k)
-        self.generator = generator
-        self.greedy = temperature == 0
-        self.rule = match if self.greedy and any(rule is RULES[name] for name in LOSSLESS) else rule
-        self.drafts_best = self.rule is match  # argmax drafts, without a law
+    def __init__(
+        self,
+        verifier: Verifier,
+        proposer: Proposer | None,
+        rule: Rule,
+        settings: tuple[float, float, int],
+        seed: int,
+        verifier_weight: Weight | None = None,
+        prompts: int = 0,
+        limit: int = 0,
+    ) -> None:
+        check(*settings)
+        self.verifier, self.proposer, self.settings, self.verifier_weight = (
+            verifier,
+            proposer,
+            settings,
+            verifier_weight,
+        )
+        self.generator = torch.Generator(verifier.device).manual_seed(seed)
+        self.greedy = settings[0] == 0
+        made_greedy = getattr(rule, "keywords", {}).get("greedy", False)  # a partial's
+        if made_greedy and not self.greedy:
+            raise ValueError(f"temperature={settings[0]}: the rule was made with greedy=True; use temperature 0")
+        keeps_noise = "noise" in needs(rule) and not self.greedy
+        plain = (self.greedy and is_lossless(rule)) or (proposer is None and not keeps_noise)
+        self.rule = match if plain else rule
+        self.weigh = _function(verifier_weight) if "verifier_weight" in needs(self.rule) else None
+        self.own_greedy = self.greedy and has_greedy_form(self.rule)
+        self.noise: Tensor | None = None
+        if keeps_noise:
+            self.noise = uniforms((prompts, limit), self.generator, verifier.device)  # [prompts, limit]
 
     def laws(self, logits: Tensor) -> Tensor:
-        """The adjusted laws of logits [..., V]."""
-        return probabilities(logits, *self.settings)
+        """The laws of logits [..., V] that the rule takes."""
+        return probabilities(logits) if self.own_greedy else probabilities(logits, *self.settings)
 
-    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [...] drawn from the laws of logits [..., V], and those laws."""
-        laws = self.laws(logits)
-        return sample(laws, self.generator), laws
+    def noise_at(self, rows: Sequence[Row | None], count: int) -> Tensor | None:
+        """Numbers of the next `count` places of each row, [B, count]; past the end, where nothing is kept, the last."""
+        if self.noise is None:
+            return None
+        prompts = torch.tensor([row.index if row else 0 for row in rows], device=self.noise.device)
+        first = torch.tensor([len(row.result.token_ids) if row else 0 for row in rows], device=self.noise.device)
+        places = first[:, None] + torch.arange(count, device=self.noise.device)  # [B, count]
+        return self.noise[prompts[:, None], places.clamp(max=self.noise.shape[1] - 1)]
 
-    def decide(self, draft_ids: Tensor, draft_probs: Tensor | None, logits: Tensor) -> Verification:
-        """Apply the rule to drafts [B, G], their laws where they have some, and the verifier's logits [B, 1+G, V]."""
+    def first(self, row: Row, hidden: Tensor) -> int:
+        """The first token of an answer, given the verifier's state [1, D] behind the prompt."""
+        law = probabilities(self.verifier.logits(hidden), *self.settings)  # [1, V]
+        noise = self.noise_at([row], 1)
+        return int(sample(law, self.generator) if noise is None else inverse_cdf(law, noise[:, 0]))
+
+    def draft(self, proposer: Proposer, anchors: Tensor, cache: KVCache, noise: Tensor | None) -> Drafts:
+        """Propose a block behind the anchors [B, 1]."""
+        hidden = proposer.hidden(anchors, cache)  # [B, G, D]
+        logits = proposer.logits(hidden)  # [B, G, V']
+        if self.rule is match:
+            return Drafts(proposer.ids(logits.argmax(-1)))
+        laws = self.laws(proposer.whole(logits))  # [B, G, V]
+        if self.own_greedy:
+            return Drafts(laws.argmax(-1), laws, hidden)
+        if noise is not None:
+            return Drafts(inverse_cdf(laws, noise[:, :-1]), laws, hidden)
+        return Drafts(sample(laws, self.generator), laws, hidden)
+
+    def decide(self, drafts: Drafts, hidden: Tensor, noise: Tensor | None) -> Verification:
+        """Apply the rule to drafts, given the verifier's states [B, 1+G, D] of the anchor and the drafts."""
+        logits = self.verifier.logits(hidden)  # [B, 1+G, V]
         if self.greedy and self.rule is match:  # the law is one-hot: compare ids and skip the vocabulary
             choice = logits.argmax(-1)  # [B, 1+G]
-            accepted = (choice[:, :-1] == draft_ids).cumprod(-1).sum(-1)  # [B]
+            accepted = (choice[:, :-1] == drafts.ids).cumprod(-1).sum(-1)  # [B]
             return Verification(accepted, choice.gather(1, accepted[:, None])[:, 0])
-        return self.rule(draft_ids, draft_probs, self.laws(logits), self.generator)
+        more: dict[str, Any] = {"greedy": True} if self.own_greedy else {}
+        if noise is not None:
+            more["noise"] = noise
+        if self.weigh is not None and drafts.hidden is not None:
+            more["verifier_weight"] = self.weigh(drafts.hidden, hidden[:, :-1])  # [B, G]
+        return self.rule(drafts.ids, drafts.probs, self.laws(logits), self.generator, **more)
+
+
+def _function(weight: Weight | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """A weight as a function of both models' hidden states [B, G, D]."""
+    if isinstance(weight, (int, float)):
+        number = float(weight)
+        return lambda drafts, _: torch.full(drafts.shape[:2], number, dtype=torch.float64, device=drafts.device)
+    return weight

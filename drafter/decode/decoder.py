@@ -7,14 +7,15 @@ from operator import index as integer
 import torch
 
 from drafter.decode.batch import Batch, Listeners
-from drafter.decode.deciding import Decider
+from drafter.decode.deciding import Decider, Weight
 from drafter.decode.drafting import Proposer
 from drafter.decode.generation import Generation
 from drafter.decode.row import Row
 from drafter.decode.text import Transcript, stop_strings
 from drafter.models import BlockDiffusionDrafter
 from drafter.sampling import check
-from drafter.verification import Rule, make_rule
+from drafter.verification import Rule, block_verification, make_rule, match, needs
+from drafter.verification.base import require_fraction
 from drafter.verifier import Verifier
 
 
@@ -23,19 +24,23 @@ class SpeculativeDecoder:
 
     Args:
         drafter: None for plain decoding by the same loop.
-        rule: a verification rule or its name; `match` drafts by argmax and keeps what the verifier's own choice
-            agrees with. At temperature 0 every lossless rule does just that.
+        rule: a verification rule or its name. `match` drafts by argmax and keeps what the verifier's own choice agrees
+            with; at temperature 0 every lossless rule does just that. None: `match` at temperature 0, when sampling
+            `block_verification`.
         draft_length: tokens proposed per cycle, at most the trained one; None for the trained one.
+        verifier_weight: for the rule `dynamic_ensemble` alone: a number in [0, 1], or a function of the drafter's and
+            the verifier's hidden states of the drafted slots, two [B, G, D] -> [B, G].
     Raises:
-        ValueError: the drafter was made for another verifier, or draft_length is out of range.
+        ValueError: the drafter was made for another verifier, or an argument is out of range or missing.
     """
 
     def __init__(
         self,
         verifier: Verifier,
         drafter: BlockDiffusionDrafter | None = None,
-        rule: Rule | str = "match",
+        rule: Rule | str | None = None,
         draft_length: int | None = None,
+        verifier_weight: Weight | None = None,
     ):
         longest = 0 if drafter is None else drafter.block_size - 1
         if draft_length is not None and not 0 <= draft_length <= longest:
@@ -44,6 +49,14 @@ class SpeculativeDecoder:
             )
         self.draft_length = longest if draft_length is None else draft_length
         self.verifier, self.rule = verifier, make_rule(rule) if isinstance(rule, str) else rule
+        self.verifier_weight = verifier_weight
+        if (verifier_weight is not None) != (self.rule is not None and "verifier_weight" in needs(self.rule)):
+            raise ValueError(
+                f"verifier_weight={verifier_weight}: goes with the rule dynamic_ensemble, and with no other; it is a "
+                "number in [0, 1], or a function of both models' hidden states"
+            )
+        if isinstance(verifier_weight, (int, float)):
+            require_fraction("verifier_weight", verifier_weight)
         self.drafter = drafter if self.draft_length else None
         self.proposer: Proposer | None = None
         if self.drafter is not None:
@@ -100,8 +113,11 @@ class SpeculativeDecoder:
         if waiting:
             block = 1 if self.drafter is None else self.drafter.block_size
             capacity = max(len(row.prompt) for row in waiting) + max_new_tokens + block
-            generator = torch.Generator(self.verifier.device).manual_seed(seed)
-            decider = Decider(self.rule, temperature, top_p, top_k, generator)
+            rule = self.rule or (match if temperature == 0 else block_verification)
+            settings = (temperature, top_p, top_k)
+            decider = Decider(
+                self.verifier, self.proposer, rule, settings, seed, self.verifier_weight, len(rows), max_new_tokens
+            )
             listeners, size = Listeners(on_tokens, on_text, on_end), min(batch_size, len(waiting))
             Batch(self.verifier, self.proposer, decider, listeners, size, capacity, max_new_tokens).run(waiting)
         return [row.result for row in rows]

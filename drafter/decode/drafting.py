@@ -1,11 +1,27 @@
 """Proposing: one pass of the drafter over a block of mask tokens, its head over the tokens that it may propose."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, inf
 
 from drafter.attention import KVCache
-from drafter.decode.deciding import Decider
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What one cycle proposes.
+
+    Attributes:
+        ids: [B, G].
+        probs: the laws that they were drawn from, [B, G, V]; None for rules that need none.
+        hidden: the drafter's states behind its last norm, [B, G, D].
+    """
+
+    ids: Tensor
+    probs: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class Proposer:
@@ -21,21 +37,20 @@ class Proposer:
         self.vocabulary = drafter.vocabulary  # [V'] or None: the whole vocabulary
         self.head = verifier.head if self.vocabulary is None else verifier.head[self.vocabulary].contiguous()
 
-    def logits(self, anchors: Tensor, cache: KVCache) -> Tensor:
-        """Logits of the slots behind the anchors [B, 1], over what may be proposed: [B, G, V']."""
-        masks = anchors.new_full((len(anchors), self.drafter.block_size - 1), self.drafter.mask_token_id)
-        slots = anchors.new_empty((len(anchors), self.drafter.block_size))  # [B, K] as trained, however few are kept
-        slots[:, :1], slots[:, 1:] = anchors, masks
-        hidden = self.drafter.draft(self.verifier.embed(slots), cache)[:, 1 : self.length + 1]  # [B, G, D]
+    def hidden(self, anchors: Tensor, cache: KVCache) -> Tensor:
+        """States of the slots behind the anchors [B, 1]: [B, G, D]."""
+        size = self.drafter.block_size
+        slots = anchors.new_full((len(anchors), size), self.drafter.mask_token_id)  # [B, K] as trained, all of them
+        slots[:, :1] = anchors
+        return self.drafter.draft(self.verifier.embed(slots), cache)[:, 1 : self.length + 1]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits over what may be proposed: [B, G, D] -> [B, G, V']."""
         return hidden @ self.head.T
 
-    def propose(self, anchors: Tensor, cache: KVCache, decider: Decider) -> tuple[Tensor, Tensor | None]:
-        """Drafts [B, G] behind the anchors [B, 1] and, for rules that need them, their laws [B, G, V]."""
-        logits = self.logits(anchors, cache)
-        if decider.drafts_best:
-            ids = logits.argmax(-1)
-            return (ids if self.vocabulary is None else self.vocabulary[ids]), None
-        return decider.draw(self.whole(logits))
+    def ids(self, places: Tensor) -> Tensor:
+        """Token ids of places among what may be proposed."""
+        return places if self.vocabulary is None else self.vocabulary[places]
 
     def whole(self, logits: Tensor) -> Tensor:
         """Logits [..., V'] over the whole vocabulary, [..., V]: what may not be proposed has no mass."""

@@ -7,9 +7,13 @@ Slot i of draft_probs and of verifier_probs are the laws of the token at draft_i
 after temperature, top-k and top-p; the last of verifier_probs is the law of the bonus token. One-hot verifier laws are
 greedy decoding. Rows that drafted fewer than G tokens say how many in `draft_length` [B]; the ids in their other slots
 may be any valid ids, and their bonus law is verifier_probs[b, draft_length[b]].
+
+A rule that needs more says so by a keyword, which the decoder reads: `noise` [B, G + 1], `verifier_weight` [B, G], and
+`greedy` for a form of its own at temperature 0, which takes the laws as they are at temperature 1.
 """
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +66,22 @@ def make_rule(name: str, **parameters: Any) -> Rule:
         raise ValueError(f"rule={name!r}: {error}") from None
 
 
+def needs(rule: Rule) -> frozenset[str]:
+    """Names of what a rule can't be called without besides the drafts, both models' laws and the generator."""
+    named = inspect.signature(rule).parameters.values()
+    return frozenset(one.name for one in named if one.kind is one.KEYWORD_ONLY and one.default is one.empty)
+
+
+def has_greedy_form(rule: Rule) -> bool:
+    """Whether the rule has a form of its own at temperature 0."""
+    return "greedy" in inspect.signature(rule).parameters
+
+
+def is_lossless(rule: Rule) -> bool:
+    """Whether the rule is one whose output has exactly the verifier's law."""
+    return any(rule is RULES[name] for name in LOSSLESS)
+
+
 __all__ = [
     "LOSSLESS",
     "RULES",
@@ -70,9 +90,12 @@ __all__ = [
     "Verification",
     "block_verification",
     "dynamic_ensemble",
+    "has_greedy_form",
+    "is_lossless",
     "lenient",
     "make_rule",
     "match",
+    "needs",
     "sample",
     "shared_noise",
     "speculative_sampling",

@@ -38,36 +38,27 @@ def lenient(lenience: float, *, greedy: bool = False) -> Rule:
     Source: arXiv:2211.17192, appendix A.5.
     """
     require_fraction("lenient.lenience", lenience, above_zero=True)
-    return partial(_most_probable if greedy else _sampled, lenience=lenience)
+    return partial(_lenient, lenience=lenience, greedy=greedy)
 
 
-def _sampled(
+def _lenient(
     draft_ids: Tensor,
     draft_probs: Tensor | None,
     verifier_probs: Tensor,
     generator: torch.Generator,
     *,
     lenience: float,
+    greedy: bool = False,
     draft_length: Tensor | None = None,
 ) -> Verification:
+    if greedy:
+        length = draft_lengths("lenient", draft_ids, draft_probs, verifier_probs, draft_length)
+        highest = per_slot(lambda law: law.amax(-1), verifier_probs[:, :-1])  # [B, G]
+        keep = prob_at(verifier_probs, draft_ids) >= lenience * highest  # [B, G]
+        accepted = count_leading(keep & drafted(draft_ids, length))  # [B]
+        return Verification(accepted, law_at(verifier_probs, accepted).argmax(-1))
     draft_probs = require_draft_probs("lenient", draft_probs, verifier_probs)
     length = draft_lengths("lenient", draft_ids, draft_probs, verifier_probs, draft_length)
     verifier, draft = prob_at(verifier_probs, draft_ids), prob_at(draft_probs, draft_ids)  # [B, G]
     accept = accept_probability(verifier, lenience * draft)  # [B, G]
     return accept_tokenwise(accept, draft_ids, draft_probs, verifier_probs, generator, length)
-
-
-def _most_probable(
-    draft_ids: Tensor,
-    draft_probs: Tensor | None,
-    verifier_probs: Tensor,
-    generator: torch.Generator,
-    *,
-    lenience: float,
-    draft_length: Tensor | None = None,
-) -> Verification:
-    length = draft_lengths("lenient", draft_ids, draft_probs, verifier_probs, draft_length)
-    highest = per_slot(lambda law: law.amax(-1), verifier_probs[:, :-1])  # [B, G]
-    keep = prob_at(verifier_probs, draft_ids) >= lenience * highest  # [B, G]
-    accepted = count_leading(keep & drafted(draft_ids, length))  # [B]
-    return Verification(accepted, law_at(verifier_probs, accepted).argmax(-1))

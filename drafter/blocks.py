@@ -1,34 +1,49 @@
 """Blocks of a training row: where they are anchored, what their slots hold and predict, what they may see.
 
 Pure functions of index tensors. Slot 0 of a block holds the anchor's token, slots 1..G the mask token; slot k stands at
-position anchor + k and predicts the token there (no shift).
+position anchor + k and predicts the token there (no shift). A row may hold several documents, one behind the other;
+`documents` [B, S] then numbers the document of each position from 0, -1 for padding, and nothing crosses from one to
+the next.
 """
 
 import torch
 from torch import Tensor
 
 
-def sample_anchors(supervised: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sample_anchors(
+    supervised: Tensor, count: int, generator: torch.Generator, documents: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw sorted anchors without replacement among positions whose next token is supervised.
 
     Args:
         supervised: bool [B, S], True at answer tokens.
-        count: anchors per row; rows with fewer candidates leave the rest unused.
+        count: anchors per document; those with fewer candidates leave the rest unused.
         generator: a CPU generator.
+        documents: [B, S], or None where a row is one document.
     Returns:
         anchors [B, A] in ascending order, and which of them are used, bool [B, A]; unused ones stand at 0.
     """
     candidates = supervised & torch.roll(supervised, -1, dims=1)
     candidates[:, -1] = False
     score = torch.rand(supervised.shape, generator=generator).to(supervised.device)
-    score = score.masked_fill(~candidates, -1.0)
     count = min(count, supervised.shape[1])
-    top = score.topk(count, dim=1)  # [B, A]
-    used = top.values >= 0
+    if documents is None:
+        top = score.masked_fill(~candidates, -1.0).topk(count, dim=1)  # [B, A]
+        values, places = top.values, top.indices
+    else:
+        candidates &= documents == torch.roll(documents, -1, dims=1)
+        each = [candidates & (documents == number) for number in range(int(documents.max()) + 1)]
+        tops = [score.masked_fill(~one, -1.0).topk(count, dim=1) for one in each]
+        values, places = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))  # [B, documents * A]
+    used = values >= 0
     last = supervised.shape[1]
-    anchors, order = top.indices.masked_fill(~used, last).sort(dim=1)
+    anchors, order = places.masked_fill(~used, last).sort(dim=1)
     used = used.gather(1, order)
-    return anchors.masked_fill(~used, 0), used
+    anchors = anchors.masked_fill(~used, 0)
+    if documents is not None:  # rows of few documents need less room
+        most = max(1, int(used.sum(1).max()))
+        anchors, used = anchors[:, :most], used[:, :most]
+    return anchors, used
 
 
 def every_anchor(supervised: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,13 +57,26 @@ def slot_positions(anchors: Tensor, block_size: int) -> Tensor:
     return anchors[..., None] + torch.arange(block_size, device=anchors.device)
 
 
+def document_positions(documents: Tensor) -> Tensor:
+    """Position of each token in its own document: [B, S] -> [B, S]."""
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = documents != torch.roll(documents, 1, dims=1)
+    begins[:, 0] = True
+    return index - index.where(begins, 0).cummax(1).values
+
+
 def slot_labels(
-    ids: Tensor, supervised: Tensor, anchors: Tensor, used: Tensor, block_size: int
+    ids: Tensor,
+    supervised: Tensor,
+    anchors: Tensor,
+    used: Tensor,
+    block_size: int,
+    documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The token that each drafted slot predicts, and whether it is known.
 
     Args:
-        ids: [B, S]; supervised: bool [B, S]; anchors, used: [B, A].
+        ids: [B, S]; supervised: bool [B, S]; anchors, used: [B, A]; documents: [B, S] or None.
     Returns:
         labels [B, A, G] and valid [B, A, G]; a block's valid slots are a prefix: the answer ends where they end.
     """
@@ -57,7 +85,19 @@ def slot_labels(
     flat = positions.clamp(max=ids.shape[1] - 1).flatten(1)  # [B, A*G]
     labels = ids.gather(1, flat).view_as(positions)
     known = supervised.gather(1, flat).view_as(positions) & inside & used[..., None]
+    if documents is not None:
+        known &= documents.gather(1, flat).view_as(positions) == documents.gather(1, anchors)[..., None]
     return labels, known.cumprod(-1).bool()
+
+
+def drafted(
+    supervised: Tensor, anchors: Tensor, used: Tensor, block_size: int, documents: Tensor | None = None
+) -> Tensor:
+    """Which positions some slot predicts, bool [B, S]; arguments as of `slot_labels`."""
+    index = torch.arange(supervised.shape[1], device=supervised.device).expand(supervised.shape)
+    where, valid = slot_labels(index, supervised, anchors, used, block_size, documents)  # [B, A, G]
+    hit = torch.zeros(supervised.shape, dtype=torch.int32, device=supervised.device)
+    return hit.scatter_add_(1, where.flatten(1), valid.flatten(1).int()) > 0
 
 
 def slots_before(states: Tensor, anchors: Tensor, block_size: int) -> Tensor:

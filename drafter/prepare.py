@@ -1,5 +1,6 @@
 """What a run needs before its first step: the verifier, rows, their taps, a started drafter. Settings fail here."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drafter.config import Config, require
+from drafter.batches import packs_of
+from drafter.config import CacheConfig, Config, require
 from drafter.conversion import cache_directory
 from drafter.data import answers
+from drafter.data.coverage import expected_coverage
+from drafter.data.order import check_enough
 from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, one_answer_each, pad, split
 from drafter.data.taps import TapCache
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
 from drafter.models.start import adopt, start_from_verifier
 from drafter.precision import choose
+from drafter.ranks import own_device, ranks
 from drafter.verifier import Verifier, choose_device
 
 ROWS_PER_PASS = 8
+LEAST_COVERAGE = 0.5
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,7 +53,12 @@ def prepare(config: Config) -> Material:
     Raises:
         ValueError: a setting, a file or a model does not fit; one line, before training.
     """
-    device = choose_device(config.verifier.device)
+    settings = config.training
+    device = own_device(settings.devices, choose_device(config.verifier.device))
+    world = ranks(settings.devices, device)
+    remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
+    known = world == 1 or settings.precision != "auto" or device != "cpu"
+    require(known, "training.precision", settings.precision, remedy)
     found, manifest = answers.read(Path(config.data.answers))
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
     made_by = manifest.get("verifier")
@@ -58,14 +70,27 @@ def prepare(config: Config) -> Material:
     rows = make_rows(found, verifier, config.data.sequence_length)
     training, held_out = split(rows, config.data.validation_share)
     training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
+    check_enough(len(packs_of(training, config.data)), settings.rows * world)
+    warn_of_coverage(expected_coverage(training, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in held_out[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
     remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training)
-    fast = choose(config.training.precision, device)
+    fast = choose(settings.precision, device)
     return Material(device, verifier, fast, training, held_out, drafter, manifest)
+
+
+def warn_of_coverage(share: float, anchors: int) -> None:
+    """Say so where most of what the verifier wrote would be passed over."""
+    if share < LEAST_COVERAGE:
+        log.warning(
+            "training.anchors=%d: in an epoch, slots predict only %.1f %% of the supervised tokens; raise it, or take "
+            "larger blocks, unless the run has many epochs",
+            anchors,
+            100 * share,
+        )
 
 
 def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
@@ -97,12 +122,31 @@ def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffu
 
 
 def taps_of(
-    rows: list[Row], verifier: Verifier, drafter: BlockDiffusionDrafter, what: str, final: bool = False
+    rows: list[Row],
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    what: str,
+    final: bool = False,
+    settings: CacheConfig | None = None,
+    passes: list[list[int]] | None = None,
 ) -> TapCache:
-    """Taps of rows, from the cache or computed now with a progress bar."""
+    """Taps of rows, from the cache or computed now with a progress bar; or, by `passes`, when they are asked for."""
     folder = cache_directory() / "taps"
-    with tqdm(total=len(rows), desc=f"taps of {what}", unit="row") as bar:
-        return TapCache(verifier, rows, drafter.tap_layers, folder, lambda done, _: bar.update(done - bar.n), final)
+    with tqdm(total=len(rows), desc=f"taps of {what}", unit="row", disable=passes is not None) as bar:
+
+        def show(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
+        taps = TapCache(verifier, rows, drafter.tap_layers, folder, show, final, settings, passes)
+    log.info("taps of %s: %.3g GB in %s", what, taps.bytes / 1e9, taps.folder)
+    if lost := taps.shards.distortion.relative:
+        log.info(
+            "kept as %s they are off by %.2g of their norm, at worst by %.2g of a tap's",
+            taps.codec.name,
+            lost,
+            taps.shards.distortion.worst,
+        )
+    return taps
 
 
 def held_out_batches(material: Material, taps: TapCache) -> list[tuple[Rows, Tensor]]:

@@ -2,15 +2,17 @@
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
 
 from drafter import config as configs
+from drafter.batches import Steps, loader
 from drafter.config import Config
 from drafter.data.taps import TapCache
 from drafter.decode import tokens_per_cycle
@@ -23,7 +25,8 @@ from drafter.models import BlockDiffusionDrafter
 from drafter.pictures import curves, kept_per_slot
 from drafter.prepare import Material, held_out_batches, prepare, taps_of
 from drafter.probe import probe, walk_along
-from drafter.training import DrafterModule, Steps, loader
+from drafter.ranks import lightning_devices, ranks
+from drafter.training import Batches, DrafterModule
 from drafter.verifier import Verifier
 from drafter.walk import Walk, walk
 
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Run a recipe; returns what `summary.json` holds.
+    """Run a recipe; returns what `summary.json` holds (nothing on all ranks but the first).
 
     Raises:
         ValueError: something does not fit, or the directory holds a run of another recipe.
@@ -40,18 +43,19 @@ def train(config: Config) -> dict[str, Any]:
     directory = claim(config)
     material = prepare(config)
     drafter, verifier = material.drafter, material.verifier
-    exact = taps_of(material.held_out, verifier, drafter, "held-out rows")
+    exactly = replace(config.data.cache, dtype="auto")
+    exact = taps_of(material.held_out, verifier, drafter, "held-out rows", settings=exactly)
     fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
-    cached = config.data.taps == "cached"
-    final = config.needs_states
-    taps = taps_of(material.training, fast, drafter, "training rows", final) if cached else None
-    module = DrafterModule(config, drafter, verifier if cached else fast, held_out_batches(material, exact))
+    taps = training_taps(config, material, fast)
+    module = DrafterModule(config, drafter, verifier if taps else fast, held_out_batches(material, exact))
     untrained = module.walk()
     log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
     prepared = time.perf_counter()
 
     metrics = Metrics(directory)
     best = fit(config, module, taps, material, metrics)
+    if rank_zero_only.rank:
+        return {}
     state = torch.load(best, map_location=material.device, weights_only=True)
     drafter.load_state_dict({name.removeprefix("drafter."): value for name, value in state["state_dict"].items()})
     trained = time.perf_counter()
@@ -72,6 +76,7 @@ def train(config: Config) -> dict[str, Any]:
         "steps": state["global_step"],
         "train_rows": len(material.training),
         "train_tokens": sum(len(row.answer) for row in material.training),
+        "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
         "precision": str(material.fast).removeprefix("torch."),
         "seconds": now - began,
@@ -82,6 +87,16 @@ def train(config: Config) -> dict[str, Any]:
     suite = {"tokens_per_cycle": found.tokens_per_cycle, "low": low, "high": high, "prompts": len(material.held_out)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
+
+
+def training_taps(config: Config, material: Material, verifier: Verifier) -> TapCache | None:
+    """The cache of the training rows' taps, as `data.taps` asks for; None where steps make their own."""
+    if config.data.taps == "online":
+        return None
+    rows, settings = material.training, config.data.cache
+    lazily = config.data.taps == "cached_on_first_epoch"
+    passes = Steps(rows, None, config).first_epoch() if lazily else None
+    return taps_of(rows, verifier, material.drafter, "training rows", config.needs_states, settings, passes)
 
 
 def describe(config: Config, material: Material, module: DrafterModule, state: dict[str, Any]) -> dict[str, Any]:
@@ -128,19 +143,22 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
     """Train, from the last checkpoint if there is one; returns the path of the best."""
     settings = config.training
     folder = config.directory / "checkpoints"
+    world = ranks(settings.devices, material.device)
     last = folder / "last.ckpt"
-    first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
+    state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
+    first = state.get("global_step", 0)
     if first:
+        module.on_load_checkpoint(state)  # what a run that has ended already knows
         log.info("resuming %s at step %d of %d", config.name, first, settings.max_steps)
-    steps = Steps(material.training, taps, config)
+    steps_per_epoch = Steps(material.training, taps, config, 0, world).order.steps_per_epoch
     trainer = lightning.Trainer(
         accelerator="cpu" if material.device == "cpu" else "gpu",
-        devices=int(settings.devices) if settings.devices.isdigit() else settings.devices,
+        devices=lightning_devices(settings.devices, material.device),
         strategy=settings.strategy,
         precision="bf16-mixed" if material.fast is torch.bfloat16 else "32-true",
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
-        val_check_interval=(settings.validate_every or max(1, steps.order.steps_per_epoch // settings.accumulate))
+        val_check_interval=(settings.validate_every or max(1, steps_per_epoch // settings.accumulate))
         * settings.accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=settings.log_every,
@@ -150,10 +168,15 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         callbacks=callbacks(folder, settings.max_steps),
         logger=loggers(metrics.part(first), config.directory),
     )
-    batches = loader(steps, first * settings.accumulate, settings.max_steps * settings.accumulate)
-    once = DataLoader(TensorDataset(torch.zeros(1)))  # validation is one walk, not a pass over batches
+
+    def batches(rank: int) -> DataLoader:
+        steps = Steps(material.training, taps, config, rank, world)
+        return loader(steps, first * settings.accumulate, settings.max_steps * settings.accumulate, settings.workers)
+
     if first < settings.max_steps:
-        trainer.fit(module, batches, once, ckpt_path=last if first else None, weights_only=True)
+        trainer.fit(module, datamodule=Batches(batches), ckpt_path=last if first else None, weights_only=True)
+        if taps:
+            taps.close()
     best = folder / "best.ckpt"
     return best if best.is_file() else last
 

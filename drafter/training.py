@@ -1,57 +1,27 @@
 """The Lightning module: it wires rows, taps, drafter, scores and losses; the mathematics lives in those."""
 
 import math
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import NamedTuple
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, TensorDataset
 
-from drafter.blocks import sample_anchors, slot_ids, slot_labels, slots_before
+from drafter.batches import Batch
+from drafter.blocks import slot_ids, slot_labels, slots_before
 from drafter.config import Config
-from drafter.data.rows import Order, Row, Rows, pad
-from drafter.data.taps import TapCache
+from drafter.data.coverage import Coverage
+from drafter.data.packing import repack, unpack
+from drafter.data.rows import Rows
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
 from drafter.verifier import Verifier
 from drafter.vocabulary import Head
 from drafter.walk import Walk, leading_matches, walk
 from losses import BlockScores, score_blocks, verifier_labels
-
-
-class Batch(NamedTuple):
-    """Rows with their taps (None: made in the step) and blocks; `number` counts batches from the run's first."""
-
-    number: int
-    rows: Rows
-    taps: Tensor | None  # [B, S, T*D], or `Verifier.states`
-    anchors: Tensor  # [B, A]
-    used: Tensor  # [B, A]
-
-
-class Steps(Dataset[Batch]):
-    """Batch number i of a run, a pure function of the seed, i and the rank: a resumed run sees the same ones.
-
-    Args:
-        taps: cached taps of the rows, or None when the verifier makes them in each step.
-    """
-
-    def __init__(self, rows: list[Row], taps: TapCache | None, config: Config, rank: int = 0, world: int = 1):
-        self.rows, self.taps, self.seed = rows, taps, config.seed
-        self.anchors, self.per_rank, self.rank = config.training.anchors, config.training.rows, rank
-        self.order = Order([len(row.ids) for row in rows], self.per_rank * world, config.seed)
-
-    def __getitem__(self, step: int) -> Batch:
-        indices = self.order(step)[self.rank * self.per_rank :][: self.per_rank]
-        rows = pad([self.rows[index] for index in indices])
-        seed = random.Random(f"{self.seed} {step} {self.rank}").getrandbits(63)
-        anchors, used = sample_anchors(rows.supervised, self.anchors, torch.Generator().manual_seed(seed))
-        return Batch(step, rows, self.taps.padded(indices) if self.taps else None, anchors, used)
 
 
 class DrafterModule(lightning.LightningModule):
@@ -67,6 +37,7 @@ class DrafterModule(lightning.LightningModule):
         self._held_out = held_out
         self.head = Head(verifier, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Walk | None = None
+        self.coverage = Coverage()
         self.seconds = 0.0
         self._began = 0.0
 
@@ -74,17 +45,23 @@ class DrafterModule(lightning.LightningModule):
     def verifier(self) -> Verifier:
         return self._frozen[0]
 
+    def taps(self, rows: Rows) -> Tensor:
+        """The verifier's taps of a batch, each document by itself, [B, S, T*D], or its `states`."""
+        read = self.verifier.states if self.config.needs_states else self.verifier.taps
+        if rows.documents is None:
+            return read(rows.ids, self.drafter.tap_layers).clone()  # one that autograd may keep
+        return repack(read(unpack(rows.ids, rows.documents), self.drafter.tap_layers), rows.documents)
+
     def scores(self, batch: Batch) -> BlockScores:
         """Taps → drafter → per-slot scores of a batch."""
-        number, rows, taps, anchors, used = batch
+        number, rows, taps, anchors, used, *_ = batch
         size, mask_id = self.drafter.block_size, self.drafter.mask_token_id
         if taps is None:
-            read = self.verifier.states if self.config.needs_states else self.verifier.taps
-            taps = read(rows.ids, self.drafter.tap_layers).clone()
+            taps = self.taps(rows)
         taps, final = taps.tensor_split([self.drafter.fc.in_features], dim=-1)  # [B, S, T*D], [B, S, D or 0]
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
-        hidden = self.drafter(block, taps.to(self.dtype), anchors)[:, :, 1:]  # [B, A, G, D]
-        labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size)  # [B, A, G]
+        hidden = self.drafter(block, taps.to(self.dtype), anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
+        labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size, rows.documents)  # [B, A, G]
         before = slots_before(final, anchors, size) if self.config.needs_states else None  # [B, A, G, D]
         if before is not None and self.config.training.labels == "verifier":
             labels[valid] = verifier_labels(before[valid], self.verifier.head)
@@ -109,9 +86,13 @@ class DrafterModule(lightning.LightningModule):
         with torch.no_grad():
             leading = (scores.hit & scores.valid).cumprod(-1).sum(-1)[scores.valid[..., 0]]  # [blocks]
             logged = {f"train/{name}": value.detach() for name, value in terms.items()}
-            self.log_dict(logged)
-            self.log("loss", total.detach(), prog_bar=True)
-            self.log("tokens_per_block", leading.float().mean() + 1, prog_bar=True)
+            self.log_dict(logged, sync_dist=True)  # each rank has its share of the global mean, times the ranks
+            self.log("loss", total.detach(), prog_bar=True, sync_dist=True)
+            self.log("tokens_per_block", leading.float().mean() + 1, prog_bar=True, sync_dist=True)
+        self.coverage.add(batch.drafted, batch.supervised, batch.epoch_ends)
+        if batch.epoch_ends:  # by the loggers themselves: what `log` is told between two logged steps is lost
+            for logger in self.loggers:
+                logger.log_metrics({"anchor_coverage": self.coverage.share}, self.global_step)
         if self.global_step % self.config.training.log_every == 0:
             norms = self.config.losses.gradient_norms(scores)
             self.log_dict({f"gradient_norm/{name}": norm for name, norm in norms.items()})
@@ -151,6 +132,7 @@ class DrafterModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["seconds"] = self.seconds
+        checkpoint["coverage"] = self.coverage.state()
         checkpoint["drafter"] = {  # what an export needs beside the weights
             "facts": facts_of(self.drafter.config, torch.float32),
             "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
@@ -160,6 +142,7 @@ class DrafterModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.seconds = checkpoint["seconds"]
+        self.coverage = Coverage(**checkpoint["coverage"])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here: Lightning refuses to clip for a fused optimiser, whose step takes two thirds of the other's."""
@@ -182,19 +165,19 @@ class DrafterModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class Numbers(Sampler[int]):
-    """`first` to `last`, of a length counted from 0: a resumed trainer counts the batches before `first` too."""
+class Batches(lightning.LightningDataModule):
+    """Makes a rank's loader when that rank is known: behind the launch of all of them.
 
-    def __init__(self, first: int, last: int):
-        self.first, self.last = first, last
+    Args:
+        make: rank → its loader.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.last))
+    def __init__(self, make: Callable[[int], DataLoader]):
+        super().__init__()
+        self.make = make
 
-    def __len__(self) -> int:
-        return self.last
+    def train_dataloader(self) -> DataLoader:
+        return self.make(self.trainer.global_rank)
 
-
-def loader(steps: Steps, first: int, last: int) -> DataLoader:
-    """Batches number `first` to `last` of a run."""
-    return DataLoader(steps, sampler=Numbers(first, last), batch_size=None)
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(torch.zeros(1)))  # validation is one walk, not a pass over batches

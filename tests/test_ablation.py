@@ -14,8 +14,8 @@ from drafter.__main__ import main
 from drafter.ablation import report, runner, statistics, tables
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load
+from drafter.batches import Steps
 from drafter.data import answers
-from drafter.training import Steps
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ARMS = """

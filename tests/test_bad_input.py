@@ -65,12 +65,32 @@ def complaint(tiny_words, tmp_path):
         ("data.sequence_length=9", "data.sequence_length=9: no row has room for its answer; raise it"),
         ("data.validation_share=0.001", "data.validation_share=0.001: leaves 48 training and 0 held-out rows"),
         ("training.rows=500", "training.rows: a step takes 500 rows, the data have"),
+        ("training.workers=-1", "training.workers=-1: must be >= 0"),
+        (
+            "training.precision=auto training.devices=2",
+            "training.precision='auto': of several ranks, each could find another one faster",
+        ),
         ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a held-out prompt has"),
         ("drafter.start=./none", "no such directory; check the path"),
     ],
 )
 def test_wrong_settings_end_in_one_line(complaint, override, expected):
-    assert expected in complaint(override)
+    assert expected in complaint(*override.split())
+
+
+def test_too_few_rows_are_found_before_any_taps_are_made(complaint, monkeypatch):
+    monkeypatch.setattr("drafter.run.taps_of", None)
+    assert "training.rows: a step takes 60 rows, the data have" in complaint("training.rows=30", "training.devices=2")
+
+
+@pytest.mark.parametrize(("anchors", "warned"), [(1, True), (64, False)])
+def test_anchors_that_pass_over_most_tokens_are_warned_of(complaint, monkeypatch, caplog, anchors, warned):
+    def stop(*_, **__):
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("drafter.run.taps_of", stop)
+    assert complaint(f"training.anchors={anchors}") == "far enough"
+    assert (f"training.anchors={anchors}: in an epoch, slots predict only" in caplog.text) == warned
 
 
 def test_a_missing_recipe_ends_in_one_line():

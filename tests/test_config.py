@@ -62,7 +62,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("data.prompts.write=-1", "data.prompts.write=-1: must be >= 0"),
         ("data.validation_share=1.0", "data.validation_share=1.0: must lie between 0 and 1"),
         ("data.sequence_length=4", "data.sequence_length=4: must be >= 8"),
-        ("data.taps=disk", "data.taps='disk': choose cached or online"),
+        ("data.taps=disk", "data.taps='disk': choose one of cached, cached_on_first_epoch, online"),
         ("data.max_rows=0", "data.max_rows=0: must be >= 1, or null"),
         ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn"),
         ("training.max_steps=0", "training.max_steps=0: must be >= 1"),

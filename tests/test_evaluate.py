@@ -21,9 +21,9 @@ def spoil(monkeypatch):
     def spoil_rows(rows):
         decide = Decider.decide
 
-        def wrong(self, drafts, *arguments):
-            decision = decide(self, drafts, *arguments)
-            if drafts.ids.shape[1]:
+        def wrong(self, draft_ids, *arguments):
+            decision = decide(self, draft_ids, *arguments)
+            if draft_ids.shape[1]:
                 decision.next_token[rows] = (decision.next_token[rows] + 1) % 288
             return decision
 

@@ -23,21 +23,9 @@ def rows():
     return [Row(torch.randint(3, 259, (n,), generator=generator).tolist(), ((2, n),)) for n in lengths]
 
 
-class Killed(BaseException):
-    """Stands for a signal: no handler of errors may catch it."""
-
-
-def kill_after(rows_done):
-    def progress(done, total):
-        if done >= rows_done:
-            raise Killed
-
-    return progress
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_cached_taps_equal_online_ones(rows, tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("drafter.data.taps.TOKENS_PER_PASS", 1)  # a row at a time, as below
+    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)  # a row at a time, as below
     verifier = Verifier(tiny.build("llama")[0].to(dtype))
     cache = TapCache(verifier, rows[:30], LAYERS, tmp_path)
     for index in range(30):
@@ -76,41 +64,6 @@ def test_a_second_use_only_reads(rows, tmp_path, monkeypatch):
     assert told == []
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(rows, tmp_path, monkeypatch):
-    verifier = make_verifier("llama")
-    whole = TapCache(verifier, rows, LAYERS, tmp_path / "whole")
-    with pytest.raises(Killed):
-        TapCache(verifier, rows, LAYERS, tmp_path / "killed", kill_after(100))
-    passes = []
-    taps = Verifier.taps
-    monkeypatch.setattr(Verifier, "taps", lambda self, ids, layers: passes.append(len(ids)) or taps(self, ids, layers))
-    resumed = TapCache(verifier, rows, LAYERS, tmp_path / "killed")
-    assert 0 < sum(passes) < 100
-    assert all(torch.equal(whole[index], resumed[index]) for index in range(len(rows)))
-
-
-def test_a_file_cut_off_is_made_again(rows, tmp_path):
-    verifier = make_verifier("llama")
-    whole = TapCache(verifier, rows, LAYERS, tmp_path / "whole")
-    with pytest.raises(Killed):
-        TapCache(verifier, rows, LAYERS, tmp_path / "cut", kill_after(100))
-    (file,) = (tmp_path / "cut").glob("*/taps.bin")
-    file.write_bytes(file.read_bytes()[:1000])
-    again = TapCache(verifier, rows, LAYERS, tmp_path / "cut")
-    assert all(torch.equal(whole[index], again[index]) for index in range(len(rows)))
-
-
-def test_a_finished_file_that_was_cut_is_made_again(rows, tmp_path):
-    verifier = make_verifier("llama")
-    whole = TapCache(verifier, rows, LAYERS, tmp_path / "whole")
-    expected = [whole[index] for index in range(len(rows))]
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    (file,) = (tmp_path / "cut").glob("*/taps.bin")
-    file.write_bytes(file.read_bytes()[:1000])
-    again = TapCache(verifier, rows, LAYERS, tmp_path / "cut")
-    assert all(torch.equal(again[index], taps) for index, taps in enumerate(expected))
-
-
 def test_whatever_changes_the_taps_has_its_own_folder(rows, tmp_path):
     other_model = Verifier(copy.deepcopy(make_verifier("llama").model))
     with torch.no_grad():
@@ -135,7 +88,7 @@ def test_padding_has_no_say(rows, tmp_path, monkeypatch):
     """Rows padded into one pass have the taps that they have alone."""
     verifier = make_verifier("qwen3")
     together = TapCache(verifier, rows[:20], LAYERS, tmp_path / "together")
-    monkeypatch.setattr("drafter.data.taps.TOKENS_PER_PASS", 1)
+    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)
     alone = TapCache(verifier, rows[:20], LAYERS, tmp_path / "alone")
     assert pad(rows[:20]).ids.shape[1] > len(rows[0].ids)
     for index in range(20):

@@ -6,10 +6,11 @@ import torch
 from conftest import make_answers, make_drafter, make_prompts, make_verifier
 
 from drafter import config as configs
+from drafter.batches import Steps, loader
 from drafter.blocks import every_anchor, slots_before
 from drafter.data.rows import Row, pad
 from drafter.data.taps import TapCache
-from drafter.training import DrafterModule, Steps, loader
+from drafter.training import DrafterModule
 
 LAYERS = [1, 3]
 
@@ -98,7 +99,7 @@ def test_one_law_against_itself_has_no_distance(tmp_path):
     size = module.drafter.block_size
     final = verifier.states(batch.rows.ids, LAYERS)[..., 128:]
 
-    def echo(block, taps, anchors):
+    def echo(block, taps, anchors, documents):
         behind = torch.zeros_like(block)
         behind[:, :, 1:] = slots_before(final, anchors, size)
         return behind
@@ -125,7 +126,7 @@ def test_labels_may_be_the_verifiers_argmax_behind_any_text(vocabulary, tmp_path
     size = drafter.block_size
     final = verifier.states(batch.rows.ids, LAYERS)[..., 128:]
 
-    def echo(block, taps, anchors):
+    def echo(block, taps, anchors, documents):
         behind = torch.zeros_like(block)
         behind[:, :, 1:] = slots_before(final, anchors, size)
         return behind

@@ -27,6 +27,7 @@ from drafter.verifier import Verifier
 from drafter.walk import Walk, leading_matches, walk
 
 RECORD = "ablation.json"
+TRAINING = "training rows"
 
 
 class Shared:
@@ -80,14 +81,16 @@ class Shared:
     ) -> TapCache:
         key = (what, tuple(drafter.tap_layers), dtype, final)
         if key not in self._taps:
-            self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final)
+            settings = self.base.data.cache
+            settings = settings if what == TRAINING else replace(settings, dtype="auto")
+            self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final, settings)
         return self._taps[key]
 
     def training_taps(self, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapCache | None:
         """Of the training rows, with the final states where any arm wants them; None where steps make their own."""
         if self.base.data.taps == "online":
             return None
-        return self.taps("training rows", self.material.training, drafter, dtype, self.needs_states)
+        return self.taps(TRAINING, self.material.training, drafter, dtype, self.needs_states)
 
     def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
         """Batches that training validates on."""

@@ -1,5 +1,6 @@
 """What a recipe may say: dataclasses with their defaults and checks. Schema < recipe < `key=value` overrides."""
 
+from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
@@ -10,6 +11,7 @@ from drafter.config.training import TrainingConfig
 from drafter.config.verifier import VerifierConfig
 
 __all__ = [
+    "CacheConfig",
     "Config",
     "DataConfig",
     "DecodingConfig",

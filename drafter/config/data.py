@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 
+TAPS = ("cached", "cached_on_first_epoch", "online")
 PROMPT_KINDS = ("write", "explain", "annotate", "chat")
 
 
@@ -22,9 +24,12 @@ class DataConfig:
         batch_size: rows answered at a time.
         max_rows: training rows used, the first of the file; null for all.
         sequence_length: rows longer than this are cut.
+        packing: put several documents into a row of `sequence_length`, so that little is padding; each stays by itself,
+            `training.rows` counts the packed rows and `training.anchors` is of each document.
         validation_share: share of the source documents that is held out.
         validation_rows: held-out rows that validation walks over.
-        taps: `cached` (computed once, kept on disk) or `online` (by the verifier in every step).
+        taps: `cached` (computed once, kept on disk), `cached_on_first_epoch` (the same, without a wait before the
+            first step) or `online` (by the verifier in every step).
     """
 
     answers: str = MISSING
@@ -34,9 +39,11 @@ class DataConfig:
     batch_size: int = 64
     max_rows: int | None = None
     sequence_length: int = 512
+    packing: bool = False
     validation_share: float = 0.1
     validation_rows: int = 64
     taps: str = "cached"
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "validation_rows", "max_prompt_characters"):
@@ -50,4 +57,4 @@ class DataConfig:
         require(
             0 < self.validation_share < 1, "data.validation_share", self.validation_share, "must lie between 0 and 1"
         )
-        require(self.taps in ("cached", "online"), "data.taps", self.taps, "choose cached or online")
+        require(self.taps in TAPS, "data.taps", self.taps, f"choose one of {', '.join(TAPS)}")

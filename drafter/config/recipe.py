@@ -32,6 +32,10 @@ class Config:
         length, size = self.decoding.draft_length, self.drafter.block_size
         remedy = f"must lie between 1 and drafter.block_size - 1 = {size - 1}, or be null"
         require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)
+        if self.data.taps == "cached_on_first_epoch":
+            remedy = "one process makes both batches and taps; set training.workers=0 and training.devices=1"
+            alone = self.training.workers == 0 and self.training.devices == "1"
+            require(alone, "data.taps", self.data.taps, remedy)
         if self.losses.compare_laws:
             named = ", ".join(name for name, loss in self.losses.active.items() if loss.needs - {"nll"})
             remedy = f"losses on the verifier's law ({named}) compare whole vocabularies; set drafter.vocabulary=full"

@@ -23,6 +23,7 @@ class TrainingConfig:
         labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
         validate_every: steps between validations; null for once an epoch.
+        workers: processes that make a rank's batches beside it; 0: itself.
         devices, strategy: as Lightning understands them.
     """
 
@@ -41,6 +42,7 @@ class TrainingConfig:
     temperature: float = 1.0
     validate_every: int | None = None
     log_every: int = 10
+    workers: int = 0
     devices: str = "1"
     strategy: str = "auto"
 
@@ -52,6 +54,7 @@ class TrainingConfig:
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "must lie in [0, 1): a share of the steps")
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
         require(self.labels in ("row", "verifier"), "training.labels", self.labels, "choose row or verifier")
+        require(self.workers >= 0, "training.workers", self.workers, "must be >= 0")
         known = ("auto", "float32", "bfloat16")
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
         said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None

@@ -1,14 +1,8 @@
-"""Training rows: a prompt in its chat template, the verifier's answer behind it, and which of both is supervised.
-
-Which rows a step sees, and in which order, is a function of (seed, step, rank) alone: a resumed run sees what an
-undisturbed one would have seen.
-"""
+"""Training rows: a prompt in its chat template, the verifier's answer behind it, and which of both is supervised."""
 
 import hashlib
-import random
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -56,13 +50,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """Right-padded rows of a batch: ids [B, S], and supervised, bool [B, S], True at answer tokens."""
+    """Right-padded rows of a batch.
+
+    Args:
+        ids: [B, S].
+        supervised: bool [B, S], True at answer tokens.
+        documents: number of each position's document in its row, -1 at padding, [B, S]; None where a row is one.
+    """
 
     ids: Tensor
     supervised: Tensor
+    documents: Tensor | None = None
 
     def to(self, device: torch.device) -> "Rows":
-        return Rows(self.ids.to(device), self.supervised.to(device))
+        documents = None if self.documents is None else self.documents.to(device)
+        return Rows(self.ids.to(device), self.supervised.to(device), documents)
 
 
 def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -> list[Row]:
@@ -128,37 +130,3 @@ def pad(rows: list[Row]) -> Rows:
         for start, end in row.spans:
             supervised[i, start:end] = True
     return Rows(ids, supervised)
-
-
-class Order:
-    """Which rows each step sees: shuffled every epoch, rows of similar length together, none twice in an epoch.
-
-    Args:
-        lengths: tokens of each row.
-        per_step: rows of one step over all ranks; what an epoch leaves over is dropped, other rows each epoch.
-    Raises:
-        ValueError: fewer rows than one step takes.
-    """
-
-    def __init__(self, lengths: list[int], per_step: int, seed: int):
-        self.steps_per_epoch = len(lengths) // per_step
-        if not self.steps_per_epoch:
-            raise ValueError(f"training.rows: a step takes {per_step} rows, the data have {len(lengths)}; lower it")
-        self.lengths, self.per_step, self.seed = lengths, per_step, seed
-        self._epoch = lru_cache(maxsize=2)(self._shuffle)
-
-    def __call__(self, step: int) -> list[int]:
-        """Indices of the rows of `step`, counted from 0."""
-        return self._epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]
-
-    def _shuffle(self, epoch: int) -> list[list[int]]:
-        draw = random.Random(f"{self.seed} {epoch}")
-        order = draw.sample(range(len(self.lengths)), self.steps_per_epoch * self.per_step)
-        pool = 16 * self.per_step  # sorted within pools only: order stays random, padding stays small
-        grouped = [i for at in range(0, len(order), pool) for i in sorted(order[at : at + pool], key=self._length)]
-        steps = [grouped[at : at + self.per_step] for at in range(0, len(grouped), self.per_step)]
-        draw.shuffle(steps)
-        return steps
-
-    def _length(self, index: int) -> int:
-        return self.lengths[index]

@@ -17,7 +17,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RotaryEmbedd
 
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
-from drafter.blocks import block_mask, narrowed, slot_positions
+from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
 from drafter.layouts.base import SLIDING
 from drafter.layouts.canonical import CANONICAL
 from drafter.models import storage
@@ -176,9 +176,13 @@ class BlockDiffusionDrafter(PreTrainedModel):
         }
         context = self.context(taps)
         hidden = block.reshape(batch, count * size, width).to(context.dtype)
-        everywhere = torch.arange(taps.shape[1], device=taps.device)[None]
-        context_rope = self.rotary_emb(context, everywhere)
-        rope = self.rotary_emb(context, slot_positions(anchors, size).flatten(1))
+        if documents is None:
+            places, own = torch.arange(taps.shape[1], device=taps.device)[None], anchors
+        else:
+            places = document_positions(documents)  # [B, S]
+            own = places.gather(1, anchors)
+        context_rope = self.rotary_emb(context, places)
+        rope = self.rotary_emb(context, slot_positions(own, size).flatten(1))
         for layer in self.layers:
             keys, values = layer.self_attn.keys_values(context, context_rope)
             mask = masks[layer.causal, layer.window]

@@ -1,0 +1,32 @@
+"""Several devices train one drafter, a process each: how many there are, and which is this process's own."""
+
+import os
+
+import torch
+
+
+def ranks(devices: str, device: str) -> int:
+    """How many processes train.
+
+    Args:
+        devices: as `training.devices`: `auto`, a number, or the indices of some.
+        device: what the verifier runs on.
+    """
+    if devices == "auto":
+        return torch.cuda.device_count() if device.startswith("cuda") else 1
+    return int(devices) if devices.isdigit() else len(devices.split(","))
+
+
+def own_device(devices: str, device: str) -> str:
+    """The device of this process; the launcher of several says which process it is in LOCAL_RANK."""
+    if device != "cuda" or ranks(devices, device) == 1:
+        return device
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{devices.split(',')[local] if ',' in devices else local}"
+
+
+def lightning_devices(devices: str, device: str) -> int | str | list[int]:
+    """What Lightning is told, so that it trains where the verifier is."""
+    if devices == "1" and device.startswith("cuda:"):
+        return [int(device.removeprefix("cuda:"))]
+    return int(devices) if devices.isdigit() else devices

@@ -1,7 +1,6 @@
 """What all runs of an ablation use, made once: the verifier, rows, answers to the suites' prompts, taps."""
 
 import json
-import platform
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from drafter.data.answers import digest
 from drafter.data.prompts import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad
 from drafter.data.taps import TapCache
-from drafter.export.record import provenance, write_json
+from drafter.export.record import hardware, provenance, write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
 from drafter.prepare import ROWS_PER_PASS, Material, held_out_batches, prepare, taps_of
@@ -168,14 +167,3 @@ class Shared:
         else:
             self.spec.directory.mkdir(parents=True, exist_ok=True)
             write_json(path, {**record, "precision": str(material.fast).removeprefix("torch.")})
-
-
-def hardware(device: str) -> str:
-    """The processor, its threads in use, and the GPU if there is one."""
-    found = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        found = names[0] if names else found
-    cpu = f"{found}, {torch.get_num_threads()} threads"
-    return f"{torch.cuda.get_device_name(device)}; {cpu}" if device.startswith("cuda") else cpu

@@ -3,4 +3,4 @@
 Their modules import nothing heavy at the top, so that `--help` and a wrong recipe answer at once.
 """
 
-COMMANDS = ("regenerate", "export", "check", "ablate", "evaluate")
+COMMANDS = ("regenerate", "export", "check", "ablate", "evaluate", "generate", "benchmark")

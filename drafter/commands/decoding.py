@@ -23,8 +23,13 @@ def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> No
 
 
 def add_sampling(parser: ArgumentParser) -> None:
-    """Temperature, top-p, top-k, seed and rule."""
+    """Temperature, and what `add_law` adds."""
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy, the default")
+    add_law(parser)
+
+
+def add_law(parser: ArgumentParser) -> None:
+    """Top-p, top-k, seed and rule."""
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens of this mass; 1: all")
     parser.add_argument("--top-k", type=int, default=0, help="keep this many likeliest tokens; 0: all")
     parser.add_argument("--seed", type=int, default=0)
@@ -75,12 +80,12 @@ def check_models(parsed: Namespace, drafter: str, *draft_lengths: int | None) ->
     return longest
 
 
-def check_sampling(parsed: Namespace) -> None:
+def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
     from drafter.sampling import check
     from drafter.verification import make_rule
 
-    check(parsed.temperature, parsed.top_p, parsed.top_k)
+    check(temperature, parsed.top_p, parsed.top_k)
     make_rule(parsed.rule)
 
 

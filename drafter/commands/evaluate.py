@@ -34,7 +34,7 @@ def run(parsed: Namespace) -> None:
     decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_size", "draft_length")
     if parsed.by == "walk" and parsed.temperature > 0:
         raise ValueError(f"temperature={parsed.temperature}: the walk is along greedy answers; use --by decoder")
-    decoding.check_sampling(parsed)
+    decoding.check_sampling(parsed, parsed.temperature)
     suites = decoding.read_suites(parsed)
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
     longest = [decoding.check_models(parsed, one, parsed.draft_length) for one in drafters]

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,17 @@ def provenance() -> dict[str, str]:
         commit = ""
     versions = {name: _version(name) for name in ("block-drafter", "torch", "transformers")}
     return {"commit": commit or "not a checkout", **versions}
+
+
+def hardware(device: str) -> str:
+    """The processor, its threads in use, and the GPU if there is one."""
+    found = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        found = names[0] if names else found
+    cpu = f"{found}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(device)}; {cpu}" if device.startswith("cuda") else cpu
 
 
 def _version(name: str) -> str:

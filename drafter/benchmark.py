@@ -1,0 +1,181 @@
+"""A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → table, CSV, plot."""
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from drafter.acceptance import Sampling
+from drafter.models import BlockDiffusionDrafter
+from drafter.timing import Lap, Parts, Way, race
+from drafter.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One suite, temperature, batch size and draft length.
+
+    Attributes:
+        tokens: behind the first of each answer, over all rows; so are `verifier_calls`.
+        ms_per_token: wall time over tokens of all rows.
+        speedup: over draft length 0 of the same loop, in the same run.
+        ideal: speed-up if a cycle were its passes alone: tokens per cycle · t_plain / (t_verify + t_draft).
+        share_of_ideal: speedup / ideal; None without drafts.
+        plain_ms, verify_ms, draft_ms: those passes, measured in between.
+        host_ms_per_cycle: a cycle's time less its passes; None unless the batch is one row.
+    """
+
+    suite: str
+    temperature: float
+    batch_size: int
+    draft_length: int
+    prompts: int
+    tokens: int
+    tokens_per_cycle: float
+    verifier_calls: int
+    ms_per_token: float
+    tokens_per_second: float
+    speedup: float
+    ideal: float | None
+    share_of_ideal: float | None
+    plain_ms: float
+    verify_ms: float
+    draft_ms: float
+    host_ms_per_cycle: float | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared. `draft_lengths` always take in 0."""
+
+    temperatures: Sequence[float]
+    batch_sizes: Sequence[int]
+    draft_lengths: Sequence[int]
+    max_new_tokens: int = 128
+    repeats: int = 3
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+
+
+def measure(
+    verifier: Verifier, drafter: BlockDiffusionDrafter, suites: Mapping[str, Sequence[list[int]]], grid: Grid
+) -> Iterator[Cell]:
+    """Every cell of the grid, as it is measured.
+
+    Args:
+        suites: name → prompts, as token ids.
+    """
+    lengths = sorted({0, *grid.draft_lengths})
+    for suite, prompts in suites.items():
+        for temperature in grid.temperatures:
+            sampling = dataclasses.replace(grid.sampling, temperature=temperature)
+            for size in grid.batch_sizes:
+                rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+                context = sum(map(len, prompts)) // len(prompts) + grid.max_new_tokens // 2
+                parts = Parts(verifier, drafter, min(size, len(prompts)), context, lengths)
+                ways = {str(length): _way(verifier, drafter, sampling, length) for length in lengths}
+                laps = race(ways, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
+                for length in lengths:
+                    yield _cell(suite, temperature, size, length, laps, parts)
+
+
+def _way(verifier: Verifier, drafter: BlockDiffusionDrafter, sampling: Sampling, length: int) -> Way:
+    def decode(prompts: Sequence[list[int]], limit: int) -> list:
+        used = drafter if length else None
+        return sampling.generate(verifier, used, length, prompts, max_new_tokens=limit, batch_size=len(prompts))
+
+    return decode
+
+
+def _cell(suite: str, temperature: float, size: int, length: int, laps: Mapping[str, Lap], parts: Parts) -> Cell:
+    lap, costs = laps[str(length)], parts.costs(length)
+    speedup = laps["0"].seconds_per_token / lap.seconds_per_token
+    passes = costs.verify[length] + costs.draft
+    ideal = costs.ideal(lap.tokens_per_cycle, length) if length else None
+    return Cell(
+        suite=suite,
+        temperature=temperature,
+        batch_size=size,
+        draft_length=length,
+        prompts=len(lap.answers),
+        tokens=lap.tokens,
+        tokens_per_cycle=lap.tokens_per_cycle,
+        verifier_calls=lap.verifier_calls,
+        ms_per_token=1e3 * lap.seconds_per_token,
+        tokens_per_second=1 / lap.seconds_per_token,
+        speedup=speedup,
+        ideal=ideal,
+        share_of_ideal=speedup / ideal if ideal else None,
+        plain_ms=1e3 * costs.verify[0],
+        verify_ms=1e3 * costs.verify[length],
+        draft_ms=1e3 * costs.draft,
+        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 else None,
+    )
+
+
+COLUMNS = {
+    "suite": "{}",
+    "temperature": "{:g}",
+    "batch_size": "{}",
+    "draft_length": "{}",
+    "tokens_per_cycle": "{:.2f}",
+    "verifier_calls": "{}",
+    "ms_per_token": "{:.2f}",
+    "tokens_per_second": "{:.1f}",
+    "speedup": "{:.2f}",
+    "share_of_ideal": "{:.2f}",
+    "host_ms_per_cycle": "{:.2f}",
+}
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """One line per cell, as a Markdown table."""
+    rows = [[name.replace("_", " ") for name in COLUMNS]]
+    for cell in cells:
+        values = {name: getattr(cell, name) for name in COLUMNS}
+        rows.append(["" if value is None else COLUMNS[name].format(value) for name, value in values.items()])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+
+
+def write_csv(cells: Sequence[Cell], path: Path) -> None:
+    """Every field of every cell."""
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [one.name for one in dataclasses.fields(Cell)])
+        writer.writeheader()
+        writer.writerows(map(dataclasses.asdict, cells))
+    scratch.replace(path)
+
+
+def plot(cells: Sequence[Cell], path: Path) -> None:
+    """Speed-up over draft length, a panel per suite; dashed, what its passes alone would give."""
+    suites = list(dict.fromkeys(cell.suite for cell in cells))
+    figure, panels = pyplot.subplots(
+        1, len(suites), figsize=(1 + 5 * len(suites), 4), layout="constrained", squeeze=False
+    )
+    for axes, suite in zip(panels[0], suites, strict=True):
+        groups: dict[tuple[float, int], list[Cell]] = {}
+        for cell in cells:
+            if cell.suite == suite:
+                groups.setdefault((cell.temperature, cell.batch_size), []).append(cell)
+        for (temperature, size), group in groups.items():
+            lengths = [cell.draft_length for cell in group]
+            (line,) = axes.plot(
+                lengths,
+                [cell.speedup for cell in group],
+                marker="o",
+                label=f"temperature {temperature:g}, batch {size}",
+            )
+            axes.plot(lengths, [cell.ideal or 1 for cell in group], linestyle="--", color=line.get_color(), alpha=0.5)
+        axes.set(xlabel="draft length", ylabel="speed-up over draft length 0", title=suite, xticks=lengths)
+        axes.axhline(1, color="grey", linewidth=0.5)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

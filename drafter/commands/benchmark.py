@@ -1,0 +1,64 @@
+"""A drafter against plain decoding: suites × temperatures × batch sizes × draft lengths → table, CSV, plot.
+
+Everything takes turns in one process: the loop without drafts (draft length 0, always measured), with them, and the
+passes that a cycle is made of. Speed-ups are over draft length 0; the ideal counts the passes alone.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from drafter.commands import decoding
+
+
+def arguments(parser: ArgumentParser) -> None:
+    decoding.add_models(parser, "auto")
+    decoding.add_suites(parser, 8)
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[0.0], metavar="T", help="default: 0")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], metavar="B", help="default: 1")
+    parser.add_argument("--draft-lengths", nargs="+", type=int, metavar="G", help="default: the trained number")
+    decoding.add_law(parser)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts; default: 3")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write benchmark.csv and benchmark.png here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+
+
+def run(parsed: Namespace) -> None:
+    decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_sizes", "repeats")
+    if parsed.max_new_tokens < 2:
+        raise ValueError(f"max-new-tokens={parsed.max_new_tokens}: must be >= 2; the first token is the prefill's")
+    for temperature in parsed.temperatures:
+        decoding.check_sampling(parsed, temperature)
+    suites = decoding.read_suites(parsed)
+    lengths = parsed.draft_lengths or [None]
+    longest = decoding.check_models(parsed, parsed.drafter, *lengths)
+    lengths = [longest if length is None else length for length in lengths]
+
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from drafter import benchmark
+    from drafter.acceptance import Sampling
+    from drafter.export.record import hardware, provenance, write_json
+
+    verifier = decoding.load_verifier(parsed)
+    drafter = decoding.load_drafter(parsed.drafter, verifier)
+    sampling = Sampling(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    grid = benchmark.Grid(
+        parsed.temperatures, parsed.batch_sizes, lengths, parsed.max_new_tokens, parsed.repeats, sampling
+    )
+    prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
+    total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({0, *lengths})
+    cells = list(tqdm(benchmark.measure(verifier, drafter, prompts, grid), total=total, desc="cells", leave=False))
+    about = f"{hardware(str(verifier.device))}; {verifier.dtype}; attention {verifier.kernel}".replace("torch.", "")
+    print(f"{about}\n\n{benchmark.table(cells)}")
+    if parsed.out:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        benchmark.write_csv(cells, parsed.out / "benchmark.csv")
+        benchmark.plot(cells, parsed.out / "benchmark.png")
+    if parsed.json:
+        settings = {
+            name: value for name, value in vars(parsed).items() if name not in ("run", "json", "out", "command")
+        }
+        found = {"cells": [asdict(cell) for cell in cells], "hardware": about, "settings": settings}
+        write_json(parsed.json, {**found, "provenance": provenance()})

@@ -1,0 +1,157 @@
+"""A prompt → the verifier's answer, as it is found: from the command line, a file or standard input.
+
+`--compare` decodes plainly, then with drafts, shows in colour which tokens were accepted drafts, and gives tokens per
+cycle, speed-up, and whether the tokens are the same. `--plain` needs no DRAFTER. The text goes to standard output, the
+figures to standard error.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drafter.commands import decoding
+
+if TYPE_CHECKING:
+    from drafter.decode import Generation
+    from drafter.models import BlockDiffusionDrafter
+    from drafter.verifier import Verifier
+
+WARM_UP = 8
+
+
+def arguments(parser: ArgumentParser) -> None:
+    decoding.add_models(parser, "auto", optional=True)
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: standard input")
+    parser.add_argument("--file", type=Path, help="read the prompt from here")
+    parser.add_argument("--raw", action="store_true", help="the prompt as it is, without the chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer; default: 256")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer here; repeatable")
+    decoding.add_sampling(parser)
+    parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--plain", action="store_true", help="decode without drafts")
+    way.add_argument("--compare", action="store_true", help="plainly, then with drafts")
+    parser.add_argument("--colour", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write answers and figures here")
+
+
+def run(parsed: Namespace) -> None:
+    if parsed.plain and parsed.prompt is None and parsed.file is None:
+        parsed.drafter, parsed.prompt = None, parsed.drafter  # the one positional argument is the prompt
+    if parsed.drafter is None and not parsed.plain:
+        raise ValueError("drafter: none is named; name one before the prompt, or decode without drafts by --plain")
+    decoding.require_positive(parsed, "max_new_tokens")
+    decoding.check_sampling(parsed, parsed.temperature)
+    if not all(parsed.stop):
+        raise ValueError("stop='': ends nothing; give it at least one character")
+    prompt = _prompt(parsed)
+    if parsed.drafter is not None:
+        decoding.check_models(parsed, parsed.drafter, parsed.draft_length)
+
+    verifier = decoding.load_verifier(parsed)
+    drafter = None if parsed.plain else decoding.load_drafter(parsed.drafter, verifier)
+    ids = decoding.encode(verifier, prompt, parsed.raw)
+    answers: dict[str, Generation] = {}
+    if parsed.compare:
+        for one in (None, drafter):
+            _decode(parsed, verifier, one, ids, limit=WARM_UP)
+        print("plain:")
+        answers["plain"] = _answer(parsed, verifier, None, ids)
+        print("with drafts:")
+    answers["plain" if drafter is None else "with drafts"] = _answer(parsed, verifier, drafter, ids)
+    _report(parsed, verifier, prompt, ids, answers)
+
+
+def _prompt(parsed: Namespace) -> str:
+    """The prompt from where the arguments say.
+
+    Raises:
+        ValueError: there is none, it is empty or no text, or there are two.
+    """
+    if parsed.prompt is not None and parsed.file is not None:
+        raise ValueError(f"file={str(parsed.file)!r}: there is a PROMPT, too; leave one out")
+    if parsed.prompt is None and parsed.file is None and sys.stdin.isatty():
+        raise ValueError("prompt: none is given; name it, or --file, or pipe it in")
+    try:
+        text = parsed.prompt
+        if text is None:
+            text = sys.stdin.read() if parsed.file is None else parsed.file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("prompt: is no UTF-8 text; convert it first") from None
+    if not text.strip():
+        raise ValueError("prompt: is empty; write something")
+    return text if parsed.raw else text.strip()
+
+
+def _decode(
+    parsed: Namespace,
+    verifier: "Verifier",
+    drafter: "BlockDiffusionDrafter | None",
+    ids: list[int],
+    limit: int,
+    on_text: Callable[[int, str], Any] = lambda index, text: None,
+) -> "Generation":
+    from drafter.acceptance import Sampling
+
+    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    length = None if drafter is None else parsed.draft_length
+    (answer,) = sampling.generate(
+        verifier, drafter, length, [ids], max_new_tokens=limit, stop=parsed.stop, on_text=on_text
+    )
+    if not answer.token_ids:
+        raise ValueError(f"prompt: {answer.stop}")
+    return answer
+
+
+def _answer(
+    parsed: Namespace, verifier: "Verifier", drafter: "BlockDiffusionDrafter | None", ids: list[int]
+) -> "Generation":
+    """Decode and show: as it is found or, where drafts are to be coloured, when they are known."""
+    from drafter.comparison import coloured
+
+    colour = parsed.colour == "always" or (parsed.colour == "auto" and sys.stdout.isatty())
+    if drafter is not None and parsed.compare and colour:
+        answer = _decode(parsed, verifier, drafter, ids, parsed.max_new_tokens)
+        print(coloured(answer, verifier.tokenizer))
+        return answer
+
+    def show(_: int, text: str) -> None:
+        print(text, end="", flush=True)
+
+    answer = _decode(parsed, verifier, drafter, ids, parsed.max_new_tokens, show)
+    print()
+    return answer
+
+
+def _report(
+    parsed: Namespace, verifier: "Verifier", prompt: str, ids: list[int], answers: dict[str, "Generation"]
+) -> None:
+    """Figures, on standard error and in the file."""
+    from drafter import comparison
+    from drafter.evaluate import margin
+    from drafter.export.record import provenance, write_json
+
+    found: dict[str, Any] = {name: comparison.figures(one) for name, one in answers.items()}
+    print(comparison.table(answers), file=sys.stderr)
+    if parsed.compare:
+        plain, drafted = answers.values()
+        rates = [one["tokens_per_second"] for one in found.values()]
+        place = comparison.first_difference(plain.token_ids, drafted.token_ids)
+        found |= {"speedup": rates[1] / rates[0], "same_tokens": place is None}
+        same = "yes"
+        if place is not None and parsed.temperature > 0:
+            same = f"no, from token {place + 1} on: both are samples"
+        elif place is not None:
+            found["margin"] = margin(verifier, ids + plain.token_ids[:place])
+            same = f"no, from token {place + 1} on, where the two best logits are {found['margin']:.2g} apart"
+        print(f"speed-up {found['speedup']:.2f}; same tokens: {same}", file=sys.stderr)
+    if parsed.json:
+        settings = {
+            name: value if isinstance(value, int | float | list | None) else str(value)
+            for name, value in vars(parsed).items()
+            if name not in ("run", "json", "command", "prompt")
+        }
+        used = {"settings": settings, "dtype": str(verifier.dtype).removeprefix("torch."), "prompt": prompt}
+        write_json(parsed.json, {**found, **used, "provenance": provenance()})

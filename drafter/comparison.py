@@ -1,0 +1,67 @@
+"""One prompt decoded plainly and with drafts, as a reader sees it: accepted tokens coloured, then the figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from drafter.decode import Generation
+from drafter.decode.text import Detokenizer
+
+ACCEPTED, PLAIN = "\x1b[32m", "\x1b[0m"
+
+
+def kept(answer: Generation) -> list[bool]:
+    """For each token of an answer, whether it was a draft that was kept."""
+    found = [False]  # the prefill's token
+    for emitted, accepted in zip(answer.emitted, answer.accepted, strict=True):
+        found += [True] * accepted + [False] * (emitted - accepted)
+    return found[: len(answer.token_ids)]
+
+
+def coloured(answer: Generation, tokenizer: Any) -> str:
+    """The text of an answer, green where a kept draft completed it."""
+    detokenizer, parts, length = Detokenizer(tokenizer), [], 0
+    for token, draft in zip(answer.token_ids, kept(answer), strict=True):
+        parts.append((draft, detokenizer.push(token)))
+    parts.append((False, detokenizer.flush()))
+    text = ""
+    for draft, part in parts:
+        part = part[: max(0, len(answer.text) - length)]  # a stop string is no part of the text
+        length += len(part)
+        text += f"{ACCEPTED}{part}{PLAIN}" if draft and part else part
+    return text
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Where two answers part, or None if they are the same."""
+    if list(one) == list(other):
+        return None
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def figures(answer: Generation) -> dict[str, Any]:
+    """An answer as `--json` has it."""
+    return {
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "stop": answer.stop,
+        "emitted": answer.emitted,
+        "accepted": answer.accepted,
+        "tokens_per_cycle": answer.tokens_per_cycle if answer.emitted else None,
+        "verifier_calls": answer.verifier_calls,
+        "seconds": answer.seconds,
+        "tokens_per_second": len(answer.token_ids) / answer.seconds,
+    }
+
+
+def table(answers: dict[str, Generation]) -> str:
+    """Ways of decoding, one per line."""
+    width = max(map(len, answers))
+    lines = [f"{'':<{width}}{'tokens':>8}{'seconds':>9}{'tokens/s':>10}{'verifier calls':>16}{'tokens/cycle':>14}"]
+    for name, one in answers.items():
+        rate = len(one.token_ids) / one.seconds
+        lines.append(
+            f"{name:<{width}}{len(one.token_ids):>8}{one.seconds:>9.2f}{rate:>10.1f}{one.verifier_calls:>16}"
+            f"{one.tokens_per_cycle:>14.2f}"
+        )
+    return "\n".join(lines)

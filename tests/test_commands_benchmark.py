@@ -1,0 +1,120 @@
+"""`benchmark` and `drafter.timing`: what is counted, in which turn, and what is written."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+import torch
+from conftest import make_memorising, make_prompts, make_verifier
+from test_export_layouts import exported
+
+from drafter import timing
+from drafter.__main__ import main
+from drafter.benchmark import Cell, Grid, measure, table
+from drafter.decode import Generation
+from drafter.timing import Parts, race
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when a way of decoding says so."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_race_takes_turns_and_counts_what_comes_behind_the_first_token(clock):
+    order = []
+
+    def way(name, prefill, spent):
+        costs = iter(spent)
+
+        def decode(prompts, limit):
+            order.append((name, limit))
+            clock[0] += {1: prefill, 8: 0}.get(limit) or (0 if limit == 8 else prefill + next(costs))
+            return [Generation(list(range(limit)), emitted=[2] * (limit // 2), verifier_calls=4) for _ in prompts]
+
+        return decode
+
+    ways = {"slow": way("slow", 5, [90, 10, 30, 7, 7, 7]), "fast": way("fast", 5, [1, 2, 3, 4, 5, 600])}
+    laps = race(ways, [[[1], [2]], [[3]]], 9, 3, torch.device("cpu"), lambda: order.append("between"))
+    assert laps["slow"].seconds == 30 + 7  # medians
+    assert laps["fast"].seconds == 2 + 5
+    assert laps["fast"].tokens == 3 * 8
+    assert laps["fast"].verifier_calls == 3 * 3
+    assert laps["fast"].seconds_per_token == 7 / 24
+    assert laps["fast"].cycles == 3 * 4
+    turn = ["between", ("slow", 1), ("slow", 9), ("fast", 1), ("fast", 9)]
+    assert order == [("slow", 8), ("fast", 8), *6 * turn]
+
+
+def test_parts_are_the_decoders_passes():
+    verifier, drafter = make_verifier("llama"), make_memorising("llama")
+    parts = Parts(verifier, drafter, 2, 20, [1, 3])
+    widths = []
+    step = verifier.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifier, "step", lambda ids, *rest: widths.append(tuple(ids.shape)) or step(ids, *rest))
+        parts.measure()
+        parts.measure()
+    assert widths == 2 * [(2, 1), (2, 2), (2, 4)]
+    costs = parts.costs(3)
+    assert costs.draft > 0
+    assert costs.verify[0] > 0 < costs.verify[3]
+    assert torch.tensor(costs.verify[2]).isnan()
+    assert parts.costs(0).draft == 0
+
+
+def test_cells_compare_with_draft_length_0():
+    verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()[:3]
+    grid = Grid([0.0, 1.0], [1, 2], [3], max_new_tokens=8, repeats=1)
+    cells = list(measure(verifier, drafter, {"some": prompts}, grid))
+    keys = [(cell.temperature, cell.batch_size, cell.draft_length) for cell in cells]
+    assert keys == [(t, b, g) for t in (0.0, 1.0) for b in (1, 2) for g in (0, 3)]
+    for plain, drafted in zip(cells[::2], cells[1::2], strict=True):
+        assert plain.speedup == 1
+        assert plain.tokens_per_cycle == 1
+        assert plain.verifier_calls == plain.tokens == 21
+        assert plain.ideal is plain.share_of_ideal is None
+        assert drafted.speedup == pytest.approx(plain.ms_per_token / drafted.ms_per_token)
+        ideal = drafted.tokens_per_cycle * drafted.plain_ms / (drafted.verify_ms + drafted.draft_ms)
+        assert drafted.ideal == pytest.approx(ideal)
+        assert drafted.share_of_ideal == pytest.approx(drafted.speedup / ideal)
+        assert (drafted.host_ms_per_cycle is None) == (drafted.batch_size > 1)
+        cycle = drafted.ms_per_token * drafted.tokens_per_cycle
+        if drafted.batch_size == 1:
+            assert drafted.host_ms_per_cycle == pytest.approx(cycle - drafted.verify_ms - drafted.draft_ms)
+    assert cells[1].tokens_per_cycle > 1.3
+    assert cells[1].verifier_calls < 21
+    assert len({len(line) for line in table(cells).splitlines()}) == 1
+
+
+def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
+    drafter = exported(tmp_path / "drafter", make_memorising("llama"))
+    suite = tmp_path / "own.jsonl"
+    suite.write_text("".join(json.dumps({"prompt": f"Question {i}?"}) + "\n" for i in range(5)))
+    words = ["--verifier", "tiny-llama", "--suites", str(suite), "--dtype", "float32", "--prompts", "2"]
+    sizes = ["--max-new-tokens", "6", "--repeats", "1", "--draft-lengths", "2", "--batch-sizes", "1", "2"]
+    out = ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "a.json")]
+    main(["benchmark", str(drafter), *words, *sizes, *out])
+    assert "| own   | 0           | 2          | 2            |" in capsys.readouterr().out
+    with (tmp_path / "out/benchmark.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["batch_size"], row["draft_length"]) for row in rows] == [
+        ("1", "0"),
+        ("1", "2"),
+        ("2", "0"),
+        ("2", "2"),
+    ]
+    assert set(rows[0]) == {one.name for one in dataclasses.fields(Cell)}
+    assert (tmp_path / "out/benchmark.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert [cell["draft_length"] for cell in report["cells"]] == [0, 2, 0, 2]
+    assert report["settings"]["prompts"] == 2
+    with pytest.raises(SystemExit, match="batch-sizes=0: must be >= 1"):
+        main(["benchmark", str(drafter), *words, "--batch-sizes", "0"])
+    with pytest.raises(SystemExit, match="draft-length=9"):
+        main(["benchmark", str(drafter), *words, "--draft-lengths", "0", "9"])
+    with pytest.raises(SystemExit, match="temperature=-1"):
+        main(["benchmark", str(drafter), *words, "--temperatures", "0", "-1"])

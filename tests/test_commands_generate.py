@@ -26,7 +26,8 @@ def expected(prompt, tokens=20, raw=False, **settings):
 
 
 def generate(*words):
-    main(["generate", *words, *VERIFIER, "--dtype", "float32", "--max-new-tokens", "20"])
+    first, *rest = words  # options may stand between the two positional arguments
+    main(["generate", first, *VERIFIER, *rest, "--dtype", "float32", "--max-new-tokens", "20"])
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["chat", "raw"])
@@ -116,7 +117,7 @@ WRONG = {
 def test_errors_come_before_models_are_loaded(drafter_directory, words, named, monkeypatch):
     monkeypatch.setattr("drafter.verifier.Verifier.load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(SystemExit, match=named) as error:
-        generate(*[drafter_directory if word == "D" else word for word in words])
+        generate(*[drafter_directory if word == "D" else word for word in words or ["--raw"]])
     assert "\n" not in str(error.value)
 
 

@@ -1,0 +1,277 @@
+"""Decoding side by side in one run: same weights, prompts, machine, dtype; transformers' ways and ours, taking turns.
+
+    python benchmarks/decoding.py DRAFTER --verifier smollm2 --out DIR [--batch-sizes 1 8] [--prompts 8]
+    python benchmarks/decoding.py DRAFTER --verifier smollm2 --out DIR --exactness [--dtypes float32 bfloat16]
+
+The first compares, greedily: transformers' generate, our loop without drafts, transformers' DFlash assistant with the
+same drafter (batch 1 only; it proposes from the whole vocabulary), transformers' prompt lookup (batch 1 only), ours.
+The passes of a cycle are timed in between: their sum gives the ideal speed-up and the host's work in a cycle.
+The second counts answers that differ from plain decoding; it goes on where it was stopped.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import matplotlib
+
+matplotlib.use("Agg")
+import torch
+import transformers
+from exactness import check_exactness
+from matplotlib import pyplot
+from transformers import AutoModel
+
+from drafter.data.suites import load_suite
+from drafter.decode import Generation, SpeculativeDecoder
+from drafter.export import convert
+from drafter.export.record import hardware, provenance, write_json
+from drafter.models import BlockDiffusionDrafter
+from drafter.precision import choose
+from drafter.timing import Parts, Way, race
+from drafter.verifier import Verifier
+
+PLAIN, LOOP, DFLASH, LOOKUP, OURS = WAYS = (
+    "transformers generate",
+    "our loop, no drafts",
+    "transformers DFlash assistant",
+    "transformers prompt lookup",
+    "ours",
+)
+LOOKUP_TOKENS = 10  # transformers' documentation
+ALONE = (DFLASH, LOOKUP)  # batch 1 only
+
+
+@dataclass(frozen=True)
+class Result:
+    """A way of decoding; `tokens` and `calls` are behind the first token of each answer, over all rows.
+
+    Attributes:
+        speedup: over transformers' generate; `over_loop` over our loop without drafts.
+        ideal, share_of_ideal, host_ms: of ours alone. `host_ms` is a cycle less its passes, at batch 1.
+    """
+
+    way: str
+    device: str
+    dtype: str
+    batch_size: int
+    tokens: int
+    tokens_per_call: float
+    tokens_per_second: float
+    speedup: float
+    over_loop: float
+    ideal: float | None = None
+    share_of_ideal: float | None = None
+    host_ms: float | None = None
+    plain_ms: float | None = None
+    verify_ms: float | None = None
+    draft_ms: float | None = None
+
+
+def through_transformers(verifier: Verifier, **settings: Any) -> Way:
+    """Its greedy `generate`, left-padded; every forward pass of the model counts as a call."""
+
+    def decode(prompts: Sequence[list[int]], limit: int) -> list[Generation]:
+        width = max(map(len, prompts))
+        pad = verifier.stop_ids[0] if verifier.stop_ids else 0
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=verifier.device)
+        seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        calls: list[int] = []
+        hook = verifier.model.register_forward_hook(lambda *_: calls.append(1))
+        try:
+            with verifier.plain_attention() as model:
+                out = model.generate(
+                    ids,
+                    attention_mask=seen.to(verifier.device),
+                    max_new_tokens=limit,
+                    do_sample=False,
+                    eos_token_id=list(verifier.stop_ids),
+                    pad_token_id=pad,
+                    **settings,
+                )
+        finally:
+            hook.remove()
+        answers = [_cut(row, verifier.stop_ids) for row in out[:, width:].tolist()]
+        return [Generation(ids, verifier_calls=min(len(calls), len(ids))) for ids in answers]
+
+    return decode
+
+
+def _cut(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    stop = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
+    return ids[: stop + 1]
+
+
+def through_us(verifier: Verifier, drafter: BlockDiffusionDrafter | None, length: int | None) -> Way:
+    decoder = SpeculativeDecoder(verifier, drafter, draft_length=length)
+    return lambda prompts, limit: decoder.generate(prompts, limit, batch_size=len(prompts))
+
+
+def assistant_of(drafter: str, verifier: Verifier) -> Any:
+    """The same drafter as transformers loads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert(drafter, Path(folder) / "native", "transformers", dtype=None)
+        return AutoModel.from_pretrained(Path(folder) / "native", dtype=verifier.dtype).to(verifier.device)
+
+
+def compare(options: argparse.Namespace, device: str, size: int, suites: Sequence[str]) -> Iterator[Result]:
+    verifier = Verifier.load(options.verifier, choose(options.dtype, device), device, options.attention)
+    drafter = BlockDiffusionDrafter.from_pretrained(options.drafter, dtype=verifier.dtype, device=device)
+    length = options.draft_length or drafter.block_size - 1
+    prompts = [verifier.chat_ids(prompt) for prompt in suites]
+    rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+    ways = {
+        PLAIN: through_transformers(verifier),
+        LOOP: through_us(verifier, None, None),
+        DFLASH: through_transformers(
+            verifier, assistant_model=assistant_of(options.drafter, verifier), speculation_type="dflash"
+        ),
+        LOOKUP: through_transformers(verifier, prompt_lookup_num_tokens=LOOKUP_TOKENS),
+        OURS: through_us(verifier, drafter, length),
+    }
+    ways = {name: way for name, way in ways.items() if size == 1 or name not in ALONE}
+    context = sum(map(len, prompts)) // len(prompts) + options.max_new_tokens // 2
+    parts = Parts(verifier, drafter, min(size, len(prompts)), context, [length])
+    laps = race(ways, rounds, options.max_new_tokens, options.repeats, verifier.device, parts.measure)
+    costs = parts.costs(length)
+    for name, lap in laps.items():
+        rate = lap.tokens / lap.seconds
+        result = Result(
+            way=name,
+            device=device,
+            dtype=str(verifier.dtype).removeprefix("torch."),
+            batch_size=size,
+            tokens=lap.tokens,
+            tokens_per_call=lap.tokens / lap.verifier_calls,
+            tokens_per_second=rate,
+            speedup=laps[PLAIN].seconds_per_token * rate,
+            over_loop=laps[LOOP].seconds_per_token * rate,
+        )
+        if name == OURS:
+            ideal = costs.ideal(lap.tokens_per_cycle, length)
+            passes = costs.draft + costs.verify[length]
+            result = dataclasses.replace(
+                result,
+                ideal=ideal,
+                share_of_ideal=result.over_loop / ideal,
+                host_ms=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 else None,
+                plain_ms=1e3 * costs.verify[0],
+                verify_ms=1e3 * costs.verify[length],
+                draft_ms=1e3 * costs.draft,
+            )
+        yield result
+
+
+def show(results: Sequence[Result]) -> str:
+    """A Markdown table, and what the goals ask for."""
+    lines = [
+        "| device | dtype | batch | way | tokens/s | tokens/call | over generate | over our loop |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        lines.append(
+            f"| {one.device} | {one.dtype} | {one.batch_size} | {one.way} | {one.tokens_per_second:.1f} "
+            f"| {one.tokens_per_call:.2f} | {one.speedup:.2f} | {one.over_loop:.2f} |"
+        )
+    lines.append("")
+    for one in (one for one in results if one.way == OURS):
+        beside = {r.way: r for r in results if (r.device, r.batch_size) == (one.device, one.batch_size)}
+        text = (
+            f"{one.device}, batch {one.batch_size}: plain pass {one.plain_ms:.2f} ms, verify {one.verify_ms:.2f}, "
+            f"draft {one.draft_ms:.2f}; ideal speed-up {one.ideal:.2f}, share of it {one.share_of_ideal:.2f}"
+        )
+        if one.host_ms is not None:
+            text += f"; host {one.host_ms:.2f} ms a cycle"
+        if DFLASH in beside:
+            text += f"; {one.tokens_per_second / beside[DFLASH].tokens_per_second:.2f} times transformers' DFlash"
+        single = [r for r in results if (r.way, r.device, r.batch_size) == (OURS, one.device, 1)]
+        if one.batch_size > 1 and single:
+            text += f"; {one.tokens_per_second / single[0].tokens_per_second:.2f} times the throughput of batch 1"
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Tokens per second of each way, a panel per device and batch size."""
+    panels = sorted({(one.device, one.batch_size) for one in results})
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(1 + 5 * len(panels), 3), layout="constrained", squeeze=False
+    )
+    for each, (device, size) in zip(axes[0], panels, strict=True):
+        here = [one for one in results if (one.device, one.batch_size) == (device, size)][::-1]
+        bars = each.barh([one.way for one in here], [one.tokens_per_second for one in here])
+        each.bar_label(bars, [f"{one.speedup:.2f}x" for one in here], padding=3)
+        each.set(xlabel="tokens per second", title=f"{device}, {here[0].dtype}, batch {size}")
+        each.margins(x=0.15)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("drafter", metavar="DRAFTER")
+    parser.add_argument("--verifier", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="directory for what is written")
+    parser.add_argument("--suites", nargs="+", default=["humaneval", "mt_bench"])
+    parser.add_argument("--prompts", type=int, help="of each suite; default: 4, with --exactness 80")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", default="auto", help="of the comparison: auto, float32, bfloat16")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--draft-length", type=int, help="default: the trained number")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--exactness", action="store_true")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="with --exactness")
+    parser.add_argument("--batch-size", type=int, default=16, help="with --exactness")
+    parser.add_argument("--bound", type=float, default=0.5, help="with --exactness: margin that excuses half precision")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.exactness:
+        check_exactness(options)
+        return
+    suites = []
+    for name in options.suites:
+        prompts = [one["prompt"] for one in load_suite(name)]
+        count = min(options.prompts or 4, len(prompts))
+        suites += [prompts[i * len(prompts) // count] for i in range(count)]
+    results: list[Result] = []
+    for device in options.devices:
+        for size in options.batch_sizes:
+            results += compare(options, device, size, suites)
+    print(
+        hardware(options.devices[-1]), f"torch {torch.__version__}, transformers {transformers.__version__}", sep="; "
+    )
+    print(show(results))
+    rows = [dataclasses.asdict(one) for one in results]
+    with (options.out / "decoding.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    plot(results, options.out / "decoding.png")
+    settings = json.loads(json.dumps(vars(options), default=str))
+    found = {"results": rows, "hardware": hardware(options.devices[-1]), "settings": settings}
+    write_json(options.out / "decoding.json", {**found, "provenance": provenance()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The decoding benchmark at tiny size: every way runs, exactness is counted, resumed, and can fail."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_memorising, make_verifier
+from test_export_layouts import exported
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import decoding
+import exactness
+
+from drafter.decode import Generation
+
+
+@pytest.fixture(scope="module")
+def drafter(tmp_path_factory):
+    return str(exported(tmp_path_factory.mktemp("export") / "out", make_memorising("llama")))
+
+
+def options(drafter, out, suite, *words):
+    sizes = ["--suites", str(suite), "--max-new-tokens", "8", "--prompts", "2"]
+    sys.argv = ["decoding.py", drafter, "--verifier", "tiny-llama", "--out", str(out), *sizes, *words]
+    return decoding.arguments()
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {i}?" * (i + 1)}) + "\n" for i in range(3)))
+    return path
+
+
+def test_all_ways_are_compared(drafter, suite, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [])
+    options(drafter, tmp_path / "out", suite, "--repeats", "1", "--dtype", "float32", "--batch-sizes", "1", "2")
+    decoding.main()
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "out/decoding.json").read_text())["results"]
+    both = [one["way"] for one in results if one["batch_size"] == 2]
+    assert [one["way"] for one in results if one["batch_size"] == 1] == list(decoding.WAYS)
+    assert both == [way for way in decoding.WAYS if way not in decoding.ALONE]
+    assert {one["tokens"] for one in results} == {14}
+    assert {one["tokens_per_call"] for one in results if one["way"] in decoding.WAYS[:2]} == {1.0}
+    assert results[0]["speedup"] == pytest.approx(1)
+    assert all((one["share_of_ideal"] is not None) == (one["way"] == decoding.OURS) for one in results)
+    assert "times transformers' DFlash" in printed
+    assert "times the throughput of batch 1" in printed
+    assert (tmp_path / "out/decoding.csv").read_text().count("\n") == 9
+    assert (tmp_path / "out/decoding.png").is_file()
+
+
+def test_transformers_answers_and_calls_are_counted(drafter):
+    verifier = make_verifier("llama")
+    prompts = [[5, 9, 7], [11, 12, 13, 14, 15]]
+    ours = decoding.through_us(verifier, None, None)(prompts, 6)
+    theirs = decoding.through_transformers(verifier)(prompts, 6)
+    assert [one.token_ids for one in theirs] == [one.token_ids for one in ours]
+    assert [one.verifier_calls for one in theirs] == [len(one.token_ids) for one in theirs]
+    assistant = decoding.assistant_of(drafter, verifier)
+    way = decoding.through_transformers(verifier, assistant_model=assistant, speculation_type="dflash")
+    assert way(prompts[:1], 6)[0].token_ids == ours[0].token_ids
+
+
+def test_exactness_is_resumed_and_never_mixed(drafter, suite, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [])
+    library = [{"source": f"{i}.py", "kind": "write", "prompt": f"Write {i}."} for i in range(60)]
+    monkeypatch.setattr(exactness, "standard_library", lambda *_, **__: library)
+    given = options(drafter, tmp_path, suite, "--exactness", "--dtypes", "float32", "--batch-size", "3")
+    exactness.check_exactness(given)
+    first = json.loads((tmp_path / "exactness.json").read_text())
+    assert first["dtypes"]["float32"]["prompts"] == first["dtypes"]["float32"]["same"] == 4
+    assert "0 mismatches, 0 ties in 4 prompts" in capsys.readouterr().out
+    lines = (tmp_path / "exactness.jsonl").read_text().splitlines()
+    (tmp_path / "exactness.jsonl").write_text("\n".join(lines[:3]) + "\n" + lines[3][:9])  # killed while writing
+    decoded = []
+    load = exactness.SpeculativeDecoder.generate
+    monkeypatch.setattr(
+        exactness.SpeculativeDecoder,
+        "generate",
+        lambda self, ids, *a, **k: decoded.append(len(ids)) or load(self, ids, *a, **k),
+    )
+    exactness.check_exactness(given)
+    assert decoded == [2, 2]  # two prompts, both ways
+    assert json.loads((tmp_path / "exactness.json").read_text()) == first
+    given.max_new_tokens = 9
+    with pytest.raises(SystemExit, match="is of other settings"):
+        exactness.check_exactness(given)
+
+
+@pytest.mark.parametrize(
+    ("margin", "dtype", "verdict"),
+    [
+        (1e-5, "float32", "tie"),
+        (0.1, "float32", "mismatch"),
+        (0.1, "bfloat16", "explained"),
+        (0.9, "bfloat16", "mismatch"),
+    ],
+)
+def test_differences_are_judged_by_the_margin(margin, dtype, verdict, monkeypatch):
+    asked = []
+    monkeypatch.setattr(exactness, "margin", lambda _, ids: asked.append(ids) or margin)
+    verifier = argparse.Namespace(dtype=getattr(exactness.torch, dtype))
+    plain, drafted = Generation([4, 5, 6]), Generation([4, 7, 6], emitted=[2])
+    found = exactness.judge(verifier, [1, 2], plain, drafted, 0.5)
+    assert (found["verdict"], found["place"], asked) == (verdict, 1, [[1, 2, 4]])
+    summary = exactness.summarise([found, exactness.judge(verifier, [1], plain, Generation([4, 5, 6]), 0.5)])
+    assert (summary[verdict], summary["same"], summary["largest_margin"]) == (1, 1, margin)

@@ -11,6 +11,7 @@ from torch import Tensor
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.models import BlockDiffusionDrafter
 from drafter.probe import leading_along
+from drafter.verification import Rule, make_rule
 from drafter.verifier import Verifier
 from drafter.walk import Walk, walk
 
@@ -23,7 +24,22 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
-    rule: str = "match"
+    rule: str | None = None
+
+    def make_rule(self) -> Rule | None:
+        """The rule `NAME` or `NAME:KEY=VALUE,...`; None leaves the choice to the decoder.
+
+        Raises:
+            ValueError: there is no such rule, or it has no such parameters.
+        """
+        if self.rule is None:
+            return None
+        name, _, rest = self.rule.partition(":")
+        try:
+            parameters = {key: float(value) for key, value in (one.split("=") for one in rest.split(",") if one)}
+        except ValueError:
+            raise ValueError(f"rule={self.rule!r}: write it as NAME:KEY=NUMBER,KEY=NUMBER") from None
+        return make_rule(name, **parameters)
 
     def generate(
         self,
@@ -34,7 +50,7 @@ class Sampling:
         **how: Any,
     ) -> list[Generation]:
         """Decode `prompts`; further arguments are those of `SpeculativeDecoder.generate`."""
-        decoder = SpeculativeDecoder(verifier, drafter, rule=self.rule, draft_length=draft_length)
+        decoder = SpeculativeDecoder(verifier, drafter, rule=self.make_rule(), draft_length=draft_length)
         return decoder.generate(
             prompts, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed, **how
         )

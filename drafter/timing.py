@@ -153,4 +153,5 @@ class Parts:
 
     def _draft(self, length: int) -> object:
         self.drafter.extend(self.taps[:, : 1 + length], self.draft_cache)
-        return self.proposers[length].logits(self.ids[:, :1], self.draft_cache).argmax(-1)
+        proposer = self.proposers[length]
+        return proposer.ids(proposer.logits(proposer.hidden(self.ids[:, :1], self.draft_cache)).argmax(-1))

@@ -83,6 +83,8 @@ WRONG = {
     "no prompts": (["--prompts", "0"], "prompts=0: must be >= 1"),
     "top-p": (["--top-p", "1.5"], "top_p=1.5"),
     "a rule": (["--rule", "macth"], "rule='macth'"),
+    "a rule's parameter": (["--rule", "lenient:lenience=much"], "write it as NAME:KEY=NUMBER"),
+    "a rule without its parameter": (["--rule", "lenient:x=1"], "rule='lenient'"),
     "a walk when sampling": (["--by", "walk", "--temperature", "1"], "temperature=1.0: the walk"),
     "another verifier": (["--verifier", "tiny-wide"], "made for a verifier of hidden_size=64, .* has 128"),
 }
@@ -100,3 +102,11 @@ def test_errors_come_before_models_are_loaded(drafter_directory, suite, words, n
         main(["evaluate", str(drafter_directory), "--verifier", "tiny-llama", "--suites", str(suite), *words])
     assert str(error.value).startswith("error: ")
     assert "\n" not in str(error.value)
+
+
+def test_rules_take_parameters(drafter_directory, suite, tmp_path):
+    words = ["--max-new-tokens", "12", "--temperature", "1", "--rule"]
+    strict = evaluate(drafter_directory, suite, tmp_path / "a.json", *words, "speculative_sampling")
+    lenient = evaluate(drafter_directory, suite, tmp_path / "b.json", *words, "lenient:lenience=0.01")
+    found = [one["suites"]["own"]["tokens_per_cycle"] for one in (strict, lenient)]
+    assert found[1] > found[0]

@@ -33,7 +33,11 @@ def add_law(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens of this mass; 1: all")
     parser.add_argument("--top-k", type=int, default=0, help="keep this many likeliest tokens; 0: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rule", default="match", help="verification rule; default: match")
+    parser.add_argument(
+        "--rule",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="verification rule, lenient:lenience=0.3; default: match, when sampling block_verification",
+    )
 
 
 def add_suites(parser: ArgumentParser, prompts: int | None) -> None:
@@ -82,11 +86,11 @@ def check_models(parsed: Namespace, drafter: str, *draft_lengths: int | None) ->
 
 def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
+    from drafter.acceptance import Sampling
     from drafter.sampling import check
-    from drafter.verification import make_rule
 
     check(temperature, parsed.top_p, parsed.top_k)
-    make_rule(parsed.rule)
+    Sampling(rule=parsed.rule).make_rule()
 
 
 def read_suites(parsed: Namespace) -> dict[str, list[str]]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import make_memorising, make_verifier
+from flash_stand_in import flash_attn_with_kvcache
 from test_export_layouts import exported
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import attention
 import decoding
 import exactness
 
@@ -109,3 +111,25 @@ def test_differences_are_judged_by_the_margin(margin, dtype, verdict, monkeypatc
     assert (found["verdict"], found["place"], asked) == (verdict, 1, [[1, 2, 4]])
     summary = exactness.summarise([found, exactness.judge(verifier, [1], plain, Generation([4, 5, 6]), 0.5)])
     assert (summary[verdict], summary["same"], summary["largest_margin"]) == (1, 1, margin)
+
+
+def test_attention_kernels_are_compared_on_the_same_numbers(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def stand_in(*tensors, **settings):
+        calls.append(settings["causal"])
+        return flash_attn_with_kvcache(*tensors, **settings)
+
+    sizes = ["--contexts", "64", "--batch-sizes", "2", "--block", "3", "--heads", "4", "--kv-heads", "2"]
+    rest = ["--width", "8", "--repeats", "1", "--calls", "1", "--device", "cpu", "--csv", str(tmp_path / "a.csv")]
+    monkeypatch.setattr(sys, "argv", ["attention.py", *sizes, *rest])
+    attention.main()
+    assert "flash_attn: no CUDA device; SDPA alone" in capsys.readouterr().out
+    monkeypatch.setattr(attention.flash, "missing", lambda: None)
+    monkeypatch.setattr(attention.flash, "kernel", lambda: stand_in)
+    attention.main()
+    assert set(calls) == {True, False}
+    rows = (tmp_path / "a.csv").read_text().splitlines()
+    assert rows[0] == "batch,context,pass,flash_attn_ms,sdpa_ms,ratio,difference"
+    assert [row.split(",")[2] for row in rows[1:]] == ["verify", "draft"]
+    assert all(0 <= float(row.split(",")[-1]) < 0.05 for row in rows[1:])  # bfloat16

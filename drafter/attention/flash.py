@@ -1,5 +1,6 @@
 """The contract on flash-attn's kernel for caches: CUDA, half precision. An optional extra, probed and never assumed."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -12,10 +13,17 @@ def missing() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:
-        from flash_attn import flash_attn_with_kvcache  # noqa: F401
+        kernel()
     except ImportError as error:
         return f"flash_attn can't be imported ({error}); install the extra: pip install --no-build-isolation '.[flash]'"
     return None
+
+
+def kernel() -> Callable[..., Tensor]:
+    """The one door to the package: `flash_attn_with_kvcache`, bottom-right causal, writing in place."""
+    from flash_attn import flash_attn_with_kvcache
+
+    return flash_attn_with_kvcache
 
 
 def attend(
@@ -30,9 +38,7 @@ def attend(
     window: int | None,
 ) -> Tensor:
     """Write key and value [B, Q, Hk, D] at `lengths` and attend, in one kernel; returns [B, Q, H, D]."""
-    from flash_attn import flash_attn_with_kvcache
-
-    return flash_attn_with_kvcache(
+    return kernel()(
         query,
         keys,
         values,
@@ -41,5 +47,5 @@ def attend(
         cache_seqlens=lengths.to(torch.int32),
         softmax_scale=scale,
         causal=causal,
-        window_size=(-1, -1) if window is None else (window - 1, 0 if causal else window - 1),
+        window_size=(-1, -1) if window is None else (window - 1, 0 if causal else -1),  # -1: all of that side
     )

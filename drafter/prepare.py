@@ -23,6 +23,7 @@ from drafter.models.block_diffusion import config_for, evenly_spaced
 from drafter.models.start import adopt, start_from_verifier
 from drafter.precision import choose
 from drafter.ranks import own_device, ranks
+from drafter.tokenizer import tokenizer_hash
 from drafter.verifier import Verifier, choose_device
 
 ROWS_PER_PASS = 8
@@ -61,12 +62,8 @@ def prepare(config: Config) -> Material:
     require(known, "training.precision", settings.precision, remedy)
     found, manifest = answers.read(Path(config.data.answers))
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
-    made_by = manifest.get("verifier")
-    if made_by not in (None, verifier.fingerprint()):
-        raise ValueError(
-            f"data.answers={config.data.answers!r}: written by another verifier ({made_by}, not "
-            f"{verifier.fingerprint()}); make answers with `python -m drafter regenerate`"
-        )
+    path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
+    answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
     rows = make_rows(found, verifier, config.data.sequence_length)
     training, held_out = split(rows, config.data.validation_share)
     training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]

@@ -19,13 +19,14 @@ from drafter.decode import tokens_per_cycle
 from drafter.evaluate import Costs, best_draft_length, compare_greedy, measure_costs, measure_speed, table
 from drafter.export import export
 from drafter.export.card import add_results
-from drafter.export.record import licence, provenance, tokenizer_hash, write_json
+from drafter.export.record import licence, provenance, write_json
 from drafter.logs import Metrics, callbacks, loggers
 from drafter.models import BlockDiffusionDrafter
 from drafter.pictures import curves, kept_per_slot
 from drafter.prepare import Material, held_out_batches, prepare, taps_of
 from drafter.probe import probe, walk_along
 from drafter.ranks import lightning_devices, ranks
+from drafter.tokenizer import tokenizer_hash
 from drafter.training import Batches, DrafterModule
 from drafter.verifier import Verifier
 from drafter.walk import Walk, walk

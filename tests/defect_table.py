@@ -11,8 +11,8 @@ from defects import DEFECTS
 
 from drafter.check import check
 from drafter.export import convert, export
-from drafter.export.record import tokenizer_hash
 from drafter.probe import probe
+from drafter.tokenizer import tokenizer_hash
 
 FAMILY = "qwen3"
 SOURCE = f"tiny-{FAMILY}"

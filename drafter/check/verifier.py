@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drafter.conversion import resolve
-from drafter.export.record import tokenizer_hash
 from drafter.models.block_diffusion import rope_base
+from drafter.tokenizer import tokenizer_hash
 
 SGLANGS_MASK = "<|MASK|>"
 

@@ -1,26 +1,47 @@
-"""Prompts → the verifier's own answers, written to the recipe's data.answers; a killed run goes on where it was."""
+"""Prompts → the verifier's own answers, written to the recipe's data.answers; a killed run goes on where it was.
 
+The verifier answers here, or a server does (data.server). Prints what was written and what has no answer.
+"""
+
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--out", type=Path, help="write here instead of data.answers")
+    parser.add_argument("--out", type=Path, help="write here instead of data.answers: a folder, or a .parquet file")
+    parser.add_argument("--json", type=Path, help="write the counts here too")
 
 
 def run(parsed: Namespace) -> None:
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from drafter.config import load
+    from drafter.data.answers import atomically
     from drafter.regenerate import regenerate_recipe
 
     config = load(parsed.recipe, parsed.overrides)
-    with tqdm(desc="answers", unit="row") as bar:
+    path = parsed.out or Path(config.data.answers)
+    with tqdm(desc="answers", unit="prompt", smoothing=0.05) as bar, logging_redirect_tqdm():
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        regenerate_recipe(config, parsed.out or Path(config.data.answers), show)
+        summary = regenerate_recipe(config, path, show)
+    print(report(path, summary))
+    if parsed.json:
+        with atomically(parsed.json) as scratch:
+            scratch.write_text(json.dumps({"answers": str(path), **summary}, indent=1) + "\n")
+
+
+def report(path: Path, summary: dict[str, Any]) -> str:
+    """One line of counts, and one for each reason why something is missing."""
+    lines = [f"{path}: {summary['rows']} rows, {summary['tokens']} tokens of {summary['prompts']} prompts"]
+    lines += [f"  without an answer: {count} ({reason})" for reason, count in summary["failed"].items()]
+    lines += [f"  rows that are no prompt: {count} ({reason})" for reason, count in summary["bad_rows"].items()]
+    return "\n".join(lines)

@@ -8,6 +8,19 @@ from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 
 TAPS = ("cached", "cached_on_first_epoch", "online")
+# What does not decide the answers: a change of it goes on with the answers that are there.
+TRAINING_ONLY = (
+    "answers",
+    "batch_size",
+    "shard_prompts",
+    "max_rows",
+    "sequence_length",
+    "validation_share",
+    "validation_rows",
+    "taps",
+    "packing",
+    "cache",
+)
 PROMPT_KINDS = ("write", "explain", "annotate", "chat")
 
 
@@ -16,12 +29,16 @@ class DataConfig:
     """Prompts, the verifier's answers to them, and the split.
 
     Args:
-        answers: Parquet file of answers; `regenerate` writes it, training reads it.
+        answers: answers of the verifier: a folder of shards, or one file where it ends in `.parquet`; `regenerate`
+            writes it, training reads it.
         prompts: how many prompts of each kind `regenerate` makes: `write`, `explain` and `annotate` quote functions of
             the standard library, `chat` ones are written by the verifier itself.
         max_prompt_characters: longest code quoted in a prompt.
         max_new_tokens: longest answer.
+        temperature: of the answers; 0 is greedy.
+        top_p: answers are sampled from the likeliest tokens that together have this mass.
         batch_size: rows answered at a time.
+        shard_prompts: prompts whose answers make up a shard.
         max_rows: training rows used, the first of the file; null for all.
         sequence_length: rows longer than this are cut.
         packing: put several documents into a row of `sequence_length`, so that little is padding; each stays by itself,
@@ -36,7 +53,10 @@ class DataConfig:
     prompts: dict[str, int] = field(default_factory=lambda: {"write": 500, "explain": 500, "annotate": 500})
     max_prompt_characters: int = 600
     max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
     batch_size: int = 64
+    shard_prompts: int = 4096
     max_rows: int | None = None
     sequence_length: int = 512
     packing: bool = False
@@ -46,8 +66,10 @@ class DataConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "validation_rows", "max_prompt_characters"):
+        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "max_prompt_characters"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
+        require(self.temperature >= 0, "data.temperature", self.temperature, "must be >= 0; 0 is greedy")
+        require(0 < self.top_p <= 1, "data.top_p", self.top_p, "must lie above 0 and be at most 1")
         unknown = sorted(set(self.prompts) - set(PROMPT_KINDS))
         require(not unknown, "data.prompts", unknown, f"unknown kinds; choose among {', '.join(PROMPT_KINDS)}")
         for kind, count in self.prompts.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drafter.data.answers import Answer
+from drafter.data.answers import Answer, asked
 from drafter.verifier import Verifier
 
 Span = tuple[int, int]
@@ -76,7 +76,7 @@ def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -
     vocabulary = verifier.head.shape[0]
     rows = []
     for number, answer in enumerate(answers):
-        prompt, ids = verifier.chat_ids(answer["prompt"]), answer["answer_ids"]
+        prompt, ids = verifier.chat_ids(*asked(answer)), answer["answer_ids"]
         if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
             raise ValueError(
                 f"data.answers: row {number} holds an id outside the verifier's vocabulary of {vocabulary}"

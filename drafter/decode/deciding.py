@@ -25,6 +25,7 @@ class Decider:
             argmax drafts, and the laws of temperature 1, without top-p and top-k. Without a drafter every rule is
             `match`, unless it keeps noise.
         temperature, top_p, top_k: of both models' laws.
+        seed: of everything that is random; where the rule keeps noise, perhaps one for each answer's.
         verifier_weight: for a rule that needs one: a number, or a function of the drafter's and the verifier's hidden
             states of the drafted slots, two [B, G, D] -> [B, G].
         prompts, limit: how many answers of how many tokens, for a rule that needs noise: each place of each answer
@@ -38,7 +39,7 @@ class Decider:
         proposer: Proposer | None,
         rule: Rule,
         settings: tuple[float, float, int],
-        seed: int,
+        seed: int | Sequence[int],
         verifier_weight: Weight | None = None,
         prompts: int = 0,
         limit: int = 0,
@@ -50,7 +51,8 @@ class Decider:
             settings,
             verifier_weight,
         )
-        self.generator = torch.Generator(verifier.device).manual_seed(seed)
+        common, each = (seed, None) if isinstance(seed, int) else (0, seed)
+        self.generator = torch.Generator(verifier.device).manual_seed(common)
         self.greedy = settings[0] == 0
         made_greedy = getattr(rule, "keywords", {}).get("greedy", False)  # a partial's
         if made_greedy and not self.greedy:
@@ -61,7 +63,10 @@ class Decider:
         self.weigh = _function(verifier_weight) if "verifier_weight" in needs(self.rule) else None
         self.own_greedy = self.greedy and has_greedy_form(self.rule)
         self.noise: Tensor | None = None
-        if keeps_noise:
+        if keeps_noise and each is not None:
+            own = [uniforms((limit,), torch.Generator().manual_seed(one), verifier.device) for one in each]
+            self.noise = torch.stack(own)  # [prompts, limit]
+        elif keeps_noise:
             self.noise = uniforms((prompts, limit), self.generator, verifier.device)  # [prompts, limit]
 
     def laws(self, logits: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class SpeculativeDecoder:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 1,
         stop: str | Sequence[str] = (),
         on_tokens: Callable[[int, list[int]], None] | None = None,
@@ -81,6 +81,8 @@ class SpeculativeDecoder:
         """Answer prompts (text, or token ids), `batch_size` at a time; a finished row makes room for the next.
 
         Args:
+            seed: with the rule shared_noise also one per prompt: what a prompt becomes is then a function of its own
+                seed, whatever else is asked.
             stop: strings that end an answer, wherever tokens cut them; the text ends before the string, the token ids
                 with the token in which it completes.
             on_tokens: called with a prompt's index and its new tokens after each cycle (streaming).
@@ -95,6 +97,12 @@ class SpeculativeDecoder:
         check(temperature, top_p, top_k)
         if max_new_tokens < 1 or batch_size < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens}, batch_size={batch_size}: both must be >= 1")
+        keeps_noise = self.rule is not None and "noise" in needs(self.rule)
+        if not isinstance(seed, int) and not (keeps_noise and len(seed) == len(prompts)):
+            raise ValueError(
+                f"seed: {len(seed)} for {len(prompts)} prompts; give one for each and use rule 'shared_noise', or give "
+                "one for all"
+            )
         strings = stop_strings(stop)
         reads = bool(strings or on_text)
         if reads and self.verifier.tokenizer is None:

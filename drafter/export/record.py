@@ -40,14 +40,6 @@ def write_json(path: Path, content: Any) -> None:
     scratch.replace(path)
 
 
-def tokenizer_hash(tokenizer: Any) -> str | None:
-    """A short hash of a tokenizer's vocabulary: which id means which token."""
-    if tokenizer is None:
-        return None
-    entries = sorted((index, token) for token, index in tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
-
-
 def provenance() -> dict[str, str]:
     """Commit of this code, where it is a checkout, and the versions that decide numbers."""
     here = Path(__file__).parent

@@ -1,0 +1,20 @@
+"""Prompts with the verifier's answers: one Parquet file, or a folder of shards with a manifest; made resumably."""
+
+from drafter.data.answers.files import SCHEMA, Answer, asked, atomically, digest, write
+from drafter.data.answers.reading import Answers, check_origin, open_answers, read
+from drafter.data.answers.store import OpenShard, Store
+
+__all__ = [
+    "SCHEMA",
+    "Answer",
+    "Answers",
+    "OpenShard",
+    "Store",
+    "asked",
+    "atomically",
+    "check_origin",
+    "digest",
+    "open_answers",
+    "read",
+    "write",
+]

@@ -1,0 +1,115 @@
+"""Answers on disk, a file or a folder of shards: read whole, or shard by shard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+
+from drafter.data.answers.files import Answer, inspect, parse
+from drafter.data.answers.manifest import Manifest
+
+MAKE = "make it with `python -m drafter regenerate RECIPE`"
+AGAIN = "make it again"
+ONE_SHARD = "delete this file and run `python -m drafter regenerate RECIPE`, which makes only what is missing"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a file or a folder of answers holds.
+
+    Args:
+        files: Parquet files, in order.
+        rows: how many each holds.
+        checksums: SHA-256 of each; None for a single file.
+        manifest: what the answers depend on, and counts.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    rows: tuple[int, ...]
+    checksums: tuple[str | None, ...]
+    manifest: dict[str, Any]
+
+    def table(self, number: int) -> pyarrow.Table:
+        """One file, its checksum compared.
+
+        Raises:
+            ValueError: it is missing, cut off or changed; names the file and the remedy.
+        """
+        remedy = AGAIN if self.checksums[number] is None else ONE_SHARD
+        return parse(self.files[number], remedy, self.checksums[number])
+
+    def load(self, number: int) -> list[Answer]:
+        """The rows of one file; raises as `table` does."""
+        return self.table(number).to_pylist()
+
+
+def open_answers(path: Path) -> Answers:
+    """Look into a file or a folder of answers without reading its rows.
+
+    Raises:
+        ValueError: it is missing, unfinished, without rows, or no answers.
+    """
+    if path.is_dir():
+        manifest = Manifest.load(path)
+        if not manifest.complete:
+            finished = sum(1 for shard in manifest.shards if shard.sha256)
+            raise ValueError(
+                f"data.answers={str(path)!r}: unfinished ({finished} of {len(manifest.shards)} shards); "
+                "go on with `python -m drafter regenerate RECIPE`"
+            )
+        numbers = [number for number, shard in enumerate(manifest.shards) if shard.rows]
+        files = tuple(path / shard_name(number) for number in numbers)
+        shards = [manifest.shards[number] for number in numbers]
+        found = Answers(
+            path,
+            files,
+            tuple(shard.rows for shard in shards),
+            tuple(shard.sha256 for shard in shards),
+            manifest.summary(),
+        )
+    else:
+        if not path.is_file():
+            raise ValueError(f"data.answers={str(path)!r}: no such file; {MAKE}")
+        rows, known = inspect(path, AGAIN)
+        found = Answers(path, (path,), (rows,), (None,), known)
+    if not sum(found.rows):
+        raise ValueError(f"data.answers={str(path)!r}: holds no rows; raise data.prompts and make it again")
+    return found
+
+
+def read(path: Path) -> tuple[list[Answer], dict[str, Any]]:
+    """All rows, and the manifest, of a file or a folder of answers.
+
+    Raises:
+        ValueError: it is missing, unfinished, cut off, changed, without rows, or no answers.
+    """
+    found = open_answers(path)
+    return [row for number in range(len(found.files)) for row in found.load(number)], found.manifest
+
+
+def check_origin(path: Path, manifest: dict[str, Any], fingerprint: str, tokenizer: str | None) -> None:
+    """Refuse answers of another verifier, or of a server whose tokens are another tokenizer's.
+
+    Args:
+        fingerprint: of the verifier.
+        tokenizer: hash of its vocabulary.
+    """
+    remedy = "make answers with `python -m drafter regenerate`"
+    made_by = manifest.get("verifier")
+    if made_by not in (None, fingerprint):
+        raise ValueError(
+            f"data.answers={str(path)!r}: written by another verifier ({made_by}, not {fingerprint}); {remedy}"
+        )
+    tokens = manifest.get("tokenizer")
+    if tokens not in (None, tokenizer):
+        raise ValueError(
+            f"data.answers={str(path)!r}: {manifest.get('server_model')} answered in another tokenizer's tokens "
+            f"({tokens}, not {tokenizer}); {remedy}"
+        )
+
+
+def shard_name(number: int) -> str:
+    """File of a finished shard."""
+    return f"shard-{number:05d}.parquet"

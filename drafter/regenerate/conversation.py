@@ -1,0 +1,54 @@
+"""A prompt as a conversation: its user turns are answered one after the other, and each answer becomes a row."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from drafter.data.answers import Answer
+
+
+@dataclass
+class Conversation:
+    """Where a prompt's conversation stands.
+
+    Attributes:
+        messages: what was said before the next answer.
+        tools: what the chat template is told of tools.
+        later: what users say still later, each up to where the next answer is due.
+        rows: the answers so far, each with the turns before it.
+    """
+
+    source: str
+    kind: str
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None = None
+    later: list[list[dict[str, Any]]] = field(default_factory=list)
+    rows: list[Answer] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, prompt: Mapping[str, Any]) -> "Conversation":
+        """From `prompt` (one user turn), `messages` (ending where an answer is due) or `turns` (a list of such)."""
+        single = [{"role": "user", "content": prompt.get("prompt")}]
+        first, *later = prompt.get("turns") or [prompt.get("messages") or single]
+        return cls(prompt["source"], prompt["kind"], first, prompt.get("tools"), later)
+
+    def add(self, answer_ids: list[int], stop: str, text: str) -> bool:
+        """Keep an answer; returns whether another turn follows. A cut answer ends the conversation: what a user says
+        next would not follow from it."""
+        single = [message.keys() for message in self.messages] == [{"role", "content"}]
+        single = single and self.messages[0]["role"] == "user" and isinstance(self.messages[0]["content"], str)
+        row = {
+            "source": self.source,
+            "kind": self.kind,
+            "prompt": self.messages[0]["content"] if single else None,
+            "messages": None if single else json.dumps(self.messages, ensure_ascii=False),
+            "tools": json.dumps(self.tools, ensure_ascii=False) if self.tools else None,
+            "answer_ids": answer_ids,
+            "stop": stop,
+        }
+        self.rows.append(row)
+        if stop != "stop" or not self.later:
+            return False
+        self.messages = [*self.messages, {"role": "assistant", "content": text}, *self.later.pop(0)]
+        return True

@@ -1,0 +1,97 @@
+"""Answers of the verifier here: batched by length, with its cache, greedy or sampled."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from drafter.config import require
+from drafter.data.answers import OpenShard
+from drafter.decode import Generation, SpeculativeDecoder
+from drafter.regenerate.conversation import Conversation
+from drafter.verifier import Verifier
+
+
+class LocalAnswerer:
+    """Answers by a loaded verifier.
+
+    Every prompt's random numbers are its own, so neither the batch nor a kill decides what is sampled. What remains is
+    arithmetic: sums of floats differ in their last bits between batches, so that a greedy token can change where the
+    two best logits are one number to that precision, and a sampled one where its random number falls between two.
+
+    Args:
+        temperature: 0 is greedy.
+        seed: with a prompt's index and the turn, the seed of its answer.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        max_new_tokens: int,
+        batch_size: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ):
+        self.verifier, self.seed = verifier, seed
+        self.settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
+        self.origin = {"verifier": verifier.fingerprint(), "dtype": str(verifier.dtype).removeprefix("torch.")}
+
+    def answer(self, shard: OpenShard, on_done: Callable[[], None]) -> None:
+        """Answer what a shard misses: first turns together, then second ones.
+
+        Raises:
+            ValueError: a prompt and its answer exceed the verifier's context; before anything is answered.
+        """
+        open_ones = {number: Conversation.of(shard.prompts[number]) for number in shard.missing}
+        turn = 0
+        while open_ones:
+            open_ones = self._round(shard, open_ones, turn, on_done)
+            turn += 1
+
+    def _round(
+        self, shard: OpenShard, conversations: dict[int, Conversation], turn: int, on_done: Callable[[], None]
+    ) -> dict[int, Conversation]:
+        """Answer the next turn of each conversation; returns those that have another."""
+        questions = {number: self.verifier.chat_ids(one.messages, one.tools) for number, one in conversations.items()}
+        order = sorted(questions, key=lambda number: -len(questions[number]))  # what fills the memory comes first
+        if turn == 0:
+            self._check_length(len(questions[order[0]]))
+        going_on: dict[int, Conversation] = {}
+
+        def keep(position: int, generation: Generation) -> None:
+            number = order[position]
+            conversation, ids = conversations[number], generation.token_ids
+            if generation.stop not in ("stop", "length"):
+                return
+            text = self.verifier.tokenizer.decode(ids, skip_special_tokens=True)
+            if conversation.add(ids, generation.stop, text):
+                going_on[number] = conversation
+            else:
+                shard.add(number, conversation.rows)
+                on_done()
+
+        generations = SpeculativeDecoder(self.verifier, rule="shared_noise").generate(
+            [questions[number] for number in order],
+            seed=[self._seed(shard.first + number, turn) for number in order],
+            on_end=keep,
+            **self.settings,
+        )
+        for number, generation in zip(order, generations, strict=True):
+            if generation.stop not in ("stop", "length"):  # the context is full: the turns before are answered
+                shard.add(number, conversations[number].rows)
+                on_done()
+        return going_on
+
+    def _seed(self, index: int, turn: int) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {index} {turn}".encode()).digest()[:7])
+
+    def _check_length(self, longest: int) -> None:
+        context, new = self.verifier.config.max_position_embeddings, self.settings["max_new_tokens"]
+        remedy = f"a prompt has {longest} tokens, the verifier's context is {context}"
+        fits = longest + new <= context
+        require(fits, "data.max_new_tokens", new, f"{remedy}; lower it or data.max_prompt_characters")

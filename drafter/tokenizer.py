@@ -1,0 +1,47 @@
+"""A verifier's tokenizer without its weights: loading, which id means which token, which one closes an answer."""
+
+import hashlib
+import json
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from drafter.chat import answer_ids
+from drafter.conversion import resolve
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a hub id, a directory, a GGUF file or a packaged name (`smollm2`).
+
+    Raises:
+        ValueError: the source can't be found or has no tokenizer.
+    """
+    where = resolve(source)
+    try:
+        return AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"verifier.source={source!r}: its tokenizer can't be loaded ({reason}); name a hub id or a directory"
+        ) from None
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """A short hash of a tokenizer's vocabulary: which id means which token."""
+    if tokenizer is None:
+        return None
+    entries = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+
+
+def turn_end(tokenizer: Any) -> int:
+    """Id of the token with which the chat template closes an answer.
+
+    Raises:
+        ValueError: there is no chat template, or no special token behind an answer in it.
+    """
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    last = answer_ids(tokenizer, turns, keep_reasoning=False)[1][-1]
+    if last not in tokenizer.added_tokens_decoder:
+        raise ValueError("verifier: its chat template closes an answer with no special token; choose a chat model")
+    return last

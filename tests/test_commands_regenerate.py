@@ -1,0 +1,63 @@
+"""`python -m drafter regenerate`: what it prints and writes; the settings that it refuses."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from drafter.__main__ import main
+from drafter.config import load
+from drafter.data import answers
+
+ASKED = [{"source": f"{number}.py", "kind": "write", "prompt": f"say {number}"} for number in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def few_prompts(monkeypatch):
+    monkeypatch.setattr("drafter.regenerate.recipe.standard_library", lambda *_: list(ASKED))
+
+
+def run(path, *overrides):
+    recipe = str(ROOT / "recipes/tiny.yaml")
+    main(["regenerate", recipe, "data.max_new_tokens=3", *overrides, "--out", str(path), "--json", f"{path}.json"])
+
+
+def test_it_prints_and_writes_counts(tmp_path, capsys):
+    run(tmp_path / "folder")
+    rows, manifest = answers.read(tmp_path / "folder")
+    tokens = sum(len(row["answer_ids"]) for row in rows)
+    assert f"folder: 5 rows, {tokens} tokens of 5 prompts\n" in capsys.readouterr().out
+    found = json.loads((tmp_path / "folder.json").read_text())
+    assert found == {"answers": str(tmp_path / "folder"), **manifest}
+    assert manifest["recipe"]["data"]["max_new_tokens"] == 3
+
+
+def test_what_only_training_reads_may_change(tmp_path):
+    run(tmp_path / "folder", "data.shard_prompts=2")
+    (tmp_path / "folder/shard-00001.parquet").unlink()
+    with pytest.raises(SystemExit, match=r"other recipe\.data\.max_prompt_characters\) are in"):
+        run(tmp_path / "folder", "data.max_prompt_characters=99")
+    with pytest.raises(SystemExit, match=r"other recipe\.seed, verifier\) are in"):
+        run(tmp_path / "folder", "seed=1", "verifier.source=tiny-qwen3")
+    run(tmp_path / "folder", "data.batch_size=1", "data.validation_share=0.5", "data.answers=elsewhere")
+    assert [row["prompt"] for row in answers.read(tmp_path / "folder")[0]] == [one["prompt"] for one in ASKED]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.temperature=-1", r"data\.temperature=-1\.0: must be >= 0; 0 is greedy"),
+        ("data.top_p=0", r"data\.top_p=0\.0: must lie above 0 and be at most 1"),
+        ("data.shard_prompts=0", r"data\.shard_prompts=0: must be >= 1"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(override, expected):
+    with pytest.raises(ValueError, match=expected):
+        load(ROOT / "recipes/tiny.yaml", [override])
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path / "file" / "folder")
+    assert caught.value.code == f"error: {tmp_path / 'file/folder'}: Not a directory; free space or choose another path"

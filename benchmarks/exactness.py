@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 from drafter.comparison import first_difference
-from drafter.data.prompts import standard_library
 from drafter.data.rows import Row, split
 from drafter.data.suites import load_suite
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.evaluate import TIE, margin
 from drafter.export.record import provenance, read_record, write_json
 from drafter.models import BlockDiffusionDrafter
+from drafter.sources.standard_library import functions
 from drafter.verifier import Verifier
 
 LIBRARY = "standard library"
@@ -99,10 +99,10 @@ def prompts_of(options: argparse.Namespace) -> dict[str, list[str]]:
         number = min(count, len(suite))
         found[name] = [suite[i * len(suite) // number] for i in range(number)]
     data = read_record(Path(options.drafter)).get("recipe", {}).get("data", {})
-    library = standard_library(LIBRARY_PROMPTS, 800, seed=1)
+    library = functions(LIBRARY_PROMPTS, 800, seed=1)
     rows = [Row.of([i], [i], one["source"]) for i, one in enumerate(library)]
     _, held_out = split(rows, data.get("validation_share", 0.1))
-    found[LIBRARY] = [library[row.ids[0]]["prompt"] for row in held_out[:count]]
+    found[LIBRARY] = [library[row.ids[0]]["messages"][0]["content"] for row in held_out[:count]]
     return found
 
 

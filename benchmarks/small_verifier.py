@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from drafter.data.prompts import REQUEST
+from drafter.sources.standard_library import REQUEST
 
 END, START, SPARE = "<|im_end|>", "<|im_start|>", "<|spare|>"
 TEMPLATE = (

@@ -85,13 +85,18 @@ def user_turns(messages: Sequence[Message]) -> list[list[Message]]:
     An answer is an assistant's turn without tool calls; calls and their results stay where they are, since a verifier
     asked anew can't have a tool run. What follows the last answer is a turn of its own.
     """
-    turns: list[list[Message]] = [[]]
-    for message in messages:
-        if message["role"] == "assistant" and not message.get("tool_calls"):
-            turns.append([])
-        else:
-            turns[-1].append(message)
-    return [turn for turn in turns if turn and turn[-1]["role"] in ("user", "tool")]
+    turns: list[list[Message]] = []
+    turn: list[Message] = []
+    for message in [*messages, {"role": "assistant"}]:
+        if message["role"] != "assistant" or message.get("tool_calls"):
+            turn.append(message)
+            continue
+        while turn and turn[-1]["role"] == "assistant":  # a call without its result
+            turn.pop()
+        if turn and turn[-1]["role"] in ("user", "tool"):
+            turns.append(turn)
+            turn = []
+    return turns
 
 
 def user_header(tokenizer: Any) -> list[int]:
@@ -157,7 +162,7 @@ class _Template:
         if turn < 1 or messages[turn]["role"] != "assistant":
             raise ValueError(f"{name}: is no answer to anything; begin with a user's turn, end with an assistant's")
         before = self.text(messages[:turn], answer_next=True)
-        behind = self.text(messages[: turn + 1])
+        behind = text if turn == len(messages) - 1 else self.text(messages[: turn + 1])
         if not behind.startswith(before) or not text.startswith(behind):
             raise ValueError(
                 f"{name}: the chat template writes it otherwise once turns follow, or without a generation prompt "
@@ -171,7 +176,7 @@ class _Template:
 
     def in_tokens(self, text: str, ids: list[int], start: int, end: int) -> Span | None:
         """A span of characters in tokens; None where it does not begin and end between two tokens."""
-        before, behind = self.encode(text[:start]), self.encode(text[:end])
+        before, behind = self.encode(text[:start]), ids if end == len(text) else self.encode(text[:end])
         exact = ids[: len(before)] == before and ids[: len(behind)] == behind
         return (len(before), len(behind)) if exact else None
 

@@ -64,6 +64,10 @@ def prepare(config: Config) -> Material:
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
     path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
     answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
+    verifier.keep_reasoning = config.data.keep_reasoning
+    made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
+    remedy = f"the answers were made with {made_with}; say the same, or make them again"
+    require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
     rows = make_rows(found, verifier, config.data.sequence_length)
     training, held_out = split(rows, config.data.validation_share)
     training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]

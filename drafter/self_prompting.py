@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from drafter.chat import user_header
-from drafter.data.prompts import Prompt
+from drafter.data.conversations import Prompt
 from drafter.decode import SpeculativeDecoder
 from drafter.verifier import Verifier
 
@@ -53,7 +53,9 @@ def self_prompts(
                 words.append(new)
         on_progress(min(len(kept), count), count)
     if len(kept) < count:
-        raise ValueError(f"data.prompts.chat={count}: the verifier wrote only {len(kept)} different prompts; lower it")
+        raise ValueError(
+            f"data.sources: self_prompting: count={count}: only {len(kept)} different ones were written; lower it"
+        )
     return [{"source": f"chat/{number}", "kind": "chat", "prompt": text} for number, text in enumerate(kept[:count])]
 
 

@@ -89,7 +89,7 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no such file; make it with `python -m drafter regenerate RECIPE`"):
         answers.read(tmp_path / "none.parquet")
     answers.write(tmp_path / "empty.parquet", [], ORIGIN)
-    with pytest.raises(ValueError, match=r"empty\.parquet': holds no rows; raise data\.prompts"):
+    with pytest.raises(ValueError, match=r"empty\.parquet': holds no rows; check data\.sources"):
         answers.read(tmp_path / "empty.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "kind": ["b"]}), tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match=r"lacks the columns \['source', 'prompt', 'answer_ids', 'stop'\]"):

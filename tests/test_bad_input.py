@@ -160,8 +160,9 @@ def test_regenerate_ends_in_one_line(tiny_answers, tmp_path, monkeypatch):
         drafter_main, ["regenerate", recipe, there]
     )
     elsewhere = f"data.answers={tmp_path / 'a.parquet'}"
-    monkeypatch.setattr("drafter.regenerate.recipe.standard_library", lambda *_: [])
-    assert "data.prompts: asks for none" in message_of(drafter_main, ["regenerate", recipe, elsewhere])
+    assert "data.sources: ask for no prompt" in message_of(
+        drafter_main, ["regenerate", recipe, elsewhere, "data.sources=[]"]
+    )
     assert "no such file" in message_of(drafter_main, ["regenerate", "nowhere.yaml"])
 
 

@@ -172,6 +172,8 @@ def test_a_conversation_is_cut_at_its_answers():
     assert user_turns([SYSTEM, *TWO]) == [[SYSTEM, TWO[0]], [TWO[2]]]
     assert user_turns([*ONE, TWO[2]]) == [[TWO[0]], [TWO[2]]]
     assert user_turns(TOOLS) == [TOOLS[:3]]  # a call and its result are context, the answer to them is anew
+    assert user_turns(TOOLS[:2]) == [TOOLS[:1]]
+    assert user_turns([SYSTEM, ONE[1], *ONE]) == [[SYSTEM, ONE[0]]]
     assert user_turns([SYSTEM]) == []
     assert user_turns([said("user", "Hi"), said("user", "Why")]) == [[said("user", "Hi"), said("user", "Why")]]
 

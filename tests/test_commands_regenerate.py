@@ -8,13 +8,14 @@ from conftest import ROOT
 from drafter.__main__ import main
 from drafter.config import load
 from drafter.data import answers
+from drafter.data.conversations import as_conversation
 
 ASKED = [{"source": f"{number}.py", "kind": "write", "prompt": f"say {number}"} for number in range(5)]
 
 
 @pytest.fixture(autouse=True)
 def few_prompts(monkeypatch):
-    monkeypatch.setattr("drafter.regenerate.recipe.standard_library", lambda *_: list(ASKED))
+    monkeypatch.setattr("drafter.regenerate.recipe.gather", lambda *_: map(as_conversation, ASKED))
 
 
 def run(path, *overrides):
@@ -35,8 +36,8 @@ def test_it_prints_and_writes_counts(tmp_path, capsys):
 def test_what_only_training_reads_may_change(tmp_path):
     run(tmp_path / "folder", "data.shard_prompts=2")
     (tmp_path / "folder/shard-00001.parquet").unlink()
-    with pytest.raises(SystemExit, match=r"other recipe\.data\.max_prompt_characters\) are in"):
-        run(tmp_path / "folder", "data.max_prompt_characters=99")
+    with pytest.raises(SystemExit, match=r"other recipe\.data\.sources\) are in"):
+        run(tmp_path / "folder", "data.sources=[{kind: self_prompting, count: 1}]")
     with pytest.raises(SystemExit, match=r"other recipe\.seed, verifier\) are in"):
         run(tmp_path / "folder", "seed=1", "verifier.source=tiny-qwen3")
     run(tmp_path / "folder", "data.batch_size=1", "data.validation_share=0.5", "data.answers=elsewhere")
@@ -61,3 +62,30 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path):
     with pytest.raises(SystemExit) as caught:
         run(tmp_path / "file" / "folder")
     assert caught.value.code == f"error: {tmp_path / 'file/folder'}: Not a directory; free space or choose another path"
+
+
+def test_a_file_of_conversations_is_answered(tmp_path, monkeypatch):
+    """Those that can be used; the others are counted in the manifest."""
+    monkeypatch.undo()
+    system, why, so = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+    tools = [{"type": "function", "function": {"name": "clock"}}]
+    records = [
+        {"messages": [system, why, so, {"role": "user", "content": "And?"}], "tools": tools},
+        {"messages": [{"content": "no role"}]},
+        {"prompt": "How?"},
+        {"prompt": "How?"},
+        {"prompt": "y" * 3000},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + "{torn")
+    said = f"data.sources=[{{kind: file, path: {path}}}]"
+    run(tmp_path / "folder", said)
+    rows, manifest = answers.read(tmp_path / "folder")
+    assert manifest["bad_rows"] == {"missing role": 1, "no JSON": 1, "too long for the verifier": 1}
+    assert (manifest["prompts"], manifest["failed"]) == (2, {})
+    assert {row["source"] for row in rows} == {"mine.jsonl:1", "mine.jsonl:3"}
+    assert json.loads(rows[0]["messages"]) == [system, why]
+    assert json.loads(rows[0]["tools"]) == tools
+    assert rows[-1]["prompt"] == "How?"
+    with pytest.raises(SystemExit, match=r"mine\.jsonl, row 2: missing role; mend or remove it, or set data\.bad_rows"):
+        run(tmp_path / "other", said, "data.bad_rows=fail")

@@ -4,6 +4,7 @@ import pytest
 from conftest import ROOT
 
 from drafter.config import Config, load, save
+from drafter.sources import File, StandardLibrary
 
 TINY = ROOT / "recipes/tiny.yaml"
 
@@ -22,12 +23,14 @@ def test_overrides_go_over_the_recipe_and_the_recipe_over_defaults():
 def test_a_config_is_plain_dataclasses():
     config = load(TINY)
     assert type(config) is Config
-    assert type(config.data.prompts) is dict
+    assert [type(source) for source in config.data.sources] == [StandardLibrary]
     assert type(load(TINY, ["drafter.tap_layers=[1,2]"]).drafter.tap_layers) is list
 
 
 def test_a_saved_config_is_a_recipe(tmp_path):
-    config = load(TINY, ["drafter.tap_layers=[0,3]", "decoding.draft_length=2", "losses.decayed_ce.decay_slots=null"])
+    sources = "data.sources=[{kind: file, path: a.jsonl, limit: 3}, {kind: standard_library, write: 2}]"
+    config = load(TINY, [sources, "drafter.tap_layers=[0,3]", "losses.decayed_ce.decay_slots=null"])
+    assert config.data.sources == [File(path="a.jsonl", limit=3), StandardLibrary(write=2)]
     save(config, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == config
     assert load(TINY) != config
@@ -47,7 +50,19 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("training.max_steps=many", "training.max_steps='many': Value 'many' of type 'str' could not be converted to"),
         ("training.rows=1.5", "training.rows=1.5: "),
         ("training.rows=null", "training.rows=None: "),
-        ("data.prompts.write=x", "data.prompts.write='x': "),
+        ("data.sources=x", "data.sources='x': "),
+        ("data.sources=[x]", "data.sources[0]='x': write it as {kind: file, path: prompts.jsonl}"),
+        ("data.sources=[{path: x}]", "data.sources[0]={'path': 'x'}: write it as {kind: file"),
+        ("data.sources=[{kind: poem}]", "data.sources[0].kind='poem': choose among standard_library, self_prompting"),
+        ("data.sources=[{kind: file, pth: x}]", "data.sources[0].pth: unknown key; did you mean data.sources[0].path?"),
+        ("data.sources=[{kind: file}]", "data.sources[0].path='': name a file"),
+        ("data.sources=[{kind: file, path: a.txt}]", "data.sources[0].path='a.txt': must end in one of .jsonl"),
+        ("data.sources=[{kind: file, path: a.jsonl, limit: 0}]", "data.sources[0].limit=0: must be >= 1, or null"),
+        ("data.sources=[{kind: hub}]", "data.sources[0].dataset='': name a data set of the hub"),
+        ("data.sources=[{kind: self_prompting}]", "data.sources[0].count=0: must be >= 1"),
+        ("data.sources=[{kind: standard_library, write: x}]", "data.sources[0].write='x': Value 'x' of type 'str'"),
+        ("data.sources=[{kind: standard_library, write: -1}]", "data.sources[0].write=-1: must be >= 0"),
+        ("data.bad_rows=drop", "data.bad_rows='drop': choose skip or fail"),
         ("drafter.tap_layers=3", "drafter.tap_layers=3: "),
         ("drafter.tap_layers=[1,a]", "drafter.tap_layers[1]='a': "),
         ("verifier=smollm2", "verifier='smollm2': holds keys of its own; write verifier.source=..."),
@@ -58,8 +73,6 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("drafter.num_layers=0", "drafter.num_layers=0: must be >= 1"),
         ("drafter.vocabulary=0", "drafter.vocabulary='0': choose full, answers or a number of tokens >= 1"),
         ("drafter.vocabulary=none", "drafter.vocabulary='none': choose full, answers or a number"),
-        ("data.prompts.poem=3", "data.prompts=['poem']: unknown kinds; choose among write, explain"),
-        ("data.prompts.write=-1", "data.prompts.write=-1: must be >= 0"),
         ("data.validation_share=1.0", "data.validation_share=1.0: must lie between 0 and 1"),
         ("data.sequence_length=4", "data.sequence_length=4: must be >= 8"),
         ("data.taps=disk", "data.taps='disk': choose one of cached, cached_on_first_epoch, online"),

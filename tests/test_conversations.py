@@ -2,7 +2,11 @@
 
 import json
 
-from drafter.data.conversations import as_conversation, as_prompt, gather
+import pytest
+from templates import LLAMA3, make_tokenizer
+
+from drafter.chat import prompt_ids
+from drafter.data.conversations import as_conversation, as_prompt, fitting, gather
 from drafter.sources import BadRows, File, SelfPrompting
 
 SYSTEM = {"role": "system", "content": "Be brief"}
@@ -33,15 +37,31 @@ def test_a_question_is_asked_once_whichever_source_asks_it(tmp_path):
     assert asked == [2]
 
 
-def test_prompts_end_where_an_answer_is_due():
+def test_prompts_are_what_is_said_before_each_answer():
     assert as_prompt({**ABOUT, "messages": [WHY, SO]}) == {**ABOUT, "prompt": "Why?"}
-    assert as_prompt({**ABOUT, "messages": [WHY, SO, WHEN, SO]}) == {**ABOUT, "messages": [WHY, SO, WHEN]}
-    assert as_prompt({**ABOUT, "messages": [SYSTEM, WHY]}) == {**ABOUT, "messages": [SYSTEM, WHY]}
-    assert as_prompt({**ABOUT, "messages": [WHY, CALL, NOON, SO]}) == {**ABOUT, "messages": [WHY, CALL, NOON]}
+    assert as_prompt({**ABOUT, "messages": [WHY, SO, WHEN, SO]}) == {**ABOUT, "turns": [[WHY], [WHEN]]}
+    assert as_prompt({**ABOUT, "messages": [SYSTEM, WHY]}) == {**ABOUT, "turns": [[SYSTEM, WHY]]}
+    assert as_prompt({**ABOUT, "messages": [WHY, CALL, NOON, SO]}) == {**ABOUT, "turns": [[WHY, CALL, NOON]]}
     tools = {"tools": [{"type": "function", "function": {"name": "clock"}}]}
-    assert as_prompt({**ABOUT, **tools, "messages": [WHY]}) == {**ABOUT, **tools, "messages": [WHY]}
+    assert as_prompt({**ABOUT, **tools, "messages": [WHY]}) == {**ABOUT, **tools, "turns": [[WHY]]}
+    prompt = {**ABOUT, "prompt": "Why?"}
+    assert as_prompt(as_conversation(prompt)) == prompt
 
 
-def test_prompts_are_conversations_again():
-    for prompt in ({**ABOUT, "prompt": "Why?"}, {**ABOUT, "messages": [SYSTEM, WHY]}):
-        assert as_prompt(as_conversation(prompt)) == prompt
+def test_prompts_that_the_verifier_cannot_take_are_bad_rows(caplog):
+    """Two questions without an answer between them where the template refuses, and what leaves no room to answer."""
+    tokenizer = make_tokenizer(LLAMA3, "Why? When? Be brief")
+    prompts = [
+        {"source": "a", "kind": "b", "turns": [[WHY, WHEN]]},
+        {"source": "c", "kind": "b", "prompt": "Why?"},
+        {"source": "d", "kind": "b", "turns": [[WHY], [WHEN, WHY]]},
+        {"source": "e", "kind": "b", "prompt": "Why? " * 20},
+        {"source": "f", "kind": "b", "turns": [[SYSTEM, WHY], [WHEN]]},
+    ]
+    bad = BadRows("skip")
+    found = fitting(prompts, lambda messages, tools: prompt_ids(tokenizer, messages, tools=tools), 30, bad)
+    assert [prompt["source"] for prompt in found] == ["c", "f"]
+    assert bad.as_dict() == {"too long for the verifier": 1, "unfit for the chat template": 2}
+    assert "left out d: unfit for the chat template (the chat template refuses the conversation (roles" in caplog.text
+    with pytest.raises(ValueError, match="a: unfit for the chat template"):
+        list(fitting(prompts, lambda messages, tools: prompt_ids(tokenizer, messages), 30, BadRows("fail")))

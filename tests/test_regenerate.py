@@ -195,7 +195,8 @@ def test_a_killed_process_goes_on_to_the_same_rows(tmp_path):
         from drafter.__main__ import main
         main(sys.argv[1:])
     """
-    sizes = ["data.prompts={write: 20, explain: 20, annotate: 8}", "data.shard_prompts=20", "data.max_new_tokens=4"]
+    library = "{kind: standard_library, write: 20, explain: 20, annotate: 8, max_characters: 200}"
+    sizes = [f"data.sources=[{library}]", "data.shard_prompts=20", "data.max_new_tokens=4"]
     words = ["regenerate", str(ROOT / "recipes/tiny.yaml"), *sizes, "--out", str(tmp_path / "killed")]
     command = [sys.executable, "-c", textwrap.dedent(script), *words]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, check=False)

@@ -97,9 +97,7 @@ def test_self_written_prompts_are_whole_and_different(scripted):
 
 def test_a_verifier_that_repeats_itself_is_given_up(scripted):
     scripted(["say it once more"] * 500)
-    with pytest.raises(
-        ValueError, match=r"data\.prompts\.chat=3: the verifier wrote only 1 different prompts; lower it"
-    ):
+    with pytest.raises(ValueError, match=r"self_prompting: count=3: only 1 different ones were written; lower it"):
         self_prompts(make_verifier("llama"), 3, seed=0, batch_size=2)
 
 

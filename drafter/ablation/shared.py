@@ -14,7 +14,7 @@ from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
 from drafter.config import Config
 from drafter.data import answers
 from drafter.data.answers import digest
-from drafter.data.prompts import Prompt
+from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad
 from drafter.data.taps import TapCache
 from drafter.export.record import hardware, provenance, write_json

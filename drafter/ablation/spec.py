@@ -1,5 +1,6 @@
 """What an ablation asks for: a YAML file of named arms, read and checked before anything is trained."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drafter import config as configs
 from drafter.config import Config, require
-from drafter.data.prompts import Prompt
+from drafter.data.conversations import Prompt
 from drafter.data.suites import load_suite
 
 HELD_OUT = "held_out"
@@ -161,7 +162,9 @@ def differences(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of whole recipes, by arm, the settings (dotted) in which any two differ."""
     flat = {arm: _flat(recipe) for arm, recipe in arms.items()}
     keys = list(dict.fromkeys(key for recipe in flat.values() for key in recipe))
-    differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat.values()}) > 1]
+    differing = [
+        key for key in keys if len({json.dumps(recipe.get(key), sort_keys=True) for recipe in flat.values()}) > 1
+    ]
     return {arm: {key: recipe.get(key) for key in differing} for arm, recipe in flat.items()}
 
 

@@ -1,16 +1,21 @@
 """`data.*` of a recipe."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
+from drafter.config.sources import read_sources
+from drafter.sources import POLICIES
+from drafter.sources.standard_library import KINDS
 
 TAPS = ("cached", "cached_on_first_epoch", "online")
 # What does not decide the answers: a change of it goes on with the answers that are there.
 TRAINING_ONLY = (
     "answers",
+    "bad_rows",
     "batch_size",
     "shard_prompts",
     "max_rows",
@@ -21,19 +26,18 @@ TRAINING_ONLY = (
     "packing",
     "cache",
 )
-PROMPT_KINDS = ("write", "explain", "annotate", "chat")
 
 
 @dataclass
 class DataConfig:
-    """Prompts, the verifier's answers to them, and the split.
+    """Where prompts come from, who answers them, and the split.
 
     Args:
-        answers: answers of the verifier: a folder of shards, or one file where it ends in `.parquet`; `regenerate`
-            writes it, training reads it.
-        prompts: how many prompts of each kind `regenerate` makes: `write`, `explain` and `annotate` quote functions of
-            the standard library, `chat` ones are written by the verifier itself.
-        max_prompt_characters: longest code quoted in a prompt.
+        answers: a folder of shards, or one file where it ends in `.parquet`; `regenerate` writes it, training reads it.
+        sources: where prompts come from, in order; an entry has a `kind` (standard_library, self_prompting, file, hub)
+            and the settings of it.
+        bad_rows: what becomes of rows that can't be used: `skip` (counted, the first of each reason named) or `fail`.
+        keep_reasoning: false takes reasoning out of conversations and asks the chat template for none.
         max_new_tokens: longest answer.
         temperature: of the answers; 0 is greedy.
         top_p: answers are sampled from the likeliest tokens that together have this mass.
@@ -50,8 +54,9 @@ class DataConfig:
     """
 
     answers: str = MISSING
-    prompts: dict[str, int] = field(default_factory=lambda: {"write": 500, "explain": 500, "annotate": 500})
-    max_prompt_characters: int = 600
+    sources: list[Any] = field(default_factory=lambda: [{"kind": "standard_library", **dict.fromkeys(KINDS, 500)}])
+    bad_rows: str = "skip"
+    keep_reasoning: bool = True
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
@@ -66,14 +71,12 @@ class DataConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "max_prompt_characters"):
+        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
         require(self.temperature >= 0, "data.temperature", self.temperature, "must be >= 0; 0 is greedy")
         require(0 < self.top_p <= 1, "data.top_p", self.top_p, "must lie above 0 and be at most 1")
-        unknown = sorted(set(self.prompts) - set(PROMPT_KINDS))
-        require(not unknown, "data.prompts", unknown, f"unknown kinds; choose among {', '.join(PROMPT_KINDS)}")
-        for kind, count in self.prompts.items():
-            require(count >= 0, f"data.prompts.{kind}", count, "must be >= 0")
+        self.sources = read_sources(self.sources)
+        require(self.bad_rows in POLICIES, "data.bad_rows", self.bad_rows, f"choose {' or '.join(POLICIES)}")
         require(self.max_rows is None or self.max_rows >= 1, "data.max_rows", self.max_rows, "must be >= 1, or null")
         require(self.sequence_length >= 8, "data.sequence_length", self.sequence_length, "must be >= 8")
         require(

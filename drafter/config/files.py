@@ -1,16 +1,14 @@
 """Recipes as files: read with overrides, checked key by key, written back."""
 
-import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from drafter.config.checks import require
+from drafter.config.checks import check_keys, require
 from drafter.config.recipe import Config
 
 
@@ -30,7 +28,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
         wrong = [each for each in overrides if "=" not in each]
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
-        _check_keys(OmegaConf.to_container(layers), Config(), "")
+        check_keys(OmegaConf.to_container(layers), Config(), "")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), layers))
     except MissingMandatoryValue as error:
         raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe") from None
@@ -46,18 +44,3 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
 def save(config: Config, path: Path) -> None:
     """Write the resolved config as a recipe."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-
-
-def _check_keys(said: Any, schema: Any, prefix: str) -> None:
-    """Refuse a key that the schema lacks, naming the nearest one that it has."""
-    known = [each.name for each in fields(schema)]
-    for key, value in said.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
-            raise ValueError(f"{prefix}{key}: unknown key; {hint}")
-        inner = getattr(schema, key)
-        if is_dataclass(inner):
-            remedy = f"holds keys of its own; write {prefix}{key}.{fields(inner)[0].name}=..."
-            require(isinstance(value, dict), f"{prefix}{key}", value, remedy)
-            _check_keys(value, inner, f"{prefix}{key}.")

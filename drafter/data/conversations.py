@@ -1,4 +1,4 @@
-"""Conversations of all sources → prompts for the verifier, each text once."""
+"""Conversations of all sources → prompts for the verifier, each question once."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any
 
 from drafter.chat import user_turns
-from drafter.sources import BadRows, Conversation, SelfPrompting, Source
+from drafter.sources import BadRow, BadRows, Conversation, Message, SelfPrompting, Source
 
 log = logging.getLogger(__name__)
 
-Prompt = dict[str, Any]  # source, kind, and prompt (one user's turn) or messages (and tools)
+Prompt = dict[str, Any]  # source, kind, and prompt (one user's turn) or turns (messages before each answer; and tools)
 
 
 def gather(
@@ -45,16 +45,41 @@ def gather(
 
 
 def as_prompt(conversation: Conversation) -> Prompt:
-    """A conversation as the verifier is asked it: without what its author answered last."""
+    """A conversation as the verifier is asked it: without its author's answers."""
     prompt = {key: value for key, value in conversation.items() if key != "messages"}
-    messages = list(conversation["messages"])
-    while messages and messages[-1]["role"] not in ("user", "tool"):
-        messages.pop()
-    single = len(messages) == 1 and messages[0].keys() == {"role", "content"} and "tools" not in prompt
-    return {**prompt, "prompt": messages[0]["content"]} if single else {**prompt, "messages": messages}
+    turns = user_turns(conversation["messages"])
+    (first, *more) = turns[0]
+    plain = len(turns) == 1 and not more and first.keys() == {"role", "content"} and "tools" not in prompt
+    return {**prompt, "prompt": first["content"]} if plain else {**prompt, "turns": turns}
 
 
 def as_conversation(prompt: Prompt) -> Conversation:
-    """The messages of a prompt, whichever way it holds them."""
+    """A prompt of one user's turn as a conversation."""
     known = {key: value for key, value in prompt.items() if key != "prompt"}
-    return known if "messages" in known else {**known, "messages": [{"role": "user", "content": prompt["prompt"]}]}
+    return {**known, "messages": [{"role": "user", "content": prompt["prompt"]}]}
+
+
+def fitting(
+    prompts: Iterable[Prompt], ids: Callable[[list[Message], list[Any] | None], list[int]], room: int, bad: BadRows
+) -> Iterator[Prompt]:
+    """The prompts that the chat template takes, of at most `room` tokens up to the first answer.
+
+    Args:
+        ids: of messages, with tools, in the chat template.
+    """
+    for prompt in prompts:
+        turns = prompt.get("turns") or [[{"role": "user", "content": prompt["prompt"]}]]
+        try:
+            try:
+                length = len(ids(turns[0], prompt.get("tools")))
+                if len(turns) > 1:
+                    answer = {"role": "assistant", "content": "."}
+                    ids([message for turn in turns for message in (*turn, answer)][:-1], prompt.get("tools"))
+            except ValueError as error:
+                raise BadRow("unfit for the chat template", str(error)) from None
+            if length > room:
+                raise BadRow("too long for the verifier", f"{length} tokens, there is room for {room}")
+        except BadRow as error:
+            bad.add(prompt["source"], error)
+        else:
+            yield prompt

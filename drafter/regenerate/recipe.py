@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from drafter.config import Config
 from drafter.config.data import TRAINING_ONLY
 from drafter.data.answers import Store
-from drafter.data.prompts import standard_library
+from drafter.data.conversations import as_prompt, fitting, gather
 from drafter.regenerate.answering import Drawn, answer_all
 from drafter.regenerate.local import LocalAnswerer
 from drafter.self_prompting import self_prompts
+from drafter.sources import BadRows
 from drafter.verifier import Verifier, choose_device
 
 
@@ -29,15 +31,17 @@ def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, in
     if path.is_file():
         raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
     verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
+    verifier.keep_reasoning = data.keep_reasoning
     answerer = LocalAnswerer(
         verifier, data.max_new_tokens, data.batch_size, data.temperature, data.top_p, seed=config.seed
     )
 
     def draw() -> Drawn:
-        prompts = standard_library(data.prompts, data.max_prompt_characters, config.seed)
-        if chats := data.prompts.get("chat", 0):
-            prompts += self_prompts(verifier, chats, config.seed, data.batch_size)
-        return Drawn(prompts)
+        bad = BadRows(data.bad_rows)
+        write = partial(self_prompts, verifier, seed=config.seed, batch_size=data.batch_size)
+        prompts = map(as_prompt, gather(data.sources, config.seed, bad, write))
+        room = verifier.config.max_position_embeddings - data.max_new_tokens
+        return Drawn(fitting(prompts, verifier.chat_ids, room, bad), bad.counts)
 
     store = Store(path, {**answerer.origin, "recipe": recipe_of(config)}, data.shard_prompts)
     return answer_all(answerer, draw, store, on_progress)

@@ -83,8 +83,7 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
 
 
 def _functions(path: Path) -> Iterator[tuple[str, str, str | None]]:
-    """(kind, code to quote, author's answer) of each function; its name decides the kind, so that the kinds share no
-    function."""
+    """(kind, code to quote, author's answer) of each function."""
     try:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
@@ -95,14 +94,20 @@ def _functions(path: Path) -> Iterator[tuple[str, str, str | None]]:
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue
         docstring = ast.get_docstring(node)
-        documented = docstring is not None
-        name_hash = hashlib.sha256(f"{path.name}:{node.name}".encode()).digest()[0]
-        kind = ("write" if name_hash % 2 else "explain") if documented else ("annotate" if name_hash % 3 else "explain")
-        last = node.body[0].end_lineno if kind == "write" else node.end_lineno
-        own = docstring if kind == "explain" else None
-        if kind == "write" and last is not None and last < node.end_lineno:
-            own = CODE.format(code=_quoted(lines[node.lineno - 1 : node.end_lineno])[last - node.lineno + 1 :])
-        yield kind, "\n".join(_quoted(lines[node.lineno - 1 : last])).rstrip(), own
+        kind = _kind(f"{path.name}:{node.name}", docstring is not None)
+        quoted = _quoted(lines[node.lineno - 1 : node.end_lineno])
+        shown = (node.body[0].end_lineno or 0) - node.lineno + 1 if kind == "write" else len(quoted)
+        body = "\n".join(quoted[shown:]).strip("\n")
+        own = docstring if kind == "explain" else CODE.format(code=body) if body else None
+        yield kind, "\n".join(quoted[:shown]).rstrip(), own
+
+
+def _kind(name: str, documented: bool) -> str:
+    """By a hash of the function's name, so that the kinds share no function."""
+    byte = hashlib.sha256(name.encode()).digest()[0]
+    if documented:
+        return "write" if byte % 2 else "explain"
+    return "annotate" if byte % 3 else "explain"
 
 
 def _quoted(lines: list[str]) -> list[str]:

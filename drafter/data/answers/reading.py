@@ -75,7 +75,7 @@ def open_answers(path: Path) -> Answers:
         rows, known = inspect(path, AGAIN)
         found = Answers(path, (path,), (rows,), (None,), known)
     if not sum(found.rows):
-        raise ValueError(f"data.answers={str(path)!r}: holds no rows; raise data.prompts and make it again")
+        raise ValueError(f"data.answers={str(path)!r}: holds no rows; check data.sources and make it again")
     return found
 
 

@@ -85,7 +85,7 @@ class Store:
                 pyarrow.parquet.write_table(pyarrow.table({"prompt": batch}), scratch, **COMPRESSION)
             self.manifest.shards.append(ShardRecord(len(batch), sha256_of(path)))
         if not self.manifest.shards:
-            raise ValueError("data.prompts: asks for none; give a kind a count above 0")
+            raise ValueError("data.sources: ask for no prompt; name one that has some")
         self.manifest.drawn, self.manifest.bad_rows = True, dict(bad_rows)
         self.manifest.save(self.folder)
 

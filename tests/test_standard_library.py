@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drafter.data.prompts import KINDS, REQUEST, SKIPPED, standard_library
+from drafter.sources import BadRows, StandardLibrary
+from drafter.sources.standard_library import KINDS, REQUEST, SKIPPED
 
 COUNTS = {"write": 30, "explain": 20, "annotate": 10}
 FILES = ["textwrap.py", "statistics.py", "shutil.py", "inspect.py", "pathlib.py", "ast.py", "json/decoder.py"]
@@ -36,12 +37,31 @@ def library(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompts(library):
-    return standard_library(COUNTS, max_characters=400, seed=0)
+    return draw(COUNTS, 0)
+
+
+def draw(counts, seed):
+    return list(StandardLibrary(**counts, max_characters=400).conversations(seed, BadRows()))
+
+
+def asked(prompt):
+    return prompt["messages"][0]["content"]
+
+
+def bare(function):
+    """A function without its decorators and its docstring, whose blanks move with the margin."""
+    function.decorator_list, function.body = [], function.body[bool(ast.get_docstring(function)) :]
+    return ast.unparse(function)
+
+
+def functions_of(path):
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return [bare(node) for node in found if len(node.body) > 1]
 
 
 def quoted(prompt):
     """The code in a prompt."""
-    return prompt["prompt"].split("```python\n")[1].removesuffix("\n```")
+    return asked(prompt).split("```python\n")[1].removesuffix("\n```")
 
 
 def test_each_kind_has_its_count_and_the_kinds_are_mixed(prompts):
@@ -52,7 +72,7 @@ def test_each_kind_has_its_count_and_the_kinds_are_mixed(prompts):
 def test_prompts_quote_what_their_kind_asks_about(prompts):
     for prompt in prompts:
         code = quoted(prompt)
-        assert prompt["prompt"] == REQUEST[prompt["kind"]].format(code=code)
+        assert asked(prompt) == REQUEST[prompt["kind"]].format(code=code)
         assert 80 <= len(code) <= 400
         (function,) = ast.parse(code).body
         assert isinstance(function, ast.FunctionDef)
@@ -61,6 +81,25 @@ def test_prompts_quote_what_their_kind_asks_about(prompts):
             assert ast.get_docstring(function)
         if prompt["kind"] == "annotate":
             assert not ast.get_docstring(function)
+
+
+def test_authors_answer_where_they_did(prompts, library):
+    """A body or a docstring, word for word; nobody has annotated what stands there bare."""
+    answered = {kind: 0 for kind in KINDS}
+    for prompt in prompts:
+        code, kind, own = quoted(prompt), prompt["kind"], prompt["messages"][1:]
+        (function,) = ast.parse(code).body
+        if kind == "annotate" or (kind == "explain" and not ast.get_docstring(function)):
+            assert own == []
+        elif kind == "explain":
+            assert own == [{"role": "assistant", "content": ast.get_docstring(function)}]
+        elif own:
+            body = own[0]["content"].removeprefix("```python\n").removesuffix("\n```")
+            (whole,) = ast.parse(f"{code}\n{body}").body
+            assert bare(whole) in functions_of(library / prompt["source"])
+        answered[kind] += bool(own)
+    assert answered["write"] > 20
+    assert answered["explain"] > 0
 
 
 def test_prompts_name_the_file_that_they_quote(prompts, library):
@@ -75,15 +114,15 @@ def test_no_function_is_asked_about_twice(prompts):
 
 
 def test_prompts_are_a_function_of_the_seed(prompts):
-    assert standard_library(COUNTS, 400, 0) == prompts
-    assert standard_library(COUNTS, 400, 1) != prompts
+    assert draw(COUNTS, 0) == prompts
+    assert draw(COUNTS, 1) != prompts
 
 
 def test_more_than_the_library_has_is_refused(library):
     with pytest.raises(
-        ValueError, match=r"data\.prompts\.annotate=5000: the standard library has \d+ functions for it"
+        ValueError, match=r"data\.sources: annotate=5000: the standard library has \d+ functions for it"
     ):
-        standard_library({"annotate": 5000}, 400, 0)
+        draw({"annotate": 5000}, 0)
 
 
 def test_kinds_are_those_of_the_requests():

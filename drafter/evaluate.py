@@ -4,10 +4,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
-from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
+from drafter.decode import Costs, Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 from drafter.walk import Walk, walk
@@ -58,43 +59,56 @@ def margin(verifier: Verifier, ids: list[int]) -> float:
     return float(best[0] - best[1])
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of one pass at batch 1: a draft, and a verifier pass over 1..K tokens (`verify[w - 1]` over w)."""
-
-    draft: float
-    verify: list[float]
-
-    def ideal(self, tokens: float, draft_length: int) -> float:
-        """Speed-up without any host work: tokens per cycle · t(1) / (t(1 + draft_length) + t_draft)."""
-        return tokens * self.verify[0] / (self.verify[draft_length] + self.draft)
-
-
 @torch.inference_mode()
-def measure_costs(verifier: Verifier, drafter: BlockDiffusionDrafter, context: int = 200, repeats: int = 9) -> Costs:
-    """Medians of interleaved passes behind `context` tokens."""
+def measure_costs(
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    context: int = 200,
+    repeats: int = 9,
+    batch_size: int = 1,
+    widest: int | None = None,
+) -> Costs:
+    """Medians of interleaved passes of `batch_size` rows behind `context` tokens.
+
+    Args:
+        widest: tokens of the widest verifier pass, for trees; None: a block. Past the block every doubling is measured,
+            and what lies between lies on a line.
+    """
     size = drafter.block_size
-    cache, draft_cache = verifier.new_cache(1, context + size), drafter.new_cache(1, context + size, verifier.kernel)
-    cache.set_lengths([context])
-    draft_cache.set_lengths([context])
-    ids = torch.full((1, size), drafter.mask_token_id, device=verifier.device)
-    taps = torch.zeros(1, size, drafter.fc.in_features, dtype=verifier.dtype, device=verifier.device)
+    widest = max(size, widest or 0)
+    room = context + widest
+    cache, draft_cache = verifier.new_cache(batch_size, room), drafter.new_cache(batch_size, room, verifier.kernel)
+    cache.set_lengths([context] * batch_size)
+    draft_cache.set_lengths([context] * batch_size)
+    ids = torch.full((batch_size, widest), drafter.mask_token_id, device=verifier.device)
+    taps = torch.zeros(batch_size, size, drafter.fc.in_features, dtype=verifier.dtype, device=verifier.device)
     head = verifier.head if drafter.vocabulary is None else verifier.head[drafter.vocabulary]
 
     def draft() -> None:
         drafter.extend(taps, draft_cache)
-        (drafter.draft(verifier.embed(ids), draft_cache)[:, 1:] @ head.T).argmax(-1)
+        (drafter.draft(verifier.embed(ids[:, :size]), draft_cache)[:, 1:] @ head.T).argmax(-1)
 
     def verify(width: int) -> Callable[[], object]:
         return lambda: verifier.logits(verifier.step(ids[:, :width], cache, drafter.tap_layers)[0]).argmax(-1)
 
-    passes = [draft, *(verify(width) for width in range(1, size + 1))]
+    widths = list(range(1, size + 1))
+    while widths[-1] < widest:
+        widths.append(min(2 * widths[-1], widest))
+    passes = [draft, *(verify(width) for width in widths)]
     seconds: list[list[float]] = [[] for _ in passes]
     for _ in range(repeats):
         for run, kept in zip(passes, seconds, strict=True):
             kept.append(_timed(run, verifier.device))
     medians = [statistics.median(kept[1:]) for kept in seconds]
-    return Costs(medians[0], medians[1:])
+    return Costs(medians[0], between(widths, medians[1:]))
+
+
+def between(widths: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """Seconds of every width from 1 to the last, on lines between those measured; `widths` ascend from 1."""
+    filled = [seconds[0]]
+    for (low, high), (first, last) in zip(pairwise(widths), pairwise(seconds), strict=True):
+        filled += [first + (last - first) * step / (high - low) for step in range(1, high - low + 1)]
+    return filled
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

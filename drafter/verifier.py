@@ -227,14 +227,13 @@ class Verifier:
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
-        """Run `ids` [B, Q] behind what `cache` has committed; commits nothing.
+        """Run `ids` [B, Q] behind what `cache` has committed, in a row or as the tree it was told of; commits nothing.
 
         Returns:
             normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers).
         """
         self._listen(tap_layers)
-        positions = cache.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)  # [B, Q]
-        out = self._body(input_ids=ids, position_ids=positions, use_cache=False, kv_cache=cache)
+        out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False, kv_cache=cache)
         return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
 
     @contextmanager

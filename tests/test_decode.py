@@ -70,7 +70,7 @@ def test_shorter_drafts_are_prefixes(verifier, memorising, answers, prompts, dra
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
 def test_prompts_are_prefilled_in_chunks(verifier, memorising, answers, prompts, monkeypatch):
-    monkeypatch.setattr("drafter.decode.batch.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("drafter.decode.pair.PREFILL_CHUNK", 8)
     found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=3)
     assert ids(found) == answers
     assert tokens_per_cycle(found[:4]) > 1.8

@@ -14,7 +14,7 @@ SETTINGS = {"max_new_tokens": NEW_TOKENS, "temperature": 0.7, "top_p": 0.95, "se
 def decode(rule, drafter=True, prompts=None, draft_length=None, verifier_weight=None, **settings):
     """Token ids and accepted counts of each prompt."""
     known = make_memorising("llama") if drafter is True else drafter
-    decoder = SpeculativeDecoder(make_verifier("llama"), known, rule, draft_length, verifier_weight)
+    decoder = SpeculativeDecoder(make_verifier("llama"), known, rule, draft_length, verifier_weight=verifier_weight)
     found = decoder.generate(prompts or make_prompts(), **(SETTINGS | settings))
     return [one.token_ids for one in found], [one.accepted for one in found]
 

@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from conftest import make_memorising, make_prompts, make_verifier
+from conftest import make_answers, make_memorising, make_prompts, make_verifier
 
+from drafter.decode import SpeculativeDecoder
 from drafter.decode.deciding import Decider
-from drafter.evaluate import Costs, best_draft_length, compare_greedy, margin, measure_costs, measure_speed, table
+from drafter.evaluate import (
+    Costs,
+    best_draft_length,
+    between,
+    compare_greedy,
+    margin,
+    measure_costs,
+    measure_speed,
+    table,
+)
 from drafter.probe import walk_along
 
 
@@ -21,9 +31,9 @@ def spoil(monkeypatch):
     def spoil_rows(rows):
         decide = Decider.decide
 
-        def wrong(self, draft_ids, *arguments):
-            decision = decide(self, draft_ids, *arguments)
-            if draft_ids.shape[1]:
+        def wrong(self, drafts, *arguments):
+            decision = decide(self, drafts, *arguments)
+            if drafts.ids.shape[1]:
                 decision.next_token[rows] = (decision.next_token[rows] + 1) % 288
             return decision
 
@@ -82,6 +92,18 @@ def test_costs_are_measured_for_every_width(pair):
     costs = measure_costs(*pair, context=20, repeats=2)
     assert len(costs.verify) == 4
     assert min(costs.verify) > 0 < costs.draft
+
+
+def test_costs_of_trees_are_measured_at_doublings(pair):
+    costs = measure_costs(*pair, context=20, repeats=2, batch_size=2, widest=11)
+    assert len(costs.verify) == 11
+    assert between([1, 2, 4, 5], [1.0, 3.0, 4.0, 8.0]) == [1.0, 3.0, 3.5, 4.0, 8.0]
+    assert between([1], [2.0]) == [2.0]
+    decoder = SpeculativeDecoder(*pair, tree_nodes="auto", costs=costs)
+    assert decoder.tree_nodes == 10
+    assert [one.token_ids for one in decoder.generate(make_prompts(), 12, batch_size=2)] == [
+        answer[:12] for answer in make_answers("llama")
+    ]
 
 
 def test_all_ways_decode_the_same_number_of_tokens(pair):

@@ -1,6 +1,8 @@
 """Keys and values of a batch, preallocated, with a length per row."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -59,6 +61,7 @@ class KVCache:
         self.longest = 0  # known to the host, so that slicing needs no synchronisation
         self.kernel = kernel
         self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}
+        self._branches: tuple[Tensor, Tensor] | None = None
 
     @property
     def capacity(self) -> int:
@@ -69,7 +72,13 @@ class KVCache:
         view = object.__new__(KVCache)
         view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
         view.lengths, view.longest, view.kernel, view._masks = torch.zeros_like(self.lengths[:1]), 0, self.kernel, {}
+        view._branches = None
         return view
+
+    def copy_row(self, source: int, rows: list[int], length: int) -> None:
+        """Give `rows` the first `length` slots of row `source`."""
+        for stored in (self.keys, self.values):
+            stored[:, rows, :length] = stored[:, source : source + 1, :length]
 
     def set_lengths(self, lengths: list[int]) -> None:
         """Commit exactly `lengths` slots of each row."""
@@ -78,6 +87,42 @@ class KVCache:
             raise ValueError(f"cache capacity={self.capacity}: {self.longest} slots are needed; make it larger")
         self.lengths = torch.tensor(lengths, device=self.lengths.device)
         self._masks.clear()
+
+    def positions(self, count: int) -> Tensor:
+        """Positions of `count` new tokens behind each row, [B, Q]."""
+        if self._branches is not None:
+            return self.lengths[:, None] + self._branches[0]
+        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+
+    @contextmanager
+    def branching(self, depths: Tensor, ancestors: Tensor) -> Iterator[None]:
+        """The new tokens are a tree: each sees the row and the tokens that it follows, and stands at its depth.
+
+        Args:
+            depths: 0 for the first token behind the row, [B, Q].
+            ancestors: which of the new tokens each one follows, itself included, bool [B, Q, Q].
+        """
+        if self.kernel == "flash_attn" and "tree" not in _logged:
+            _logged.add("tree")
+            log.info("attention kernel of trees: sdpa (flash_attn takes no mask)")
+        self._branches = depths, ancestors
+        self._masks.clear()
+        try:
+            yield
+        finally:
+            self._branches = None
+            self._masks.clear()
+
+    def keep(self, path: Tensor) -> None:
+        """Move what was written in the slots `path` [B, P] behind each row's length to the P slots after the first.
+
+        The first new token stays where it is; entries are at least 1, 2, ..., P; nothing is committed.
+        """
+        rows = torch.arange(len(path), device=path.device)[:, None]  # [B, 1]
+        source = self.lengths[:, None] + path  # [B, P]
+        target = self.lengths[:, None] + 1 + torch.arange(path.shape[1], device=path.device)
+        for stored in (self.keys, self.values):
+            stored[:, rows, target] = stored[:, rows, source]
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store key and value [B, Q, Hk, D] behind the committed slots, without committing them."""
@@ -97,11 +142,15 @@ class KVCache:
     ) -> Tensor:
         """Store key, value [B, Q, Hk, D] and attend from query [B, Q, H, D]; returns [B, Q, H, D]."""
         keys, values = self.keys[layer], self.values[layer]
-        if self.kernel == "flash_attn":
+        if self.kernel == "flash_attn" and self._branches is None:
             return flash.attend(query, key, value, keys, values, self.lengths, causal, scale, window)
         self.write(layer, key, value)
         end = self.longest + query.shape[1]
         want = (query.shape[1], causal, window)
         if want not in self._masks:
-            self._masks[want] = sdpa.visible(self.lengths, query.shape[1], end, causal, window)
+            self._masks[want] = (
+                sdpa.visible(self.lengths, query.shape[1], end, causal, window)
+                if self._branches is None
+                else sdpa.visible_branches(self.lengths, end, *self._branches, window)
+            )
         return sdpa.attend(query, keys[:, :end], values[:, :end], self._masks[want], scale)

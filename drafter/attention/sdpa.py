@@ -33,6 +33,26 @@ def visible(lengths: Tensor, queries: int, keys: int, causal: bool, window: int 
     return seen[:, None]
 
 
+def visible_branches(lengths: Tensor, keys: int, depths: Tensor, ancestors: Tensor, window: int | None) -> Tensor:
+    """Which of the first `keys` cache slots each new query sees, when the new tokens are a tree behind the row.
+
+    Args:
+        depths: how far behind the row's length each new token stands, [B, Q].
+        ancestors: which new tokens each new token follows, itself included, bool [B, Q, Q].
+    Returns:
+        bool [B, 1, Q, S].
+    """
+    slot = torch.arange(keys, device=lengths.device) - lengths[:, None]  # [B, S] of the new tokens: 0, 1, ...
+    new = (slot >= 0) & (slot < depths.shape[1])  # [B, S]
+    place = slot.clamp(0, depths.shape[1] - 1)  # [B, S]
+    followed = ancestors.gather(2, place[:, None].expand(-1, depths.shape[1], -1))  # [B, Q, S]
+    seen = (slot < 0)[:, None] | (new[:, None] & followed)  # [B, Q, S]
+    if window is not None:
+        behind = torch.where(new, depths.gather(1, place), slot)  # [B, S] where each key stands, from the length on
+        seen &= behind[:, None] > depths[..., None] - window
+    return seen[:, None]
+
+
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Grouped-query attention. query [B, Q, H, D]; keys, values [B, S, Hk, D]; returns [B, Q, H, D].
 

@@ -4,7 +4,8 @@ A cycle is draft → verify → rule → commit. Both models keep preallocated c
 token is not advancing a length, and the rows of a batch advance by different amounts.
 """
 
+from drafter.decode.costs import Costs
 from drafter.decode.decoder import SpeculativeDecoder
 from drafter.decode.generation import Generation, tokens_per_cycle
 
-__all__ = ["Generation", "SpeculativeDecoder", "tokens_per_cycle"]
+__all__ = ["Costs", "Generation", "SpeculativeDecoder", "tokens_per_cycle"]

@@ -82,24 +82,43 @@ class Decider:
         places = first[:, None] + torch.arange(count, device=self.noise.device)  # [B, count]
         return self.noise[prompts[:, None], places.clamp(max=self.noise.shape[1] - 1)]
 
-    def first(self, row: Row, hidden: Tensor) -> int:
-        """The first token of an answer, given the verifier's state [1, D] behind the prompt."""
-        law = probabilities(self.verifier.logits(hidden), *self.settings)  # [1, V]
-        noise = self.noise_at([row], 1)
-        return int(sample(law, self.generator) if noise is None else inverse_cdf(law, noise[:, 0]))
+    def first(self, rows: Sequence[Row], hidden: Tensor) -> list[int]:
+        """The first token of each row's answer, given the verifier's state [1, D] behind the prompt that they share."""
+        law = probabilities(self.verifier.logits(hidden), *self.settings).expand(len(rows), -1)  # [B, V]
+        noise = self.noise_at(rows, 1)
+        return (sample(law, self.generator) if noise is None else inverse_cdf(law, noise[:, 0])).tolist()
 
-    def draft(self, proposer: Proposer, anchors: Tensor, cache: KVCache, noise: Tensor | None) -> Drafts:
-        """Propose a block behind the anchors [B, 1]."""
+    def draft(
+        self, proposer: Proposer, anchors: Tensor, cache: KVCache, noise: Tensor | None, confident: bool = False
+    ) -> Drafts:
+        """Propose a block behind the anchors [B, 1]; with confidences, if asked for."""
         hidden = proposer.hidden(anchors, cache)  # [B, G, D]
         logits = proposer.logits(hidden)  # [B, G, V']
         if self.rule is match:
-            return Drafts(proposer.ids(logits.argmax(-1)))
+            sure = self.scores_of(logits).amax(-1).exp() if confident else None  # [B, G]
+            return Drafts(proposer.ids(logits.argmax(-1)), confidences=sure)
         laws = self.laws(proposer.whole(logits))  # [B, G, V]
+        sure = laws.amax(-1) if confident else None
         if self.own_greedy:
-            return Drafts(laws.argmax(-1), laws, hidden)
-        if noise is not None:
-            return Drafts(inverse_cdf(laws, noise[:, :-1]), laws, hidden)
-        return Drafts(sample(laws, self.generator), laws, hidden)
+            return Drafts(laws.argmax(-1), laws, hidden, sure)
+        ids = sample(laws, self.generator) if noise is None else inverse_cdf(laws, noise[:, :-1])  # [B, G]
+        return Drafts(ids, laws, hidden, sure)
+
+    def scores_of(self, logits: Tensor) -> Tensor:
+        """Log-probabilities of draft logits [..., V'] at the temperature, which is 1 when greedy."""
+        return (logits.float() / (self.settings[0] or 1.0)).log_softmax(-1)
+
+    def scores(self, proposer: Proposer, anchors: Tensor, cache: KVCache) -> Tensor:
+        """Log-probabilities of the slots behind the anchors [B, 1], over what may be proposed: [B, G, V']."""
+        return self.scores_of(proposer.logits(proposer.hidden(anchors, cache)))
+
+    def own(self, hidden: Tensor, noise: Tensor | None) -> Tensor:
+        """The verifier's own token behind each of its states: [B, Q, D] -> [B, Q]."""
+        logits = self.verifier.logits(hidden)  # [B, Q, V]
+        if self.greedy:
+            return logits.argmax(-1)
+        laws = self.laws(logits)
+        return sample(laws, self.generator) if noise is None else inverse_cdf(laws, noise)
 
     def decide(self, drafts: Drafts, hidden: Tensor, noise: Tensor | None) -> Verification:
         """Apply the rule to drafts, given the verifier's states [B, 1+G, D] of the anchor and the drafts."""

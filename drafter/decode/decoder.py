@@ -7,15 +7,19 @@ from operator import index as integer
 import torch
 
 from drafter.decode.batch import Batch, Listeners
+from drafter.decode.branches import Branches
+from drafter.decode.chain import Chain
+from drafter.decode.checks import AUTO, check_decoder, check_generation
+from drafter.decode.costs import Costs
 from drafter.decode.deciding import Decider, Weight
 from drafter.decode.drafting import Proposer
 from drafter.decode.generation import Generation
+from drafter.decode.pair import Pair
 from drafter.decode.row import Row
 from drafter.decode.text import Transcript, stop_strings
+from drafter.decode.tree import most_nodes
 from drafter.models import BlockDiffusionDrafter
-from drafter.sampling import check
-from drafter.verification import Rule, block_verification, make_rule, match, needs
-from drafter.verification.base import require_fraction
+from drafter.verification import Rule, block_verification, match, needs
 from drafter.verifier import Verifier
 
 
@@ -27,9 +31,13 @@ class SpeculativeDecoder:
         rule: a verification rule or its name. `match` drafts by argmax and keeps what the verifier's own choice agrees
             with; at temperature 0 every lossless rule does just that. None: `match` at temperature 0, when sampling
             `block_verification`.
-        draft_length: tokens proposed per cycle, at most the trained one; None for the trained one.
+        draft_length: tokens proposed per cycle, at most the trained one; None for the trained one; `auto`: as many as
+            the drafter's confidences and the `costs` say pay best, cycle by cycle.
+        tree_nodes: drafts of a tree, verified in one pass and walked by the verifier's own tokens; `auto`: as many as
+            pay best, at most as `costs` are known for; None for drafts in a row.
         verifier_weight: for the rule `dynamic_ensemble` alone: a number in [0, 1], or a function of the drafter's and
             the verifier's hidden states of the drafted slots, two [B, G, D] -> [B, G].
+        costs: of passes at the batch size that will be used, as `drafter.evaluate.measure_costs` finds them.
     Raises:
         ValueError: the drafter was made for another verifier, or an argument is out of range or missing.
     """
@@ -39,29 +47,29 @@ class SpeculativeDecoder:
         verifier: Verifier,
         drafter: BlockDiffusionDrafter | None = None,
         rule: Rule | str | None = None,
-        draft_length: int | None = None,
+        draft_length: int | str | None = None,
+        tree_nodes: int | str | None = None,
         verifier_weight: Weight | None = None,
+        costs: Costs | None = None,
     ):
         longest = 0 if drafter is None else drafter.block_size - 1
-        if draft_length is not None and not 0 <= draft_length <= longest:
-            raise ValueError(
-                f"draft_length={draft_length}: the drafter proposes at most {longest}; choose 0 to {longest}"
-            )
-        self.draft_length = longest if draft_length is None else draft_length
-        self.verifier, self.rule = verifier, make_rule(rule) if isinstance(rule, str) else rule
-        self.verifier_weight = verifier_weight
-        if (verifier_weight is not None) != (self.rule is not None and "verifier_weight" in needs(self.rule)):
-            raise ValueError(
-                f"verifier_weight={verifier_weight}: goes with the rule dynamic_ensemble, and with no other; it is a "
-                "number in [0, 1], or a function of both models' hidden states"
-            )
-        if isinstance(verifier_weight, (int, float)):
-            require_fraction("verifier_weight", verifier_weight)
+        self.rule = check_decoder(longest, rule, draft_length, tree_nodes, verifier_weight, costs)
+        self.draft_length = draft_length if isinstance(draft_length, int) else longest
+        self.verifier, self.verifier_weight = verifier, verifier_weight
         self.drafter = drafter if self.draft_length else None
+        self.costs = costs if AUTO in (draft_length, tree_nodes) else None
+        self.tree_nodes = 0
         self.proposer: Proposer | None = None
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
             self.proposer = Proposer(verifier, self.drafter, self.draft_length)
+            most = most_nodes(self.draft_length, len(self.proposer.head))
+            if isinstance(tree_nodes, int) and tree_nodes > most:
+                raise ValueError(f"tree_nodes={tree_nodes}: a tree of that depth and vocabulary has at most {most}")
+            if isinstance(tree_nodes, int):
+                self.tree_nodes = tree_nodes
+            elif tree_nodes == AUTO and costs is not None:
+                self.tree_nodes = min(most, len(costs.verify) - 1)
 
     @torch.inference_mode()
     def generate(
@@ -94,9 +102,7 @@ class SpeculativeDecoder:
         Raises:
             ValueError: an argument is out of range, or text is asked for without a tokenizer.
         """
-        check(temperature, top_p, top_k)
-        if max_new_tokens < 1 or batch_size < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens}, batch_size={batch_size}: both must be >= 1")
+        check_generation(max_new_tokens, batch_size, temperature, top_p, top_k)
         keeps_noise = self.rule is not None and "noise" in needs(self.rule)
         if not isinstance(seed, int) and not (keeps_noise and len(seed) == len(prompts)):
             raise ValueError(
@@ -108,8 +114,9 @@ class SpeculativeDecoder:
         if reads and self.verifier.tokenizer is None:
             raise ValueError("stop, on_text: the verifier has no tokenizer; use token ids alone")
         rows, waiting = [], deque[Row]()
+        vocabulary, context = self.verifier.head.shape[0], self.verifier.config.max_position_embeddings
         for index, prompt in enumerate(prompts):
-            ids, reason = self._read(prompt, max_new_tokens)
+            ids, reason = self._read(prompt, max_new_tokens, vocabulary, context)
             row = Row(index, ids, Generation(stop=reason))
             row.transcript = Transcript(self.verifier.tokenizer, strings) if reads else None
             rows.append(row)
@@ -118,21 +125,26 @@ class SpeculativeDecoder:
                     on_end(index, row.result)
             else:
                 waiting.append(row)
+        rule = self.rule or (match if temperature == 0 or self.tree_nodes else block_verification)
+        settings = (temperature, top_p, top_k)
+        decider = Decider(
+            self.verifier, self.proposer, rule, settings, seed, self.verifier_weight, len(rows), max_new_tokens
+        )
         if waiting:
-            block = 1 if self.drafter is None else self.drafter.block_size
-            capacity = max(len(row.prompt) for row in waiting) + max_new_tokens + block
-            rule = self.rule or (match if temperature == 0 else block_verification)
-            settings = (temperature, top_p, top_k)
-            decider = Decider(
-                self.verifier, self.proposer, rule, settings, seed, self.verifier_weight, len(rows), max_new_tokens
-            )
-            listeners, size = Listeners(on_tokens, on_text, on_end), min(batch_size, len(waiting))
-            Batch(self.verifier, self.proposer, decider, listeners, size, capacity, max_new_tokens).run(waiting)
+            size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting)
+            block = 1 if self.drafter is None else max(self.drafter.block_size, 1 + self.tree_nodes)
+            pair = Pair(self.verifier, self.proposer, size, longest + max_new_tokens + block)
+            scheme: Chain | Branches = Chain(pair, decider, max_new_tokens, self.costs)
+            if self.proposer is not None and self.tree_nodes:
+                scheme = Branches(pair, self.proposer, decider, self.tree_nodes, self.costs)
+            listeners = Listeners(on_tokens, on_text, on_end)
+            Batch(pair, decider, scheme, listeners, size, max_new_tokens).run(waiting)
         return [row.result for row in rows]
 
-    def _read(self, prompt: str | Sequence[int], max_new_tokens: int) -> tuple[list[int], str]:
+    def _read(
+        self, prompt: str | Sequence[int], max_new_tokens: int, vocabulary: int, context: int
+    ) -> tuple[list[int], str]:
         """Token ids of a prompt, and why it can't run, or nothing."""
-        vocabulary, context = self.verifier.head.shape[0], self.verifier.config.max_position_embeddings
         if isinstance(prompt, str) and self.verifier.tokenizer is None:
             return [], "the prompt is text, and the verifier has no tokenizer"
         try:

@@ -17,11 +17,19 @@ class Drafts:
         ids: [B, G].
         probs: the laws that they were drawn from, [B, G, V]; None for rules that need none.
         hidden: the drafter's states behind its last norm, [B, G, D].
+        confidences: the highest probability of each slot's law, [B, G]; where they are asked for.
     """
 
     ids: Tensor
     probs: Tensor | None = None
     hidden: Tensor | None = None
+    confidences: Tensor | None = None
+
+    def first(self, length: int) -> "Drafts":
+        """The first `length` drafts of each row."""
+        probs = None if self.probs is None else self.probs[:, :length]
+        hidden = None if self.hidden is None else self.hidden[:, :length]
+        return Drafts(self.ids[:, :length], probs, hidden)
 
 
 class Proposer:

@@ -12,6 +12,7 @@ class Generation:
         token_ids: the answer, its stop token included; a stop string ends with the token in which it completes.
         text: the answer without its stop token or stop string; empty where nobody asked for text.
         accepted: draft tokens kept in each cycle, cut at the end of the answer.
+        drafted: tokens proposed in each cycle: the draft length, or the nodes of a tree.
         emitted: tokens that each cycle added to the answer; the prefill's token is in none of them.
         stop: `stop` (a token or a string), `length`, or the reason why the row could not run.
         verifier_calls: verifier passes over this row, the prefill counted once.
@@ -20,6 +21,7 @@ class Generation:
 
     token_ids: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
     emitted: list[int] = field(default_factory=list)
     text: str = ""
     stop: str = ""

@@ -36,16 +36,18 @@ class Row:
     def start(self) -> None:
         self.started = time.perf_counter()
 
-    def append(self, drafted: list[int], chosen: int, limit: int, stop_ids: Collection[int], cycle: bool) -> list[int]:
+    def append(
+        self, kept: list[int], chosen: int, limit: int, stop_ids: Collection[int], drafted: int | None
+    ) -> list[int]:
         """Add accepted drafts and the verifier's token, cut at a stop token, a stop string or the limit.
 
         Args:
-            cycle: False for the prefill's token.
+            drafted: tokens that were proposed; None for the prefill's token.
         Returns:
             the tokens that were added.
         """
         result = self.result
-        tokens = [*drafted, chosen][: limit - len(result.token_ids)]
+        tokens = [*kept, chosen][: limit - len(result.token_ids)]
         stop = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         if stop is not None:
             tokens = tokens[: stop + 1]
@@ -56,9 +58,10 @@ class Row:
                     break
         result.token_ids += tokens
         result.verifier_calls += 1
-        if cycle:
+        if drafted is not None:
             result.emitted.append(len(tokens))
-            result.accepted.append(min(len(drafted), len(tokens)))
+            result.accepted.append(min(len(kept), len(tokens)))
+            result.drafted.append(drafted)
         if stop is not None or len(result.token_ids) == limit:
             result.stop = "length" if stop is None else "stop"
             result.seconds = time.perf_counter() - self.started

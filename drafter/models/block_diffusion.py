@@ -198,7 +198,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
     def extend(self, taps: Tensor, cache: KVCache) -> None:
         """Write the keys and values of new taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""
         context = self.context(taps.to(self.dtype))
-        rope = self.rotary_emb(context, _next_positions(cache, taps.shape[1]))
+        rope = self.rotary_emb(context, cache.positions(taps.shape[1]))
         for index, layer in enumerate(self.layers):
             cache.write(index, *layer.self_attn.keys_values(context, rope))
 
@@ -211,15 +211,11 @@ class BlockDiffusionDrafter(PreTrainedModel):
             normed hidden states, [B, K', D]. The block's own keys and values are not committed.
         """
         hidden = block.to(self.dtype)
-        rope = self.rotary_emb(hidden, _next_positions(cache, block.shape[1]))
+        rope = self.rotary_emb(hidden, cache.positions(block.shape[1]))
         for index, layer in enumerate(self.layers):
             kind = {"causal": layer.causal, "window": layer.window, "scale": layer.self_attn.scale}
             hidden = layer(hidden, rope, partial(cache.attend, index, **kind))
         return self.norm(hidden)
-
-
-def _next_positions(cache: KVCache, count: int) -> Tensor:
-    return cache.lengths[:, None] + torch.arange(count, device=cache.lengths.device)  # [B, Q]
 
 
 def _attend_context(

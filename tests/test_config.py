@@ -62,6 +62,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("data.sources=[{kind: self_prompting}]", "data.sources[0].count=0: must be >= 1"),
         ("data.sources=[{kind: standard_library, write: x}]", "data.sources[0].write='x': Value 'x' of type 'str'"),
         ("data.sources=[{kind: standard_library, write: -1}]", "data.sources[0].write=-1: must be >= 0"),
+        ("data.answered_by=me", "data.answered_by='me': choose verifier or authors"),
         ("data.bad_rows=drop", "data.bad_rows='drop': choose skip or fail"),
         ("drafter.tap_layers=3", "drafter.tap_layers=3: "),
         ("drafter.tap_layers=[1,a]", "drafter.tap_layers[1]='a': "),
@@ -98,6 +99,12 @@ def test_wrong_settings_are_named_in_one_line(override, message):
         load(TINY, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_prompts_of_the_verifiers_own_have_no_authors():
+    words = ["data.answered_by=authors", "data.sources=[{kind: self_prompting, count: 3}]"]
+    with pytest.raises(ValueError, match=r"data\.answered_by='authors': prompts that the verifier writes have no"):
+        load(TINY, words)
 
 
 def test_no_active_loss_is_an_error():

@@ -179,7 +179,7 @@ def test_without_a_single_answer_nothing_is_finished(tmp_path):
 
 
 def test_no_prompts_are_refused(tmp_path):
-    with Store(tmp_path / "folder", ORIGIN) as store, pytest.raises(ValueError, match=r"data\.prompts: asks for none"):
+    with Store(tmp_path / "folder", ORIGIN) as store, pytest.raises(ValueError, match=r"sources: ask for no prompt"):
         store.draw([], {})
 
 

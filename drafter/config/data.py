@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 from drafter.config.sources import read_sources
-from drafter.sources import POLICIES
+from drafter.sources import POLICIES, SelfPrompting
 from drafter.sources.standard_library import KINDS
 
 TAPS = ("cached", "cached_on_first_epoch", "online")
@@ -36,6 +36,7 @@ class DataConfig:
         answers: a folder of shards, or one file where it ends in `.parquet`; `regenerate` writes it, training reads it.
         sources: where prompts come from, in order; an entry has a `kind` (standard_library, self_prompting, file, hub)
             and the settings of it.
+        answered_by: `verifier`, or `authors`: the answers in the sources are taken as they are.
         bad_rows: what becomes of rows that can't be used: `skip` (counted, the first of each reason named) or `fail`.
         keep_reasoning: false takes reasoning out of conversations and asks the chat template for none.
         max_new_tokens: longest answer.
@@ -55,6 +56,7 @@ class DataConfig:
 
     answers: str = MISSING
     sources: list[Any] = field(default_factory=lambda: [{"kind": "standard_library", **dict.fromkeys(KINDS, 500)}])
+    answered_by: str = "verifier"
     bad_rows: str = "skip"
     keep_reasoning: bool = True
     max_new_tokens: int = 128
@@ -76,6 +78,12 @@ class DataConfig:
         require(self.temperature >= 0, "data.temperature", self.temperature, "must be >= 0; 0 is greedy")
         require(0 < self.top_p <= 1, "data.top_p", self.top_p, "must lie above 0 and be at most 1")
         self.sources = read_sources(self.sources)
+        known = self.answered_by in ("verifier", "authors")
+        require(known, "data.answered_by", self.answered_by, "choose verifier or authors")
+        if self.answered_by == "authors":
+            unanswered = any(isinstance(source, SelfPrompting) for source in self.sources)
+            remedy = "prompts that the verifier writes have no authors' answers; leave self_prompting out"
+            require(not unanswered, "data.answered_by", self.answered_by, remedy)
         require(self.bad_rows in POLICIES, "data.bad_rows", self.bad_rows, f"choose {' or '.join(POLICIES)}")
         require(self.max_rows is None or self.max_rows >= 1, "data.max_rows", self.max_rows, "must be >= 1, or null")
         require(self.sequence_length >= 8, "data.sequence_length", self.sequence_length, "must be >= 8")

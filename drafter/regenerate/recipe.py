@@ -13,6 +13,7 @@ from drafter.config.data import TRAINING_ONLY
 from drafter.data.answers import Store
 from drafter.data.conversations import as_prompt, fitting, gather
 from drafter.regenerate.answering import Drawn, answer_all
+from drafter.regenerate.authored import by_authors
 from drafter.regenerate.local import LocalAnswerer
 from drafter.self_prompting import self_prompts
 from drafter.sources import BadRows
@@ -30,6 +31,8 @@ def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, in
     data = config.data
     if path.is_file():
         raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
+    if data.answered_by == "authors":
+        return by_authors(config, path, recipe_of(config), on_progress)
     verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
     verifier.keep_reasoning = data.keep_reasoning
     answerer = LocalAnswerer(

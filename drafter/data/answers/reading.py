@@ -104,9 +104,10 @@ def check_origin(path: Path, manifest: dict[str, Any], fingerprint: str, tokeniz
         )
     tokens = manifest.get("tokenizer")
     if tokens not in (None, tokenizer):
+        who = manifest.get("server_model") or "their authors"
         raise ValueError(
-            f"data.answers={str(path)!r}: {manifest.get('server_model')} answered in another tokenizer's tokens "
-            f"({tokens}, not {tokenizer}); {remedy}"
+            f"data.answers={str(path)!r}: {who} answered in another tokenizer's tokens ({tokens}, not {tokenizer}); "
+            f"{remedy}"
         )
 
 

@@ -126,7 +126,9 @@ def assistant_of(drafter: str, verifier: Verifier) -> Any:
 
 
 def compare(options: argparse.Namespace, device: str, size: int, suites: Sequence[str]) -> Iterator[Result]:
-    verifier = Verifier.load(options.verifier, choose(options.dtype, device), device, options.attention)
+    verifier = Verifier.load(
+        options.verifier, choose(options.dtype, device), device, options.attention, options.compile
+    )
     drafter = BlockDiffusionDrafter.from_pretrained(options.drafter, dtype=verifier.dtype, device=device)
     length = options.draft_length or drafter.block_size - 1
     prompts = [verifier.chat_ids(prompt) for prompt in suites]
@@ -228,6 +230,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     parser.add_argument("--attention", default="auto")
+    parser.add_argument("--compile", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", default="auto", help="of the comparison: auto, float32, bfloat16")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])

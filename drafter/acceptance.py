@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,18 +42,13 @@ class Sampling:
             raise ValueError(f"rule={self.rule!r}: write it as NAME:KEY=NUMBER,KEY=NUMBER") from None
         return make_rule(name, **parameters)
 
-    def generate(
-        self,
-        verifier: Verifier,
-        drafter: BlockDiffusionDrafter | None,
-        draft_length: int | None,
-        prompts: Sequence[list[int]],
-        **how: Any,
-    ) -> list[Generation]:
-        """Decode `prompts`; further arguments are those of `SpeculativeDecoder.generate`."""
+    def decoder(
+        self, verifier: Verifier, drafter: BlockDiffusionDrafter | None, draft_length: int | None
+    ) -> Callable[..., list[Generation]]:
+        """What decodes prompts; further arguments are those of `SpeculativeDecoder.generate`."""
         decoder = SpeculativeDecoder(verifier, drafter, rule=self.make_rule(), draft_length=draft_length)
-        return decoder.generate(
-            prompts, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed, **how
+        return partial(
+            decoder.generate, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed
         )
 
 

@@ -85,11 +85,8 @@ def measure(
 
 
 def _way(verifier: Verifier, drafter: BlockDiffusionDrafter, sampling: Sampling, length: int) -> Way:
-    def decode(prompts: Sequence[list[int]], limit: int) -> list:
-        used = drafter if length else None
-        return sampling.generate(verifier, used, length, prompts, max_new_tokens=limit, batch_size=len(prompts))
-
-    return decode
+    decode = sampling.decoder(verifier, drafter if length else None, length)
+    return lambda prompts, limit: decode(prompts, max_new_tokens=limit, batch_size=len(prompts))
 
 
 def _cell(suite: str, temperature: float, size: int, length: int, laps: Mapping[str, Lap], parts: Parts) -> Cell:

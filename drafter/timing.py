@@ -116,8 +116,8 @@ class Parts:
     ):
         self.verifier, self.drafter, self.lengths = verifier, drafter, sorted({0, *lengths})
         size = drafter.block_size
-        self.cache = verifier.new_cache(batch, context + size)
-        self.draft_cache = drafter.new_cache(batch, context + size, verifier.kernel)
+        self.cache = verifier.new_cache(batch, context + size, verifier.replayed)
+        self.draft_cache = drafter.new_cache(batch, context + size, verifier.kernel, verifier.replayed)
         for cache in (self.cache, self.draft_cache):
             cache.set_lengths([context] * batch)
         self.ids = torch.full((batch, size), drafter.mask_token_id, device=verifier.device)

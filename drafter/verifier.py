@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import AttentionInterface
 
-from drafter.attention import KVCache, choose_kernel
+from drafter.attention import KVCache, choose_kernel, choose_replay
 from drafter.attention.sdpa import attend, visible
 from drafter.chat import Message, prompt_ids
 from drafter.conversion import resolve
@@ -65,6 +65,14 @@ def choose_device(requested: str) -> str:
     return requested
 
 
+def _reads_lengths(config: Any) -> str | None:
+    """Why a model's pass looks at positions on the host, if it does."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]
+    kinds = {one.get("rope_type") for one in each} & {"dynamic", "longrope"}
+    return f"rope_type {kinds.pop()} depends on the length" if kinds else None
+
+
 class Verifier:
     """A frozen causal language model.
 
@@ -72,11 +80,12 @@ class Verifier:
         model: a transformers causal LM whose state can be rewound (full or sliding attention in every layer).
         tokenizer: its tokenizer; None where only token ids are used.
         attention: `auto`, `sdpa` or `flash_attn`, for decoding.
+        compile: `auto`, `on` or `off`: whether the passes of decoding become CUDA graphs, the drafter's too.
     Raises:
         ValueError: the model keeps a recurrent state, soft-caps its attention, or has no list of layers.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None, attention: str = "auto"):
+    def __init__(self, model: Any, tokenizer: Any = None, attention: str = "auto", compile: str = "auto"):
         text = model.config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
         if not kinds <= {"full_attention", "sliding_attention"}:
@@ -95,6 +104,7 @@ class Verifier:
         model.set_attn_implementation(ATTENTION)
         self.model, self.tokenizer, self.config, self._body = model, tokenizer, text, body
         self.kernel = choose_kernel(attention, self.device, self.dtype)
+        self.replayed = choose_replay(compile, self.device, _reads_lengths(text))
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.keep_reasoning = True  # of chat models that think before they answer; see drafter.chat
         self._tapped: dict[int, Tensor] = {}
@@ -102,7 +112,12 @@ class Verifier:
 
     @classmethod
     def load(
-        cls, source: str, dtype: torch.dtype | None = torch.float32, device: str = "cpu", attention: str = "auto"
+        cls,
+        source: str,
+        dtype: torch.dtype | None = torch.float32,
+        device: str = "cpu",
+        attention: str = "auto",
+        compile: str = "auto",
     ) -> "Verifier":
         """Load a hub id, a directory, a GGUF file or a packaged name (`smollm2`).
 
@@ -119,7 +134,7 @@ class Verifier:
                 f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "
                 "name a hub id, a directory or a GGUF file of one"
             ) from None
-        return cls(model.to(device), tokenizer, attention)
+        return cls(model.to(device), tokenizer, attention, compile)
 
     @property
     def device(self) -> torch.device:
@@ -192,12 +207,13 @@ class Verifier:
                 f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
             )
 
-    def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens."""
+    def new_cache(self, batch: int, capacity: int, replayed: bool = False) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike."""
         attention = self._body.layers[0].self_attn
         heads = self.config.num_key_value_heads
         width = attention.head_dim
-        return KVCache(self.num_layers, batch, capacity, heads, width, self.dtype, self.device, self.kernel)
+        shape = (self.num_layers, batch, capacity, heads, width)
+        return KVCache(*shape, self.dtype, self.device, self.kernel, replayed)
 
     @torch.inference_mode()
     def taps(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
@@ -230,11 +246,18 @@ class Verifier:
         """Run `ids` [B, Q] behind what `cache` has committed, in a row or as the tree it was told of; commits nothing.
 
         Returns:
-            normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers).
+            normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers);
+            from a cache that keeps graphs, until the next step.
         """
         self._listen(tap_layers)
-        out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False, kv_cache=cache)
-        return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
+
+        def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
+            out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False, kv_cache=cache)
+            return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
+
+        hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)
+        assert hidden is not None
+        return hidden, taps
 
     @contextmanager
     def plain_attention(self) -> Iterator[Any]:

@@ -69,8 +69,8 @@ def test_transformers_answers_and_calls_are_counted(drafter):
 
 def test_exactness_is_resumed_and_never_mixed(drafter, suite, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [])
-    library = [{"source": f"{i}.py", "kind": "write", "prompt": f"Write {i}."} for i in range(60)]
-    monkeypatch.setattr(exactness, "standard_library", lambda *_, **__: library)
+    library = [{"source": f"{i}.py", "messages": [{"role": "user", "content": f"Write {i}."}]} for i in range(60)]
+    monkeypatch.setattr(exactness, "functions", lambda *_, **__: library)
     given = options(drafter, tmp_path, suite, "--exactness", "--dtypes", "float32", "--batch-size", "3")
     exactness.check_exactness(given)
     first = json.loads((tmp_path / "exactness.json").read_text())

@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_decoder():
     verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()
     made = SpeculativeDecoder(verifier, drafter, draft_length=2).generate([[], *prompts], 20, batch_size=3)
     found = cycles_of(made, 2)
-    plain = Sampling().generate(verifier, None, None, [[], *prompts], max_new_tokens=20, batch_size=3)
+    plain = Sampling().decoder(verifier, None, None)([[], *prompts], max_new_tokens=20, batch_size=3)
     assert by_walk(verifier, drafter, [[], *prompts], plain, 2) == found
     shown = figures(found)
     assert shown["prompts"] == len(prompts)  # the empty one could not run

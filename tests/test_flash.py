@@ -20,7 +20,7 @@ def stand_in(monkeypatch):
     calls = []
 
     def kernel(*tensors, **settings):
-        calls.append(settings)
+        calls.append({**settings, "cache_seqlens": settings["cache_seqlens"].clone()})
         return FLOAT32(*tensors, **settings)
 
     monkeypatch.setattr(flash, "kernel", lambda: kernel)

@@ -5,5 +5,6 @@ attend from the new queries to everything up to them. Rows may have different le
 """
 
 from drafter.attention.cache import KVCache, choose_kernel
+from drafter.attention.replay import choose_replay
 
-__all__ = ["KVCache", "choose_kernel"]
+__all__ = ["KVCache", "choose_kernel", "choose_replay"]

@@ -37,14 +37,14 @@ def attend(
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """Write key and value [B, Q, Hk, D] at `lengths` and attend, in one kernel; returns [B, Q, H, D]."""
+    """Write key and value [B, Q, Hk, D] at `lengths` (int32 [B]) and attend, in one kernel; returns [B, Q, H, D]."""
     return kernel()(
         query,
         keys,
         values,
         k=key,
         v=value,
-        cache_seqlens=lengths.to(torch.int32),
+        cache_seqlens=lengths,
         softmax_scale=scale,
         causal=causal,
         window_size=(-1, -1) if window is None else (window - 1, 0 if causal else -1),  # -1: all of that side

@@ -5,24 +5,27 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def write(cache: Tensor, new: Tensor, lengths: Tensor) -> None:
-    """Put `new` [B, Q, H, D] into `cache` [B, S, H, D] at each row's length."""
+def write(cache: Tensor, new: Tensor, lengths: Tensor, start: int | None = None) -> None:
+    """Put `new` [B, Q, H, D] into `cache` [B, S, H, D] at each row's length; at `start` where the host knows it."""
     batch, count = new.shape[:2]
-    if batch == 1:
-        start = int(lengths[0])
+    if start is not None:
         cache[:, start : start + count] = new
         return
     slots = lengths[:, None] + torch.arange(count, device=new.device)  # [B, Q]
     cache[torch.arange(batch, device=new.device)[:, None], slots] = new
 
 
-def visible(lengths: Tensor, queries: int, keys: int, causal: bool, window: int | None) -> Tensor | None:
+def visible(
+    lengths: Tensor, queries: int, keys: int, causal: bool, window: int | None, padded: bool = False
+) -> Tensor | None:
     """Which of the first `keys` cache slots each new query sees.
 
+    Args:
+        padded: there are more slots than the longest row fills.
     Returns:
         bool [B, 1, Q, S], or None when every query of every row sees all `keys` slots.
     """
-    if len(lengths) == 1 and window is None and (queries == 1 or not causal):
+    if not padded and len(lengths) == 1 and window is None and (queries == 1 or not causal):
         return None
     slot = torch.arange(keys, device=lengths.device)  # [S]
     own = lengths[:, None] + torch.arange(queries, device=lengths.device)  # [B, Q] the slot of each query itself

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> No
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of both models; default: {dtype}")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--attention", default="auto", help="sdpa, flash_attn or auto")
+    parser.add_argument("--compile", default="auto", help="CUDA graphs of the passes: on, off or auto")
 
 
 def add_sampling(parser: ArgumentParser) -> None:
@@ -112,12 +113,18 @@ def read_suites(parsed: Namespace) -> dict[str, list[str]]:
     return found
 
 
-def load_verifier(parsed: Namespace, **settings: Any) -> "Verifier":
+def load_verifier(parsed: Namespace) -> "Verifier":
     """The verifier in the dtype and on the device asked for."""
+    from torch import device as torch_device
+
+    from drafter.attention import choose_kernel, choose_replay
     from drafter.verifier import Verifier, choose_device
 
     device = choose_device(parsed.device)
-    return Verifier.load(parsed.verifier, choose_dtype(parsed.dtype, device), device, parsed.attention, **settings)
+    dtype = choose_dtype(parsed.dtype, device)
+    choose_kernel(parsed.attention, torch_device(device), dtype)  # what can't run is told before anything loads
+    choose_replay(parsed.compile, torch_device(device))
+    return Verifier.load(parsed.verifier, dtype, device, parsed.attention, parsed.compile)
 
 
 def load_drafter(source: str, verifier: "Verifier") -> "BlockDiffusionDrafter":

@@ -66,7 +66,7 @@ def _plain(
     from drafter.acceptance import Sampling
 
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
-    return {name: Sampling().generate(verifier, None, None, some, **how) for name, some in prompts.items()}
+    return {name: Sampling().decoder(verifier, None, None)(some, **how) for name, some in prompts.items()}
 
 
 def _walks(
@@ -89,7 +89,7 @@ def _walks(
             made = answers[name]
             found[name] = by_walk(verifier, drafter, some, made, length)
         else:
-            made = sampling.generate(verifier, drafter, length, some, **how)
+            made = sampling.decoder(verifier, drafter, length)(some, **how)
             found[name] = cycles_of(made, length)
         for number, one in enumerate(made, 1):
             if not one.token_ids:

@@ -97,9 +97,8 @@ def _decode(
 
     sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     length = None if drafter is None else parsed.draft_length
-    (answer,) = sampling.generate(
-        verifier, drafter, length, [ids], max_new_tokens=limit, stop=parsed.stop, on_text=on_text
-    )
+    decode = sampling.decoder(verifier, drafter, length)
+    (answer,) = decode([ids], max_new_tokens=limit, stop=parsed.stop, on_text=on_text)
     if not answer.token_ids:
         raise ValueError(f"prompt: {answer.stop}")
     return answer

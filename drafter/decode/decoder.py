@@ -60,6 +60,7 @@ class SpeculativeDecoder:
         self.costs = costs if AUTO in (draft_length, tree_nodes) else None
         self.tree_nodes = 0
         self.proposer: Proposer | None = None
+        self._kept: Pair | None = None
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
             self.proposer = Proposer(verifier, self.drafter, self.draft_length)
@@ -133,13 +134,21 @@ class SpeculativeDecoder:
         if waiting:
             size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting)
             block = 1 if self.drafter is None else max(self.drafter.block_size, 1 + self.tree_nodes)
-            pair = Pair(self.verifier, self.proposer, size, longest + max_new_tokens + block)
+            pair = self._pair(size, longest + max_new_tokens + block)
             scheme: Chain | Branches = Chain(pair, decider, max_new_tokens, self.costs)
             if self.proposer is not None and self.tree_nodes:
                 scheme = Branches(pair, self.proposer, decider, self.tree_nodes, self.costs)
             listeners = Listeners(on_tokens, on_text, on_end)
             Batch(pair, decider, scheme, listeners, size, max_new_tokens).run(waiting)
+            self._kept = pair if self.verifier.replayed else None
         return [row.result for row in rows]
+
+    def _pair(self, size: int, capacity: int) -> Pair:
+        """Caches; those of the last call with their graphs, if they were kept and are large enough."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.cache.batch == size and kept.cache.capacity >= capacity:
+            return kept
+        return Pair(self.verifier, self.proposer, size, capacity)
 
     def _read(
         self, prompt: str | Sequence[int], max_new_tokens: int, vocabulary: int, context: int

@@ -22,8 +22,10 @@ class Pair:
     def __init__(self, verifier: Verifier, proposer: Proposer | None, size: int, capacity: int):
         self.verifier, self.proposer = verifier, proposer
         self.tap_layers = () if proposer is None else proposer.tap_layers
-        self.cache = verifier.new_cache(size, capacity)
-        self.draft_cache = None if proposer is None else proposer.drafter.new_cache(size, capacity, verifier.kernel)
+        self.cache = verifier.new_cache(size, capacity, verifier.replayed)
+        self.draft_cache = None
+        if proposer is not None:
+            self.draft_cache = proposer.drafter.new_cache(size, capacity, verifier.kernel, verifier.replayed)
 
     def set_lengths(self, lengths: list[int]) -> None:
         """Commit exactly `lengths` slots of each row in both caches."""

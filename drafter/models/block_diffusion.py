@@ -189,18 +189,23 @@ class BlockDiffusionDrafter(PreTrainedModel):
             hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, layer.self_attn.scale))
         return self.norm(hidden).view(batch, count, size, width)
 
-    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa") -> KVCache:
-        """An empty cache for the context keys and values of `batch` rows."""
+    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: bool = False) -> KVCache:
+        """An empty cache for the context keys and values of `batch` rows; see `KVCache`."""
         config = self.config
         heads, width, depth = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
-        return KVCache(depth, batch, capacity, heads or 1, width, self.dtype, self.device, kernel)
+        return KVCache(depth, batch, capacity, heads or 1, width, self.dtype, self.device, kernel, replayed)
 
     def extend(self, taps: Tensor, cache: KVCache) -> None:
         """Write the keys and values of new taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""
-        context = self.context(taps.to(self.dtype))
-        rope = self.rotary_emb(context, cache.positions(taps.shape[1]))
-        for index, layer in enumerate(self.layers):
-            cache.write(index, *layer.self_attn.keys_values(context, rope))
+
+        def run(taps: Tensor) -> tuple[()]:
+            context = self.context(taps)
+            rope = self.rotary_emb(context, cache.positions(taps.shape[1]))
+            for index, layer in enumerate(self.layers):
+                cache.write(index, *layer.self_attn.keys_values(context, rope))
+            return ()
+
+        cache.replay(("extend", self.fc.weight.data_ptr()), run, taps.to(self.dtype))
 
     def draft(self, block: Tensor, cache: KVCache) -> Tensor:
         """Fill one block per row behind the cached context.
@@ -210,12 +215,17 @@ class BlockDiffusionDrafter(PreTrainedModel):
         Returns:
             normed hidden states, [B, K', D]. The block's own keys and values are not committed.
         """
-        hidden = block.to(self.dtype)
-        rope = self.rotary_emb(hidden, cache.positions(block.shape[1]))
-        for index, layer in enumerate(self.layers):
-            kind = {"causal": layer.causal, "window": layer.window, "scale": layer.self_attn.scale}
-            hidden = layer(hidden, rope, partial(cache.attend, index, **kind))
-        return self.norm(hidden)
+
+        def run(hidden: Tensor) -> tuple[Tensor]:
+            rope = self.rotary_emb(hidden, cache.positions(block.shape[1]))
+            for index, layer in enumerate(self.layers):
+                kind = {"causal": layer.causal, "window": layer.window, "scale": layer.self_attn.scale}
+                hidden = layer(hidden, rope, partial(cache.attend, index, **kind))
+            return (self.norm(hidden),)
+
+        (hidden,) = cache.replay(("draft", self.fc.weight.data_ptr()), run, block.to(self.dtype))
+        assert hidden is not None
+        return hidden
 
 
 def _attend_context(

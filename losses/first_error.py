@@ -12,8 +12,7 @@ class FirstError(Loss):
 
     Args:
         weight: coefficient in the objective (alpha_f in the paper); null or 0 turns it off. The default is the paper's
-            0.3 beside a cross-entropy summed over 15 slots (decay 10), divided by that sum's weight, 8.16, for the same
-            balance beside `decayed_ce.reduction=mean`. Beside `block_sum`, use 0.3.
+            0.3, read as beside `decayed_ce.reduction=mean`; see `ChainReward`.
         warmup_steps: the coefficient rises linearly from 0 over these steps.
         decay_slots: e-folding length of the slot weight, in slots; null for uniform.
     Returns:
@@ -26,7 +25,7 @@ class FirstError(Loss):
 
     name: ClassVar[str] = "first_error"
 
-    weight: float | None = 0.037
+    weight: float | None = 0.3
     decay_slots: float | None = 10.0
 
     def __post_init__(self):

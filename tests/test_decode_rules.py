@@ -2,20 +2,20 @@
 
 import pytest
 import torch
-from conftest import NEW_TOKENS, make_answers, make_drafter, make_memorising, make_prompts, make_verifier
+from conftest import make_answers, make_drafter, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import SpeculativeDecoder
 from drafter.verification import lenient, match, static_ensemble, typical_acceptance, variation_budget
 from drafter.verification.ensemble import dynamic_ensemble
 
-SETTINGS = {"max_new_tokens": NEW_TOKENS, "temperature": 0.7, "top_p": 0.95, "seed": 3, "batch_size": 3}
+SETTINGS = {"max_new_tokens": 20, "temperature": 0.7, "top_p": 0.95, "seed": 3, "batch_size": 3}
 
 
 def decode(rule, drafter=True, prompts=None, draft_length=None, verifier_weight=None, **settings):
     """Token ids and accepted counts of each prompt."""
     known = make_memorising("llama") if drafter is True else drafter
     decoder = SpeculativeDecoder(make_verifier("llama"), known, rule, draft_length, verifier_weight=verifier_weight)
-    found = decoder.generate(prompts or make_prompts(), **(SETTINGS | settings))
+    found = decoder.generate(prompts or make_prompts()[:4], **(SETTINGS | settings))
     return [one.token_ids for one in found], [one.accepted for one in found]
 
 
@@ -27,11 +27,11 @@ def test_with_kept_noise_answers_are_a_function_of_the_seed_alone():
         ids, accepted = decode("shared_noise", temperature=0.1, **changes)
         assert ids == plain
         if changes.get("drafter", True) is True:
-            assert sum(map(sum, accepted)) > 10
+            assert sum(map(sum, accepted)) > 5
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_weights_of_an_ensemble_by_number_and_by_function(batch_size):
+def test_weights_of_an_ensemble_by_number_and_by_function():
+    batch_size = 2
     for weight, same in ((1.0, "speculative_sampling"), (0.6, static_ensemble(0.6))):
         expected = decode(same, batch_size=batch_size)
         assert decode(dynamic_ensemble, verifier_weight=weight, batch_size=batch_size) == expected
@@ -64,6 +64,10 @@ def test_the_weighing_function_sees_the_states_behind_both_laws():
     assert len(seen) >= 2
 
 
+def greedy_answers():
+    return [answer[: SETTINGS["max_new_tokens"]] for answer in make_answers("llama")[:4]]
+
+
 def laws_along(prompt, answer):
     """The verifier's law at temperature 1 of each token of an answer, by one plain pass."""
     with make_verifier("llama").plain_attention() as model, torch.no_grad():
@@ -75,8 +79,8 @@ def laws_along(prompt, answer):
 @pytest.mark.parametrize("lenience", [0.3, 0.01])
 def test_greedy_lenience_keeps_what_is_near_the_maximum(lenience, batch_size):
     ids, accepted = decode(lenient(lenience), temperature=0, batch_size=batch_size)
-    assert ids != make_answers("llama")
-    for prompt, answer, counts in zip(make_prompts(), ids, accepted, strict=True):
+    assert ids != greedy_answers()
+    for prompt, answer, counts in zip(make_prompts()[:4], ids, accepted, strict=True):
         laws = laws_along(prompt, answer)
         kept = [False]
         for count in counts:
@@ -89,13 +93,13 @@ def test_greedy_lenience_keeps_what_is_near_the_maximum(lenience, batch_size):
 
 @pytest.mark.parametrize("rule", [lenient(1.0), static_ensemble(1.0), typical_acceptance(), variation_budget(0.0)])
 def test_the_strict_end_is_plain_greedy(rule):
-    assert decode(rule, temperature=0, batch_size=3)[0] == make_answers("llama")
+    assert decode(rule, temperature=0, batch_size=3)[0] == greedy_answers()
 
 
 @pytest.mark.parametrize("rule", [lenient(0.1), static_ensemble(0.4)])
 def test_greedy_forms_take_unadjusted_laws(rule):
     plain = decode(rule, temperature=0, top_p=1.0)
-    assert plain[0] != make_answers("llama")
+    assert plain[0] != greedy_answers()
     assert decode(rule, temperature=0, top_k=1, top_p=0.1) == plain
     made_greedy = type(rule)(rule, greedy=True)  # a partial of a partial
     assert decode(made_greedy, temperature=0) == plain
@@ -111,7 +115,7 @@ def test_without_a_drafter_every_rule_samples_the_verifier():
 
 def test_sampling_verifies_blocks_unless_told_otherwise():
     assert decode(None) == decode("block_verification") != decode("match")
-    assert decode(None, temperature=0)[0] == make_answers("llama")
+    assert decode(None, temperature=0)[0] == greedy_answers()
 
 
 @pytest.mark.parametrize(

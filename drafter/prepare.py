@@ -17,6 +17,8 @@ from drafter.data import answers
 from drafter.data.coverage import expected_coverage
 from drafter.data.order import check_enough
 from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, one_answer_each, pad, split
+from drafter.data.stream import Stream
+from drafter.data.streaming import Streaming, open_stream
 from drafter.data.taps import TapCache
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
@@ -42,6 +44,18 @@ class Material:
     held_out: list[Row]
     drafter: BlockDiffusionDrafter
     manifest: dict[str, Any]  # of the answers
+    streaming: Streaming | None = None  # where the training rows stay on disk; `training` is then empty
+
+    @property
+    def train_rows(self) -> int:
+        return self.streaming.survey.rows if self.streaming else len(self.training)
+
+    @property
+    def train_tokens(self) -> int:
+        """Answer tokens; of a stream, before rows are cut."""
+        if self.streaming:
+            return self.streaming.survey.tokens
+        return sum(len(row.answer) for row in self.training)
 
     @property
     def held_out_ids(self) -> list[list[int]]:
@@ -60,27 +74,35 @@ def prepare(config: Config) -> Material:
     remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
     known = world == 1 or settings.precision != "auto" or device != "cpu"
     require(known, "training.precision", settings.precision, remedy)
-    found, manifest = answers.read(Path(config.data.answers))
+    path = Path(config.data.answers)
+    found = answers.open_answers(path)
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
-    path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
-    answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
+    answers.check_origin(path, found.manifest, verifier.fingerprint(), tokenizer_hash(verifier.tokenizer))
     verifier.keep_reasoning = config.data.keep_reasoning
-    made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
+    made_with = found.manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
     remedy = f"the answers were made with {made_with}; say the same, or make them again"
     require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
-    rows = make_rows(found, verifier, config.data.sequence_length)
-    training, held_out = split(rows, config.data.validation_share)
-    training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
-    check_enough(len(packs_of(training, config.data)), settings.rows * world)
-    warn_of_coverage(expected_coverage(training, settings.anchors, config.drafter.block_size), settings.anchors)
+    training: list[Row] = []
+    streaming = None
+    if config.data.streaming:
+        streaming, held_out = open_stream(Stream(found.files, found.checksums, config.seed), verifier, config.data)
+        check_enough(streaming.survey.rows, settings.rows * world)
+    else:
+        training, held_out = split(
+            make_rows(found.all(), verifier, config.data.sequence_length), config.data.validation_share
+        )
+        training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
+        check_enough(len(packs_of(training, config.data)), settings.rows * world)
+    sample = streaming.sample if streaming else training
+    warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in held_out[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
     remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
-    drafter = start(config, verifier, training)
+    drafter = start(config, verifier, training, streaming)
     fast = choose(settings.precision, device)
-    return Material(device, verifier, fast, training, held_out, drafter, manifest)
+    return Material(device, verifier, fast, training, held_out, drafter, found.manifest, streaming)
 
 
 def warn_of_coverage(share: float, anchors: int) -> None:
@@ -94,7 +116,9 @@ def warn_of_coverage(share: float, anchors: int) -> None:
         )
 
 
-def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffusionDrafter:
+def start(
+    config: Config, verifier: Verifier, training: list[Row], streaming: Streaming | None = None
+) -> BlockDiffusionDrafter:
     """Build the drafter and give it its first weights and its draft vocabulary."""
     settings = config.drafter
     shape = config_for(
@@ -118,7 +142,8 @@ def start(config: Config, verifier: Verifier, training: list[Row]) -> BlockDiffu
         adopt(drafter, shape)
     if settings.vocabulary != "full":
         count = None if settings.vocabulary == "answers" else int(settings.vocabulary)
-        drafter.vocabulary = torch.tensor(frequent_tokens(training, count), device=verifier.device)
+        ids = streaming.frequent_tokens(count) if streaming else frequent_tokens(training, count)
+        drafter.vocabulary = torch.tensor(ids, device=verifier.device)
     return drafter.to(verifier.device)
 
 

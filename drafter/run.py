@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from drafter import config as configs
-from drafter.batches import Steps, loader
-from drafter.config import Config
+from drafter.batches import Steps, Streamed, loader, readers
+from drafter.config import Config, require
 from drafter.data.taps import TapCache
 from drafter.decode import tokens_per_cycle
 from drafter.evaluate import Costs, best_draft_length, compare_greedy, measure_costs, measure_speed, table
@@ -75,8 +75,8 @@ def train(config: Config) -> dict[str, Any]:
         **result,
         "parameters": sum(weight.numel() for weight in drafter.parameters()),
         "steps": state["global_step"],
-        "train_rows": len(material.training),
-        "train_tokens": sum(len(row.answer) for row in material.training),
+        "train_rows": material.train_rows,
+        "train_tokens": material.train_tokens,
         "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
         "precision": str(material.fast).removeprefix("torch."),
@@ -145,13 +145,16 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
     settings = config.training
     folder = config.directory / "checkpoints"
     world = ranks(settings.devices, material.device)
+    module.readers = readers(config, world) if material.streaming else 0
     last = folder / "last.ckpt"
     state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
     first = state.get("global_step", 0)
     if first:
-        module.on_load_checkpoint(state)  # what a run that has ended already knows
+        module.on_load_checkpoint(state)  # now: a run that has ended is not loaded by the trainer
         log.info("resuming %s at step %d of %d", config.name, first, settings.max_steps)
-    steps_per_epoch = Steps(material.training, taps, config, 0, world).order.steps_per_epoch
+        found = state["readers"]
+        remedy = f"the checkpoint is of a stream's {found} readers; train with as many, or under another name"
+        require(found == module.readers, "training.devices", settings.devices, remedy)
     trainer = lightning.Trainer(
         accelerator="cpu" if material.device == "cpu" else "gpu",
         devices=lightning_devices(settings.devices, material.device),
@@ -159,8 +162,7 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         precision="bf16-mixed" if material.fast is torch.bfloat16 else "32-true",
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
-        val_check_interval=(settings.validate_every or max(1, steps_per_epoch // settings.accumulate))
-        * settings.accumulate,
+        val_check_interval=(settings.validate_every or steps_per_epoch(config, material, world)) * settings.accumulate,
         check_val_every_n_epoch=None,
         log_every_n_steps=settings.log_every,
         num_sanity_val_steps=0,
@@ -170,9 +172,15 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         logger=loggers(metrics.part(first), config.directory),
     )
 
+    begin, end = first * settings.accumulate, settings.max_steps * settings.accumulate
+    places = dict(module.places)
+
     def batches(rank: int) -> DataLoader:
-        steps = Steps(material.training, taps, config, rank, world)
-        return loader(steps, first * settings.accumulate, settings.max_steps * settings.accumulate, settings.workers)
+        disk = material.streaming
+        if disk:
+            made = Streamed(disk.stream, disk.make, config, rank, world, begin, places)
+            return loader(made, begin, end, settings.workers)
+        return loader(Steps(material.training, taps, config, rank, world), begin, end, settings.workers)
 
     if first < settings.max_steps:
         trainer.fit(module, datamodule=Batches(batches), ckpt_path=last if first else None, weights_only=True)
@@ -180,6 +188,11 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
             taps.close()
     best = folder / "best.ckpt"
     return best if best.is_file() else last
+
+
+def steps_per_epoch(config: Config, material: Material, world: int) -> int:
+    """Optimiser steps in which the training rows in memory are seen once."""
+    return max(1, Steps(material.training, None, config, 0, world).order.steps_per_epoch // config.training.accumulate)
 
 
 def choose_length(config: Config, costs: Costs, leading: list[list[int]]) -> tuple[int, Walk]:

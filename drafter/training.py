@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import lightning
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,6 +39,8 @@ class DrafterModule(lightning.LightningModule):
         self.head = Head(verifier, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Walk | None = None
         self.coverage = Coverage()
+        self.readers = 0  # of a stream
+        self.places: dict[int, tuple[int, ...]] = {}  # where they stand
         self.seconds = 0.0
         self._began = 0.0
 
@@ -90,6 +93,8 @@ class DrafterModule(lightning.LightningModule):
             self.log("loss", total.detach(), prog_bar=True, sync_dist=True)
             self.log("tokens_per_block", leading.float().mean() + 1, prog_bar=True, sync_dist=True)
         self.coverage.add(batch.drafted, batch.supervised, batch.epoch_ends)
+        if batch.place:
+            self.places[batch.place[0]] = tuple(batch.place[1:])
         if batch.epoch_ends:  # by the loggers themselves: what `log` is told between two logged steps is lost
             for logger in self.loggers:
                 logger.log_metrics({"anchor_coverage": self.coverage.share}, self.global_step)
@@ -133,6 +138,8 @@ class DrafterModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["seconds"] = self.seconds
         checkpoint["coverage"] = self.coverage.state()
+        checkpoint["readers"] = self.readers
+        checkpoint["places"] = of_all_ranks(self.places)
         checkpoint["drafter"] = {  # what an export needs beside the weights
             "facts": facts_of(self.drafter.config, torch.float32),
             "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
@@ -143,6 +150,7 @@ class DrafterModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.seconds = checkpoint["seconds"]
         self.coverage = Coverage(**checkpoint["coverage"])
+        self.places = dict(checkpoint["places"])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here: Lightning refuses to clip for a fused optimiser, whose step takes two thirds of the other's."""
@@ -163,6 +171,15 @@ class DrafterModule(lightning.LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def of_all_ranks(places: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    """Where the readers of all ranks stand; every rank must call."""
+    if not dist.is_available() or not dist.is_initialized():
+        return dict(places)
+    gathered: list[dict[int, tuple[int, ...]]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(gathered, places)
+    return {reader: place for each in gathered for reader, place in each.items()}
 
 
 class Batches(lightning.LightningDataModule):

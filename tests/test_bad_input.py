@@ -67,7 +67,7 @@ def complaint(tiny_words, tmp_path):
         ("training.rows=500", "training.rows: a step takes 500 rows, the data have"),
         ("training.workers=-1", "training.workers=-1: must be >= 0"),
         (
-            "training.precision=auto training.devices=2",
+            "training.precision=auto; training.devices=2",
             "training.precision='auto': of several ranks, each could find another one faster",
         ),
         ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a held-out prompt has"),
@@ -75,7 +75,7 @@ def complaint(tiny_words, tmp_path):
     ],
 )
 def test_wrong_settings_end_in_one_line(complaint, override, expected):
-    assert expected in complaint(*override.split())
+    assert expected in complaint(*override.split("; "))
 
 
 def test_too_few_rows_are_found_before_any_taps_are_made(complaint, monkeypatch):

@@ -76,6 +76,17 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("drafter.vocabulary=none", "drafter.vocabulary='none': choose full, answers or a number"),
         ("data.validation_share=1.0", "data.validation_share=1.0: must lie between 0 and 1"),
         ("data.sequence_length=4", "data.sequence_length=4: must be >= 8"),
+        (
+            "data.streaming=true",
+            "data.taps='cached': taps of streamed rows are made in each step; set data.taps=online",
+        ),
+        ("data.streaming=true; data.taps=online; data.max_rows=9", "data.max_rows=9: of a stream, training takes all"),
+        ("data.streaming=true; data.taps=online", "training.validate_every=None: steps of an epoch are not known of a"),
+        ("data.shuffle_buffer=0", "data.shuffle_buffer=0: must be >= 1"),
+        ("data.cache.dtype=int4", "data.cache.dtype='int4': choose one of auto, bfloat16, float32, int8"),
+        ("data.cache.max_gb=0", "data.cache.max_gb=0.0: must be > 0; data.taps=online keeps none"),
+        ("data.taps=cached_on_first_epoch; training.workers=1", "data.taps='cached_on_first_epoch': one process makes"),
+        ("data.taps=cached_on_first_epoch; training.devices=2", "data.taps='cached_on_first_epoch': one process makes"),
         ("data.taps=disk", "data.taps='disk': choose one of cached, cached_on_first_epoch, online"),
         ("data.max_rows=0", "data.max_rows=0: must be >= 1, or null"),
         ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn"),
@@ -96,7 +107,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
 )
 def test_wrong_settings_are_named_in_one_line(override, message):
     with pytest.raises(ValueError) as caught:
-        load(TINY, [override])
+        load(TINY, override.split("; "))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

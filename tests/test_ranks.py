@@ -42,7 +42,7 @@ def one_rank(rank, port, words, folder):
     config = load(words[0], words[1:])
     verifier = make_verifier("llama")
     module = DrafterModule(config, make_drafter(verifier), verifier, [])
-    material = SimpleNamespace(device="cpu", fast=torch.float32, training=make_rows())
+    material = SimpleNamespace(device="cpu", fast=torch.float32, training=make_rows(), streaming=None)
     fit(config, module, None, material, Metrics(config.directory))
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
     torch.save(module.drafter.state_dict(), folder / f"weights-{rank}.pt")

@@ -177,37 +177,23 @@ def test_a_run_of_another_recipe_is_refused(finished_run, tiny_words):
     "settings",
     [
         ["training.precision=bfloat16", "drafter.start=random", "drafter.vocabulary=full", "data.taps=online"],
-        ["data.packing=true", "training.rows=1", "drafter.start=random", "data.sequence_length=512"],
+        ["data.streaming=true", "data.taps=online", "training.workers=1", "data.shuffle_buffer=9", "data.packing=true"],
         ["training.accumulate=2", "drafter.vocabulary=20", "drafter.block_size=9", "training.log_every=100"],
     ],
-    ids=["bfloat16, random, full, online", "packed", "accumulated, few tokens, long blocks, nothing logged"],
+    ids=[
+        "bfloat16, random, full, online",
+        "streamed, packed",
+        "accumulated, few tokens, long blocks, nothing logged",
+    ],
 )
 def test_other_recipes_run(tiny_words, tmp_path, settings):
     recipe, *overrides = tiny_words(tmp_path, *settings)
-    quick = ["training.max_steps=3", "training.validate_every=null", "decoding.max_new_tokens=8"]
+    every = 5 if "data.streaming=true" in settings else "null"
+    quick = ["training.max_steps=3", f"training.validate_every={every}", "decoding.max_new_tokens=8"]
     found = train(load(recipe, overrides + quick))
     assert found["greedy_mismatches"] == 0
     assert found["tokens_per_cycle_decoded"] == found["tokens_per_cycle_walk_of_decoded"]
     assert found["steps"] == 3
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [["data.taps=cached", "training.rows=1"], ["data.taps=cached_on_first_epoch", "data.packing=true"]],
-    ids=["rows one by one", "passes of the first epoch"],
-)
-def test_cached_taps_train_as_online_ones_do_bit_for_bit(tiny_words, tmp_path, monkeypatch, settings):
-    """In bfloat16, where the verifier sees the same batches."""
-    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)
-    found = {}
-    common = ["training.rows=2", "training.max_steps=6", "decoding.max_new_tokens=2", "training.precision=bfloat16"]
-    for taps in ("cached", "online"):
-        changed = [word for word in settings if taps == "cached" or "data.taps" not in word] + [f"name={taps}"]
-        recipe, *overrides = tiny_words(tmp_path, "data.taps=online", *common, *changed, "data.sequence_length=320")
-        train(load(recipe, overrides))
-        found[taps] = losses(tmp_path / taps)
-    assert found["online"] == found["cached"]
-    assert len(set(found["online"])) == 6
 
 
 def test_parts_of_metrics_are_merged_up_to_where_the_next_began(tmp_path):

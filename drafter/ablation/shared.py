@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
-from drafter.config import Config
+from drafter.config import Config, require
 from drafter.data import answers
 from drafter.data.answers import digest
 from drafter.data.conversations import Prompt
@@ -40,6 +40,8 @@ class Shared:
 
     def __init__(self, spec: Ablation):
         self.spec, self.base = spec, spec.base_config()
+        remedy = "the runs of an ablation share rows and taps in memory; take a part of the data, data.streaming=false"
+        require(not self.base.data.streaming, "data.streaming", self.base.data.streaming, remedy)
         prompts = spec.prompts()
         self.material = prepare(self.base)
         self.needs_states = any(spec.config(*run).needs_states for run in spec.runs())

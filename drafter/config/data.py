@@ -48,6 +48,9 @@ class DataConfig:
         sequence_length: rows longer than this are cut.
         packing: put several documents into a row of `sequence_length`, so that little is padding; each stays by itself,
             `training.rows` counts the packed rows and `training.anchors` is of each document.
+        streaming: read the answers from disk as training goes on, for data that do not fit into memory; with
+            data.taps=online.
+        shuffle_buffer: rows that each reader of a stream holds, to shuffle them and group them by length.
         validation_share: share of the source documents that is held out.
         validation_rows: held-out rows that validation walks over.
         taps: `cached` (computed once, kept on disk), `cached_on_first_epoch` (the same, without a wait before the
@@ -67,13 +70,15 @@ class DataConfig:
     max_rows: int | None = None
     sequence_length: int = 512
     packing: bool = False
+    streaming: bool = False
+    shuffle_buffer: int = 2048
     validation_share: float = 0.1
     validation_rows: int = 64
     taps: str = "cached"
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows"):
+        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "shuffle_buffer"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
         require(self.temperature >= 0, "data.temperature", self.temperature, "must be >= 0; 0 is greedy")
         require(0 < self.top_p <= 1, "data.top_p", self.top_p, "must lie above 0 and be at most 1")
@@ -90,4 +95,8 @@ class DataConfig:
         require(
             0 < self.validation_share < 1, "data.validation_share", self.validation_share, "must lie between 0 and 1"
         )
+        remedy = "taps of streamed rows are made in each step; set data.taps=online"
+        require(not self.streaming or self.taps == "online", "data.taps", self.taps, remedy)
+        remedy = "of a stream, training takes all rows; set data.max_rows=null"
+        require(not self.streaming or self.max_rows is None, "data.max_rows", self.max_rows, remedy)
         require(self.taps in TAPS, "data.taps", self.taps, f"choose one of {', '.join(TAPS)}")

@@ -32,6 +32,8 @@ class Config:
         length, size = self.decoding.draft_length, self.drafter.block_size
         remedy = f"must lie between 1 and drafter.block_size - 1 = {size - 1}, or be null"
         require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)
+        every, remedy = self.training.validate_every, "steps of an epoch are not known of a stream; say how many"
+        require(not self.data.streaming or every is not None, "training.validate_every", every, remedy)
         if self.data.taps == "cached_on_first_epoch":
             remedy = "one process makes both batches and taps; set training.workers=0 and training.devices=1"
             alone = self.training.workers == 0 and self.training.devices == "1"

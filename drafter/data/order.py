@@ -1,13 +1,26 @@
 """Which rows a step sees: a function of (seed, step) alone, so a resumed run sees what an undisturbed one would."""
 
 import random
-from functools import lru_cache
+from collections.abc import Sequence
 
 
 def check_enough(rows: int, per_step: int) -> None:
     """Raise a ValueError where `rows` do not fill a single step of `per_step`."""
     if rows < per_step:
         raise ValueError(f"training.rows: a step takes {per_step} rows, the data have {rows}; lower it")
+
+
+def groups(lengths: Sequence[int], order: list[int], size: int, draw: random.Random) -> list[list[int]]:
+    """Cut shuffled rows into steps of `size`, rows of similar length together, and shuffle the steps.
+
+    Where `size` does not divide the rows, steps are smaller, by a row more or less.
+    """
+    pool = 16 * size  # sorted within pools only: order stays random, padding stays small
+    near = [i for at in range(0, len(order), pool) for i in sorted(order[at : at + pool], key=lengths.__getitem__)]
+    count = -(-len(near) // size)
+    steps = [near[len(near) * step // count : len(near) * (step + 1) // count] for step in range(count)]
+    draw.shuffle(steps)
+    return steps
 
 
 class Order:
@@ -24,20 +37,18 @@ class Order:
         self.steps_per_epoch = len(lengths) // per_step
         check_enough(len(lengths), per_step)
         self.lengths, self.per_step, self.seed = lengths, per_step, seed
-        self._epoch = lru_cache(maxsize=2)(self._shuffle)
+        self._epochs: dict[int, list[list[int]]] = {}
 
     def __call__(self, step: int) -> list[int]:
         """Indices of the rows of `step`, counted from 0."""
-        return self._epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[epoch] = self._shuffle(epoch)
+        return self._epochs[epoch][place]
 
     def _shuffle(self, epoch: int) -> list[list[int]]:
         draw = random.Random(f"{self.seed} {epoch}")
         order = draw.sample(range(len(self.lengths)), self.steps_per_epoch * self.per_step)
-        pool = 16 * self.per_step  # sorted within pools only: order stays random, padding stays small
-        grouped = [i for at in range(0, len(order), pool) for i in sorted(order[at : at + pool], key=self._length)]
-        steps = [grouped[at : at + self.per_step] for at in range(0, len(grouped), self.per_step)]
-        draw.shuffle(steps)
-        return steps
-
-    def _length(self, index: int) -> int:
-        return self.lengths[index]
+        return groups(self.lengths, order, self.per_step, draw)

@@ -3,10 +3,12 @@
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from drafter.chat import prompt_ids
 from drafter.data.answers import Answer, asked
 from drafter.verifier import Verifier
 
@@ -67,40 +69,68 @@ class Rows:
         return Rows(self.ids.to(device), self.supervised.to(device), documents)
 
 
+@dataclass(frozen=True)
+class RowMaker:
+    """Makes rows of answers; holds what of a verifier that takes, so that a process without weights can do it.
+
+    Args:
+        vocabulary: ids that there are.
+        sequence_length: longer rows are cut.
+    """
+
+    tokenizer: Any
+    keep_reasoning: bool
+    vocabulary: int
+    sequence_length: int
+
+    @classmethod
+    def of(cls, verifier: Verifier, sequence_length: int) -> "RowMaker":
+        return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], sequence_length)
+
+    def __call__(self, where: str, answer: Answer) -> Row | None:
+        """The answer behind its prompt in the chat template; None where it has no room.
+
+        Args:
+            where: the answer stands, for errors.
+        Raises:
+            ValueError: it was made by another vocabulary.
+        """
+        messages, tools = asked(answer)
+        prompt = prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
+        ids = answer["answer_ids"]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocabulary:
+            raise ValueError(
+                f"data.answers: {where} holds an id outside the verifier's vocabulary of {self.vocabulary}"
+            )
+        return Row.of(prompt, ids, answer["source"], answer["kind"]).cut(self.sequence_length)
+
+
 def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -> list[Row]:
     """Put each answer behind its prompt in the verifier's chat template, cut at `sequence_length`.
 
     Raises:
         ValueError: an answer was made by another vocabulary, or no row has room for its answer.
     """
-    vocabulary = verifier.head.shape[0]
-    rows = []
-    for number, answer in enumerate(answers):
-        prompt, ids = verifier.chat_ids(*asked(answer)), answer["answer_ids"]
-        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise ValueError(
-                f"data.answers: row {number} holds an id outside the verifier's vocabulary of {vocabulary}"
-            )
-        row = Row.of(prompt, ids, answer["source"], answer["kind"]).cut(sequence_length)
-        if row:
-            rows.append(row)
+    make = RowMaker.of(verifier, sequence_length)
+    rows = [row for number, answer in enumerate(answers) if (row := make(f"row {number}", answer))]
     if not rows:
         raise ValueError(f"data.sequence_length={sequence_length}: no row has room for its answer; raise it")
     return rows
 
 
+def is_held_out(source: str, validation_share: float) -> bool:
+    """Whether a source document is held out: by a hash of its name, so wholly, and whatever else there is."""
+    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:4]) < validation_share * 2**32
+
+
 def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows; a source document is wholly in one of them, by a hash of its name.
+    """Training and held-out rows; a source document is wholly in one of them.
 
     Raises:
         ValueError: one side is empty.
     """
-
-    def held_out(row: Row) -> bool:
-        return int.from_bytes(hashlib.sha256(row.source.encode()).digest()[:4]) < validation_share * 2**32
-
-    training = [row for row in rows if not held_out(row)]
-    validation = [row for row in rows if held_out(row)]
+    training = [row for row in rows if not is_held_out(row.source, validation_share)]
+    validation = [row for row in rows if is_held_out(row.source, validation_share)]
     if not training or not validation:
         raise ValueError(
             f"data.validation_share={validation_share}: leaves {len(training)} training and {len(validation)} "

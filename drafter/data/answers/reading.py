@@ -44,6 +44,10 @@ class Answers:
         """The rows of one file; raises as `table` does."""
         return self.table(number).to_pylist()
 
+    def all(self) -> list[Answer]:
+        """The rows of all files; raises as `table` does."""
+        return [row for number in range(len(self.files)) for row in self.load(number)]
+
 
 def open_answers(path: Path) -> Answers:
     """Look into a file or a folder of answers without reading its rows.
@@ -86,7 +90,7 @@ def read(path: Path) -> tuple[list[Answer], dict[str, Any]]:
         ValueError: it is missing, unfinished, cut off, changed, without rows, or no answers.
     """
     found = open_answers(path)
-    return [row for number in range(len(found.files)) for row in found.load(number)], found.manifest
+    return found.all(), found.manifest
 
 
 def check_origin(path: Path, manifest: dict[str, Any], fingerprint: str, tokenizer: str | None) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -100,6 +101,10 @@ class TapCache:
     def close(self) -> None:
         """Put what was made since on disk."""
         self.shards.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that reads what is made: without the verifier where it is no longer needed."""
+        return {**self.__dict__, "verifier": None if self.shards.whole else self.verifier}
 
     def _fill(self, on_progress: Callable[[int, int], None]) -> None:
         done = 0

@@ -1,0 +1,72 @@
+"""Batches of rows that are read from disk as training goes on."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from drafter.batches.assembly import Assembly, Batch
+from drafter.config import Config
+from drafter.data.answers import Answer
+from drafter.data.order import groups
+from drafter.data.packing import pack
+from drafter.data.rows import Row
+from drafter.data.stream import Place, Stream, buffers
+
+Places = Mapping[int, tuple[int, ...]]  # reader → where it stands
+
+
+class Streamed(IterableDataset[Batch]):
+    """A rank's batches without end, from batch number `first` on; its worker processes take turns.
+
+    Args:
+        make: where an answer stands, and the answer → a row, or None for what is not trained on.
+        rank, world: which of how many ranks this one is.
+        first: number of the first batch.
+        places: where readers stood before it; those that are missing start anew.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        make: Callable[[str, Answer], Row | None],
+        config: Config,
+        rank: int = 0,
+        world: int = 1,
+        first: int = 0,
+        places: Places | None = None,
+    ):
+        self.stream, self.make, self.rank, self.first, self.places = stream, make, rank, first, places or {}
+        self.assemble, self.data, self.per_rank = Assembly.of(config, rank), config.data, config.training.rows
+        self.workers = max(1, config.training.workers)
+        self.readers = readers(config, world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        number = self.first + (info.id if info else 0)  # worker i gives batches first + i, first + i + workers, ...
+        reader = self.rank * self.workers + number % self.workers
+        for packs, place, epoch_ends in self._batches(reader):
+            yield self.assemble(number, packs, None, epoch_ends)._replace(place=(reader, *place))
+            number += self.workers
+
+    def _batches(self, reader: int) -> Iterator[tuple[list[list[Row]], Place, bool]]:
+        """A reader's batches from where it stands on, with where it stands behind each."""
+        start = Place(*self.places.get(reader, ()))
+        done = start.batches
+        filled = buffers(self.stream, self.make, reader, self.readers, self.data.shuffle_buffer, start)
+        for begin, rows, last in filled:
+            draw = random.Random(f"{self.assemble.seed} {reader} {begin.epoch} {begin.row}")
+            lengths = [len(row.ids) for row in rows]
+            packs = pack(lengths, self.data.sequence_length) if self.data.packing else [[i] for i in range(len(rows))]
+            widths = [sum(lengths[index] for index in members) for members in packs]
+            steps = groups(widths, draw.sample(range(len(packs)), len(packs)), self.per_rank, draw)
+            for number, chosen in islice(enumerate(steps, start=1), done, None):
+                members = [[rows[index] for index in packs[each]] for each in chosen]
+                yield members, begin._replace(batches=number), last and number == len(steps)
+            done = 0
+
+
+def readers(config: Config, world: int) -> int:
+    """How many processes read parts of the data."""
+    return world * max(1, config.training.workers)

@@ -1,0 +1,70 @@
+"""The training and held-out rows of answers that stay on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drafter.config import DataConfig
+from drafter.data.answers import Answer
+from drafter.data.rows import Row, RowMaker, is_held_out, one_answer_each
+from drafter.data.stream import Stream, Survey
+from drafter.verifier import Verifier
+
+SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class TrainingOnly:
+    """Where an answer stands, and the answer → its row; None for held-out documents and where it has no room."""
+
+    make: RowMaker
+    validation_share: float
+
+    def __call__(self, where: str, answer: Answer) -> Row | None:
+        return None if is_held_out(answer["source"], self.validation_share) else self.make(where, answer)
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Training rows on disk.
+
+    Args:
+        make: where an answer stands, and the answer → a row, or None for what is not trained on.
+        survey: counts of all of them.
+        sample: some of them.
+    """
+
+    stream: Stream
+    make: Callable[[str, Answer], Row | None]
+    survey: Survey
+    sample: list[Row]
+
+    def frequent_tokens(self, count: int | None) -> list[int]:
+        """The `count` most frequent tokens of the answers (null for all of them), ascending."""
+        counts = self.survey.counts
+        order = sorted(counts.nonzero()[0].tolist(), key=lambda token: (-counts[token], token))
+        return sorted(order[:count])
+
+
+def open_stream(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[Streaming, list[Row]]:
+    """Training rows of answers on disk, and the first held-out ones, which are kept in memory.
+
+    Raises:
+        ValueError: there are no training or no held-out rows.
+    """
+    make = RowMaker.of(verifier, data.sequence_length)
+    training = TrainingOnly(make, data.validation_share)
+    held_out: list[Row] = []
+    sample: list[Row] = []
+    for where, answer in stream.in_order():
+        if len(held_out) >= data.validation_rows and len(sample) >= SAMPLE:
+            break
+        wanted = held_out if is_held_out(answer["source"], data.validation_share) else sample
+        if len(wanted) < max(SAMPLE, data.validation_rows) and (row := make(where, answer)):
+            wanted += [row]
+    if not sample or not held_out:
+        raise ValueError(
+            f"data.validation_share={data.validation_share}: leaves {len(sample)} training and {len(held_out)} "
+            "held-out rows with room for an answer; change it, raise data.sequence_length or add documents"
+        )
+    survey = stream.survey(make.vocabulary, lambda source: is_held_out(source, data.validation_share))
+    return Streaming(stream, training, survey, sample), one_answer_each(held_out)[: data.validation_rows]

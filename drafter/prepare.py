@@ -74,14 +74,10 @@ def prepare(config: Config) -> Material:
     remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
     known = world == 1 or settings.precision != "auto" or device != "cpu"
     require(known, "training.precision", settings.precision, remedy)
-    path = Path(config.data.answers)
-    found = answers.open_answers(path)
+    found = answers.open_answers(Path(config.data.answers))
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
-    answers.check_origin(path, found.manifest, verifier.fingerprint(), tokenizer_hash(verifier.tokenizer))
     verifier.keep_reasoning = config.data.keep_reasoning
-    made_with = found.manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
-    remedy = f"the answers were made with {made_with}; say the same, or make them again"
-    require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
+    check_answers(config, verifier, found.manifest)
     training: list[Row] = []
     streaming = None
     if config.data.streaming:
@@ -103,6 +99,15 @@ def prepare(config: Config) -> Material:
     drafter = start(config, verifier, training, streaming)
     fast = choose(settings.precision, device)
     return Material(device, verifier, fast, training, held_out, drafter, found.manifest, streaming)
+
+
+def check_answers(config: Config, verifier: Verifier, manifest: dict[str, Any]) -> None:
+    """Refuse answers of another verifier, of another tokenizer, or with reasoning where none is wanted."""
+    path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
+    answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
+    made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
+    remedy = f"the answers were made with {made_with}; say the same, or make them again"
+    require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
 
 
 def warn_of_coverage(share: float, anchors: int) -> None:

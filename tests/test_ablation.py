@@ -427,7 +427,7 @@ def test_ablations_that_ship_load(path, monkeypatch):
     spec = load(path)
     assert spec.baseline in spec.arms
     configs = [spec.config(arm, 0) for arm in spec.arms]
-    assert len({repr((config.losses, config.training)) for config in configs}) == len(configs)
+    assert len({repr((config.losses, config.training, config.data.answers)) for config in configs}) == len(configs)
 
 
 # ------------------------------------------------------------------ statistics

@@ -17,7 +17,8 @@ METHOD = (
     "Accepted: draft tokens kept per cycle, without the verifier's own token, which dilutes a relative gain. "
     "Intervals hold 95 % of a paired bootstrap over prompts, the same prompts for both arms, seeds averaged: they say "
     "how far other prompts would move a number, while the spread over seeds says how far other runs would. "
-    "All arms of a seed share initial weights, order of the data and anchors; the weights measured are the last step's."
+    "All arms of a seed share initial weights and, where they train on the same answers, order of the data and "
+    "anchors; the weights measured are the last step's."
 )
 
 

@@ -60,11 +60,12 @@ def train_one(shared: Shared, config: Config) -> DrafterModule:
     """Train the drafter of a run; ready to be measured when returned."""
     material, dtype = shared.material, shared.precision(config)
     torch.manual_seed(config.seed)
-    drafter = start(config, material.verifier, material.training)
-    taps = shared.training_taps(drafter, dtype)
+    rows = shared.training(config)
+    drafter = start(config, material.verifier, rows)
+    taps = shared.training_taps(config, drafter, dtype)
     verifier = material.verifier if taps else shared.verifier(dtype)
     module = DrafterModule(config, drafter, verifier, shared.held_out(drafter))
-    fit(config, module, taps, replace(material, drafter=drafter, fast=dtype), Metrics(config.directory))
+    fit(config, module, taps, replace(material, training=rows, drafter=drafter, fast=dtype), Metrics(config.directory))
     last = torch.load(config.directory / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
@@ -159,10 +160,10 @@ def make_taps(shared: Shared) -> None:
     for arm in shared.spec.arms:
         config = shared.spec.config(arm, shared.spec.seeds[0])
         try:
-            drafter = start(config, shared.material.verifier, shared.material.training)
+            drafter = start(config, shared.material.verifier, shared.training(config))
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {error}") from None
-        shared.training_taps(drafter, shared.precision(config))
+        shared.training_taps(config, drafter, shared.precision(config))
         shared.held_out(drafter)
         for name, rows in shared.suites.items():
             shared.taps(name, rows, drafter, torch.float32)

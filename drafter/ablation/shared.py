@@ -15,12 +15,12 @@ from drafter.config import Config, require
 from drafter.data import answers
 from drafter.data.answers import digest
 from drafter.data.conversations import Prompt
-from drafter.data.rows import Row, Rows, make_rows, pad
+from drafter.data.rows import Row, Rows, make_rows, pad, split
 from drafter.data.taps import TapCache
 from drafter.export.record import hardware, provenance, write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
-from drafter.prepare import ROWS_PER_PASS, Material, held_out_batches, prepare, taps_of
+from drafter.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
 from drafter.regenerate import regenerate
 from drafter.verifier import Verifier
 from drafter.walk import Walk, leading_matches, walk
@@ -45,6 +45,11 @@ class Shared:
         prompts = spec.prompts()
         self.material = prepare(self.base)
         self.needs_states = any(spec.config(*run).needs_states for run in spec.runs())
+        self._rows = {self.base.data.answers: self.material.training}
+        for arm in spec.arms:
+            path = spec.config(arm, spec.seeds[0]).data.answers
+            if path not in self._rows:
+                self._rows[path] = self._read(arm)
         self._claim()
         self.suites = {
             name: self.material.held_out if name == HELD_OUT else self._answered(name, prompts[name])
@@ -56,15 +61,18 @@ class Shared:
 
     def about(self) -> dict[str, str]:
         """What a report says of all runs."""
-        rows = self.material.training
         return {
             "base recipe": " ".join([self.spec.base, *self.spec.overrides]),
             "verifier": f"{self.base.verifier.source} ({self.material.verifier.fingerprint()})",
-            "training rows": f"{len(rows)}, {sum(len(row.answer) for row in rows)} answer tokens",
+            **{self._named(path): _size(rows) for path, rows in self._rows.items()},
             "precision": str(self.material.fast).removeprefix("torch."),
             **{name: value for name, value in provenance().items()},
             "hardware": hardware(self.material.device),
         }
+
+    def training(self, config: Config) -> list[Row]:
+        """The rows that a run trains on: its own answers where its arm names some, never a held-out document's."""
+        return self._rows[config.data.answers]
 
     def precision(self, config: Config) -> torch.dtype:
         """What a run trains in: the base's choice, measured once, unless the arm names another."""
@@ -83,15 +91,15 @@ class Shared:
         key = (what, tuple(drafter.tap_layers), dtype, final)
         if key not in self._taps:
             settings = self.base.data.cache
-            settings = settings if what == TRAINING else replace(settings, dtype="auto")
+            settings = settings if what.startswith(TRAINING) else replace(settings, dtype="auto")
             self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final, settings)
         return self._taps[key]
 
-    def training_taps(self, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapCache | None:
+    def training_taps(self, config: Config, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapCache | None:
         """Of the training rows, with the final states where any arm wants them; None where steps make their own."""
         if self.base.data.taps == "online":
             return None
-        return self.taps(TRAINING, self.material.training, drafter, dtype, self.needs_states)
+        return self.taps(self._named(config.data.answers), self.training(config), drafter, dtype, self.needs_states)
 
     def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
         """Batches that training validates on."""
@@ -116,6 +124,16 @@ class Shared:
                 walks |= {index: walk([row], length) for index, row in zip(some, leading, strict=True)}
             found[name] = [walks[index] for index in range(len(rows))]
         return found
+
+    def _read(self, arm: str) -> list[Row]:
+        config, verifier = self.spec.config(arm, self.spec.seeds[0]), self.material.verifier
+        found, manifest = answers.read(Path(config.data.answers))
+        check_answers(config, verifier, manifest)
+        rows = make_rows(found, verifier, config.data.sequence_length)
+        return split(rows, config.data.validation_share)[0][: config.data.max_rows]
+
+    def _named(self, path: str) -> str:
+        return TRAINING if path == self.base.data.answers else f"{TRAINING} of {path}"
 
     def _answered(self, name: str, prompts: list[Prompt]) -> list[Row]:
         """Prompts of a suite with the verifier's own greedy answers, made in float32 and kept beside the runs."""
@@ -150,6 +168,7 @@ class Shared:
             "recipe": recipe_of(self.base),
             "verifier": material.verifier.fingerprint(),
             "answers": digest([{"ids": row.ids, "start": row.start} for row in material.training + material.held_out]),
+            **{path: digest([{"ids": row.ids} for row in rows]) for path, rows in list(self._rows.items())[1:]},
             "suites": {"names": self.spec.suites, "suite_prompts": self.spec.suite_prompts},
         }
         path = self.spec.directory / RECORD
@@ -169,3 +188,7 @@ class Shared:
         else:
             self.spec.directory.mkdir(parents=True, exist_ok=True)
             write_json(path, {**record, "precision": str(material.fast).removeprefix("torch.")})
+
+
+def _size(rows: list[Row]) -> str:
+    return f"{len(rows)}, {sum(len(row.answer) for row in rows)} answer tokens"

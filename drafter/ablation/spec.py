@@ -17,7 +17,8 @@ from drafter.data.conversations import Prompt
 from drafter.data.suites import load_suite
 
 HELD_OUT = "held_out"
-SHARED = ("verifier", "data", "decoding", "name", "seed", "output")  # what no arm may change
+SHARED = ("verifier", "data", "decoding", "name", "seed", "output")  # what no arm may change, but for ...
+OWN_ANSWERS = "data.answers"  # ... what it trains on: held-out rows and suites stay the base's
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Ablation:
     Args:
         base: recipe that every arm starts from.
         overrides: of the base, for all arms.
-        arms: name → overrides, `key=value` each.
+        arms: name → overrides, `key=value` each; `data.answers` is what the arm trains on, in place of the base's.
         baseline: the arm that the others are compared with.
         seeds: each arm runs with each; the arms of a seed share initial weights, order of the data and anchors.
         suites: `held_out` (the recipe's own held-out rows), or what `drafter.data.suites.load_suite` knows.
@@ -71,7 +72,7 @@ class Ablation:
             for word in words:
                 key = word.split("=")[0].split(".")[0]
                 remedy = f"arms share {key}; put it into `overrides`, for all arms"
-                require(key not in SHARED, f"arms.{arm}", word, remedy)
+                require(key not in SHARED or word.split("=")[0] == OWN_ANSWERS, f"arms.{arm}", word, remedy)
 
     @property
     def directory(self) -> Path:

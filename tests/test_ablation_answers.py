@@ -1,0 +1,75 @@
+"""Arms that train on other answers, walked along the same held-out ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import make_answers, make_verifier
+
+from drafter.ablation import runner
+from drafter.ablation.shared import Shared
+from drafter.ablation.spec import load
+from drafter.data import answers
+
+TINY = Path(__file__).parent.parent / "recipes/tiny.yaml"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Two arms of one recipe: the base's answers, and the same questions with each answer backwards."""
+    rows = [
+        {"source": f"{i}", "kind": "t", "prompt": f"Question {i}?", "answer_ids": answer, "stop": "length"}
+        for i, answer in enumerate(make_answers("llama") * 3)
+    ]
+    manifest = {"verifier": make_verifier("llama").fingerprint()}
+    answers.write(tmp_path / "base.parquet", rows, manifest)
+    backwards = [{**row, "answer_ids": row["answer_ids"][::-1]} for row in rows]
+    answers.write(tmp_path / "own.parquet", backwards[:-2], {"answered_by": "authors"})
+    said = {
+        "base": str(TINY),
+        "overrides": [
+            "training.max_steps=2",
+            "data.validation_rows=3",
+            f"data.answers={tmp_path / 'base.parquet'}",
+        ],
+        "arms": {"base": [], "own": [f"data.answers={tmp_path / 'own.parquet'}"]},
+        "baseline": "base",
+        "output": str(tmp_path / "out"),
+    }
+    (tmp_path / "ablation.yaml").write_text(json.dumps(said))
+    return load(tmp_path / "ablation.yaml")
+
+
+def test_an_arm_may_train_on_other_answers(spec, tmp_path):
+    shared = Shared(spec)
+    base, own = (shared.training(spec.config(arm, 0)) for arm in ("base", "own"))
+    assert base == shared.material.training
+    assert [row.answer[::-1] for row in own] == [row.answer for row in base][: len(own)]
+    held_out = {row.source for row in shared.material.held_out}
+    assert not held_out & {row.source for row in own}
+    runner.run_all(spec)
+    found = runner.results(spec)
+    assert [one["status"] for one in found] == ["finished"] * 2
+    assert len({len(one["suites"]["held_out"]) for one in found}) == 1
+    about = found[0]["about"]
+    assert about["training rows"].startswith(f"{len(base)}, ")
+    assert about[f"training rows of {tmp_path / 'own.parquet'}"].startswith(f"{len(own)}, ")
+    rows, manifest = answers.read(tmp_path / "own.parquet")
+    answers.write(tmp_path / "own.parquet", rows[1:], manifest)
+    with pytest.raises(ValueError, match=r"holds runs that can't be compared with these \(other .*own\.parquet\)"):
+        Shared(spec)
+
+
+def test_an_arm_may_change_nothing_else_of_the_data(tmp_path, spec):
+    said = json.loads((tmp_path / "ablation.yaml").read_text())
+    said["arms"]["own"] = ["data.max_rows=3"]
+    (tmp_path / "ablation.yaml").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"arms\.own='data\.max_rows=3': arms share data; put it into `overrides`"):
+        load(tmp_path / "ablation.yaml")
+
+
+def test_an_arms_answers_must_be_of_the_verifiers_tokens(spec, tmp_path):
+    rows, _ = answers.read(tmp_path / "own.parquet")
+    answers.write(tmp_path / "own.parquet", rows, {"verifier": "another"})
+    with pytest.raises(ValueError, match=r"own\.parquet': written by another verifier"):
+        Shared(spec)

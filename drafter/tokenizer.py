@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from drafter.chat import answer_ids
 from drafter.conversion import resolve
@@ -24,6 +24,11 @@ def load_tokenizer(source: str) -> Any:
         raise ValueError(
             f"verifier.source={source!r}: its tokenizer can't be loaded ({reason}); name a hub id or a directory"
         ) from None
+
+
+def context_length(source: str) -> int:
+    """Tokens that the model of a tokenizer reads at most."""
+    return AutoConfig.from_pretrained(resolve(source)).get_text_config().max_position_embeddings
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

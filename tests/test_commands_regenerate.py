@@ -3,12 +3,15 @@
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_verifier
+from fault_server import serve
 
 from drafter.__main__ import main
 from drafter.config import load
 from drafter.data import answers
+from drafter.data.answers import check_origin
 from drafter.data.conversations import as_conversation
+from drafter.tokenizer import tokenizer_hash
 
 ASKED = [{"source": f"{number}.py", "kind": "write", "prompt": f"say {number}"} for number in range(5)]
 
@@ -89,3 +92,55 @@ def test_a_file_of_conversations_is_answered(tmp_path, monkeypatch):
     assert rows[-1]["prompt"] == "How?"
     with pytest.raises(SystemExit, match=r"mine\.jsonl, row 2: missing role; mend or remove it, or set data\.bad_rows"):
         run(tmp_path / "other", said, "data.bad_rows=fail")
+
+
+def by_server(url, *overrides):
+    return [f"data.server.url={url}", "data.server.model=m", "data.server.concurrency=2", *overrides]
+
+
+def test_a_server_answers_a_recipe(tmp_path):
+    """Without the verifier's weights; where the server is, and how it is asked, may change from run to run."""
+    verifier = make_verifier("llama")
+
+    def count(body):
+        return len(verifier.chat_ids(body["messages"]))
+
+    with serve(count, **{"say 3": [401]}) as server:
+        with pytest.raises(SystemExit, match="HTTP 401"):
+            run(tmp_path / "folder", *by_server(server.url))
+    with serve(count) as server:
+        run(tmp_path / "folder", *by_server(server.url, "data.server.retries=1", "data.server.timeout=9"))
+    rows, manifest = answers.read(tmp_path / "folder")
+    assert [verifier.tokenizer.decode(row["answer_ids"]) for row in rows] == [
+        f"re: say {number}<|end|>" for number in range(5)
+    ]
+    assert manifest["recipe"]["data"]["server"] == {"model": "m", "token_ids": False, "extra": {}}
+    assert "127.0.0.1" not in (tmp_path / "folder/manifest.json").read_text()
+    check_origin(tmp_path, manifest, "any", tokenizer_hash(verifier.tokenizer))
+
+
+def test_a_server_writes_no_prompts(tmp_path):
+    asked = "data.sources=[{kind: self_prompting, count: 1}]"
+    with pytest.raises(SystemExit, match=r"data\.sources\[0\]\.kind='self_prompting': a server is given whole turns"):
+        run(tmp_path / "folder", *by_server("http://127.0.0.1:9/v1", asked))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("url=localhost:8000", r"data\.server\.url='localhost:8000': write it as http://host:port/v1"),
+        (
+            "url=http://me:secret@host/v1",
+            r"data\.server\.url='\.\.\.': holds a password; use data\.server\.api_key_env",
+        ),
+        ("url=http://host/v1", r"data\.server\.model=None: name the model as the server does"),
+        ("concurrency=0", r"data\.server\.concurrency=0: must be >= 1"),
+        ("retries=-1", r"data\.server\.retries=-1: must be >= 0"),
+        ("timeout=0", r"data\.server\.timeout=0\.0: must be > 0 seconds"),
+        ("extra={seed: 1}", r"data\.server\.extra=\['seed'\]: set by other keys"),
+        ("modle=m", r"data\.server\.modle: unknown key; did you mean data\.server\.model\?"),
+    ],
+)
+def test_wrong_settings_of_a_server_end_in_one_line(override, expected):
+    with pytest.raises(ValueError, match=expected):
+        load(ROOT / "recipes/tiny.yaml", [f"data.server.{override}"])

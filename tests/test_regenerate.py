@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import sysconfig
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from conftest import NEW_TOKENS, make_verifier, plain_generate
 from test_answers import Killed
 
 from drafter import tiny
+from drafter.__main__ import main
 from drafter.config import load
 from drafter.data import answers
 from drafter.data.answers import Store
+from drafter.data.answers.journal import Journal
 from drafter.regenerate import regenerate, regenerate_recipe
 from drafter.regenerate.answering import Drawn, answer_all
 from drafter.regenerate.local import LocalAnswerer
@@ -158,6 +159,18 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_rows(tmp_path, name, kil
     assert answers.read(path) == answers.read(tmp_path / "whole.parquet")
 
 
+def test_a_prompt_that_cannot_run_fails_alone(tmp_path, monkeypatch):
+    """Here because its tokens are another model's."""
+    verifier, ids = make_verifier("llama"), Verifier.chat_ids
+    foreign = lambda self, messages, tools=None: [999] if "x" in str(messages) else ids(self, messages, tools)  # noqa: E731
+    monkeypatch.setattr(Verifier, "chat_ids", foreign)
+    summary = regenerate(verifier, prompts(5), tmp_path / "folder", 3, 4)
+    assert summary["failed"] == {"refused": sum("x" in prompt["prompt"] for prompt in prompts(5))}
+    assert [row["prompt"] for row in answers.read(tmp_path / "folder")[0]] == [
+        prompt["prompt"] for prompt in prompts(5) if "x" not in prompt["prompt"]
+    ]
+
+
 def test_other_prompts_are_refused(tmp_path):
     verifier = make_verifier("llama")
     with pytest.raises(Killed):
@@ -176,31 +189,40 @@ def test_prompts_too_long_are_refused_before_any_is_answered(tmp_path):
     assert told == [0]
 
 
-def test_a_killed_process_goes_on_to_the_same_rows(tmp_path):
-    """A real SIGKILL, in the second of three shards, through the command line; then the same command again."""
-    script = """
-        import os, signal, sys, sysconfig
-        import drafter.data.answers.journal as journals
-
-        keep, done = journals.Journal.add, []
+def killed_after(answered, words):
+    """Run the command line in a process of its own, killed behind its `answered`th answer; returns how it ended."""
+    child = os.fork()
+    if child == 0:
+        keep, done, find = Journal.add, [], sysconfig.get_path
 
         def add(*arguments):
             done.append(keep(*arguments))
-            if len(done) == 25:
+            if len(done) == answered:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        journals.Journal.add = add
-        find = sysconfig.get_path
+        Journal.add = add
         sysconfig.get_path = lambda name: find(name) + "/asyncio"  # fewer files to look through
-        from drafter.__main__ import main
-        main(sys.argv[1:])
-    """
+        try:
+            main(words)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    return None
+
+
+def test_a_killed_process_goes_on_to_the_same_rows(tmp_path):
+    """A real SIGKILL, in the second of three shards, through the command line; then the same recipe again."""
     library = "{kind: standard_library, write: 20, explain: 20, annotate: 8, max_characters: 200}"
     sizes = [f"data.sources=[{library}]", "data.shard_prompts=20", "data.max_new_tokens=4"]
     words = ["regenerate", str(ROOT / "recipes/tiny.yaml"), *sizes, "--out", str(tmp_path / "killed")]
-    command = [sys.executable, "-c", textwrap.dedent(script), *words]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert killed_after(25, words) == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "killed").glob("[js]*")) == [
         "journal-00001.jsonl",
         "shard-00000.parquet",

@@ -122,6 +122,14 @@ def test_another_recipe_is_refused_by_what_changed(tmp_path):
     assert go_on(tmp_path / "folder") == [5, 6]
 
 
+def test_another_recipe_starts_anew_where_nothing_is_answered(tmp_path):
+    """A first attempt that failed before any answer stands in nobody's way."""
+    with Store(tmp_path / "folder", {"verifier": "wrong"}, 2) as store:
+        store.draw([prompt(number) for number in range(9)], {"bad": 1})
+    assert go_on(tmp_path / "folder") == list(range(7))
+    assert answers.read(tmp_path / "folder")[1]["verifier"] == "abc"
+
+
 def test_finished_answers_and_foreign_folders_are_left_alone(tmp_path):
     make(tmp_path / "folder")
     make(tmp_path / "file.parquet")
@@ -129,9 +137,10 @@ def test_finished_answers_and_foreign_folders_are_left_alone(tmp_path):
         with pytest.raises(ValueError, match=r"exists already; delete it, or name another with --out"):
             Store(tmp_path / name, ORIGIN)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("")
+    (tmp_path / "mine/.thesis.txt").write_text("")
     with pytest.raises(ValueError, match=r"mine': no folder of answers \(it lacks manifest\.json\); name another"):
         Store(tmp_path / "mine", ORIGIN)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [".thesis.txt"]
 
 
 def test_two_processes_do_not_mix(tmp_path):
@@ -172,9 +181,9 @@ def test_without_a_single_answer_nothing_is_finished(tmp_path):
             if not store.drawn:
                 store.draw([prompt(0)], {})
             for shard in store.unfinished():
-                shard.fail(0, "timeout", "")
+                shard.fail(0, "timeout", "after 3 s")
                 shard.finish()
-            with pytest.raises(ValueError, match=r"not one prompt was answered \(1 of timeout\)"):
+            with pytest.raises(ValueError, match=r"not one prompt was answered \(1 of timeout; after 3 s\)"):
                 store.finish()
 
 

@@ -7,6 +7,7 @@ from drafter.config.decoding import DecodingConfig
 from drafter.config.drafter import DrafterSettings
 from drafter.config.files import load, save
 from drafter.config.recipe import Config
+from drafter.config.server import ServerConfig
 from drafter.config.training import TrainingConfig
 from drafter.config.verifier import VerifierConfig
 
@@ -16,6 +17,7 @@ __all__ = [
     "DataConfig",
     "DecodingConfig",
     "DrafterSettings",
+    "ServerConfig",
     "TrainingConfig",
     "VerifierConfig",
     "load",

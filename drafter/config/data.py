@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
+from drafter.config.server import ServerConfig
 from drafter.config.sources import read_sources
 from drafter.sources import POLICIES, SelfPrompting
 from drafter.sources.standard_library import KINDS
@@ -44,6 +45,7 @@ class DataConfig:
         top_p: answers are sampled from the likeliest tokens that together have this mass.
         batch_size: rows answered at a time.
         shard_prompts: prompts whose answers make up a shard.
+        server: who answers in the verifier's stead, if anybody.
         max_rows: training rows used, the first of the file; null for all.
         sequence_length: rows longer than this are cut.
         packing: put several documents into a row of `sequence_length`, so that little is padding; each stays by itself,
@@ -67,6 +69,7 @@ class DataConfig:
     top_p: float = 1.0
     batch_size: int = 64
     shard_prompts: int = 4096
+    server: ServerConfig = field(default_factory=ServerConfig)
     max_rows: int | None = None
     sequence_length: int = 512
     packing: bool = False

@@ -82,8 +82,11 @@ class LocalAnswerer:
             **self.settings,
         )
         for number, generation in zip(order, generations, strict=True):
-            if generation.stop not in ("stop", "length"):  # the context is full: the turns before are answered
-                shard.add(number, conversations[number].rows)
+            if generation.stop not in ("stop", "length"):
+                if conversations[number].rows:  # the context is full: the turns before are answered
+                    shard.add(number, conversations[number].rows)
+                else:
+                    shard.fail(number, "refused", generation.stop)
                 on_done()
         return going_on
 

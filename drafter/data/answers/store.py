@@ -7,6 +7,7 @@ prompts were batched nor on kills. A single file is made the same way, beside it
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -30,6 +31,7 @@ from drafter.data.answers.manifest import Manifest, ShardRecord, changes
 from drafter.data.answers.reading import ONE_SHARD, shard_name
 
 SHARD_PROMPTS = 4096
+SCRATCH = re.compile(r"\.(manifest\.json|(shard|prompts)-\d{5}\.parquet)\.\d+")
 
 
 class Store:
@@ -119,10 +121,11 @@ class Store:
         """
         summary = self.manifest.summary()
         if not summary["rows"]:
+            first = self.manifest.failures[0]["detail"]
             self.manifest.shards = [ShardRecord(each.prompts, each.prompts_sha256) for each in self.manifest.shards]
             self.manifest.save(self.folder)
             reasons = ", ".join(f"{count} of {reason}" for reason, count in summary["failed"].items())
-            raise ValueError(f"data.answers={str(self.path)!r}: not one prompt was answered ({reasons})")
+            raise ValueError(f"data.answers={str(self.path)!r}: not one prompt was answered ({reasons}; {first})")
         if self.single:
             with atomically(self.path) as scratch:
                 columns = schema(summary)
@@ -152,13 +155,16 @@ class Store:
         return handle
 
     def _open(self, origin: dict[str, Any]) -> None:
-        for scratch in self.folder.glob(".*"):  # of a process that was killed
-            scratch.unlink()
+        for path in list(self.folder.iterdir()):
+            if SCRATCH.fullmatch(path.name):  # of a process that was killed
+                path.unlink()
         if not any(self.folder.iterdir()):
             Manifest(origin).save(self.folder)
         self.manifest = Manifest.load(self.folder)
         other = list(changes(self.manifest.origin, origin))
-        if other:
+        if other and not self._begun():
+            self.manifest = Manifest(origin)
+        elif other:
             raise ValueError(
                 f"data.answers={str(self.path)!r}: answers of another recipe (other {', '.join(other)}) are in "
                 f"{self.folder}; go back to that one, delete the folder, or name another with --out"
@@ -171,6 +177,11 @@ class Store:
                 parse(path, ONE_SHARD, shard.sha256)
         if self.manifest.complete and not self.single:
             raise ValueError(f"data.answers={str(self.path)!r}: exists already; delete it, or name another with --out")
+
+    def _begun(self) -> bool:
+        """Whether there is an answer to lose."""
+        journals = self.folder.glob("journal-*.jsonl")
+        return any(shard.sha256 for shard in self.manifest.shards) or any(path.stat().st_size for path in journals)
 
     def _prompts(self, number: int) -> Path:
         return self.folder / f"prompts-{number:05d}.parquet"

@@ -1,0 +1,63 @@
+"""What a server's reply says, in the verifier's tokens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from drafter.regenerate.client import Failure
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Args:
+        ids: its tokens, the one that ends the turn included where it ended.
+        stop: `stop` or `length`.
+        prompt_tokens: how many tokens the server read; None where it does not say.
+        retokenised: whether the text has another number of tokens here than it was made of there.
+    """
+
+    ids: list[int]
+    stop: str
+    text: str
+    prompt_tokens: int | None
+    retokenised: bool
+
+
+def read_reply(reply: dict[str, Any], tokenizer: Any, end: int, token_ids: bool) -> Reply:
+    """Take an answer out of a chat completion.
+
+    Args:
+        end: id of the token that closes an answer in the chat template.
+        token_ids: take the ids that the server gives, rather than those of the text.
+    Raises:
+        Failure: the reply holds no answer as the verifier wrote it.
+    """
+    try:
+        choice = reply["choices"][0]
+        message, finish = choice["message"], choice["finish_reason"]
+        text, given, usage = message.get("content") or "", choice.get("token_ids"), reply.get("usage") or {}
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        prompt_tokens, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Failure("malformed reply", f"no chat completion ({error!r})", transient=True) from None
+    if finish not in ("stop", "length"):
+        raise Failure(f"ended by {finish}", "serve the model without a parser of tool calls, and without filters")
+    if token_ids:
+        if not given:
+            raise Failure("no token ids", "the server does not return them; set data.server.token_ids=false")
+        ids = [int(token) for token in given]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    elif thought:
+        remedy = "serve the model without a reasoning parser, or set data.server.token_ids=true"
+        raise Failure("reasoning apart", remedy)
+    else:
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+        except (UnicodeError, TypeError) as error:
+            raise Failure("malformed reply", f"no text ({error})") from None
+    ended = finish == "stop"
+    if ended and not (token_ids and ids[-1] in tokenizer.added_tokens_decoder):
+        ids = [*ids, end]
+    counted = made is None or token_ids or len(ids) - ended <= made <= len(ids)  # with or without the end of the turn
+    return Reply(ids, finish, text, prompt_tokens, not counted)

@@ -1,0 +1,140 @@
+"""Answers of an OpenAI-compatible server: many requests at a time, failures counted row by row."""
+
+import hashlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from drafter.chat import prompt_ids
+from drafter.config import ServerConfig
+from drafter.data.answers import OpenShard
+from drafter.regenerate.client import FIRST_WAIT, Client, Failure
+from drafter.regenerate.conversation import Conversation
+from drafter.regenerate.reply import Reply, read_reply
+from drafter.tokenizer import tokenizer_hash, turn_end
+
+log = logging.getLogger(__name__)
+
+
+class ServerAnswerer:
+    """Answers by `<url>/chat/completions`.
+
+    What a server samples for a seed can depend on what else it answers; greedy answers too, where logits tie to its
+    precision.
+
+    Args:
+        tokenizer: the verifier's.
+        temperature: 0 is greedy.
+        seed: with a prompt's index and the turn, the seed sent with its request.
+        first_wait: seconds before a second try.
+    Raises:
+        ValueError: the environment lacks the key, or the chat template has no end of turn.
+    """
+
+    def __init__(
+        self,
+        settings: ServerConfig,
+        tokenizer: Any,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        keep_reasoning: bool = True,
+        first_wait: float = FIRST_WAIT,
+    ):
+        self.settings, self.tokenizer, self.seed, self.keep_reasoning = settings, tokenizer, seed, keep_reasoning
+        self.end = turn_end(tokenizer)
+        key = None
+        if settings.api_key_env is not None:
+            key = os.environ.get(settings.api_key_env)
+            if not key:
+                raise ValueError(f"data.server.api_key_env={settings.api_key_env!r}: no such variable; export the key")
+        self.client = Client(str(settings.url), settings.timeout, settings.retries, key, first_wait)
+        self.body: dict[str, Any] = {"model": settings.model, "max_tokens": max_new_tokens, "temperature": temperature}
+        self.body |= {"top_p": top_p} if temperature > 0 else {}
+        self.body |= {"return_token_ids": True} if settings.token_ids else {}
+        self.body |= {} if keep_reasoning else {"chat_template_kwargs": {"enable_thinking": False}}
+        self.body |= settings.extra
+        self.origin = {"server_model": settings.model, "tokenizer": tokenizer_hash(tokenizer)}
+        self._answered = False
+
+    def answer(self, shard: OpenShard, on_done: Callable[[], None]) -> None:
+        """Answer what a shard misses.
+
+        Raises:
+            ValueError: the server refuses every request, reads prompts otherwise than the tokenizer here, or fails
+                many times in a row; what is answered by then is kept.
+        """
+        waiting = deque(shard.missing)
+        running: dict[Future[tuple[Conversation, int]], int] = {}
+        in_a_row = 0
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * self.settings.concurrency:
+                        number = waiting.popleft()
+                        conversation = Conversation.of(shard.prompts[number])
+                        running[pool.submit(self._converse, conversation, shard.first + number)] = number
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        number = running.pop(future)
+                        try:
+                            conversation, retokenised = future.result()
+                        except Failure as failure:
+                            in_a_row += 1
+                            shard.fail(number, failure.reason, failure.detail)
+                            self._give_up(in_a_row, failure)
+                        else:
+                            in_a_row, self._answered = 0, True
+                            shard.add(number, conversation.rows, retokenised=retokenised)
+                        on_done()
+            except BaseException:
+                self.client.abort()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _give_up(self, in_a_row: int, failure: Failure) -> None:
+        """End the run where the server is down, or never answers as it is asked."""
+        if in_a_row >= max(8, 2 * self.settings.concurrency) and (failure.transient or not self._answered):
+            raise ValueError(
+                f"data.server.url={self.settings.url!r}: {in_a_row} prompts in a row have no answer, the last for "
+                f"{failure}; what is answered is kept: mend it and run the same command again"
+            )
+
+    def _converse(self, conversation: Conversation, index: int) -> tuple[Conversation, int]:
+        """All turns of a conversation; with it, how many answers were tokenised otherwise here."""
+        retokenised, turn, more = 0, 0, True
+        while more:
+            try:
+                reply = self._ask(conversation, index, turn)
+            except Failure as failure:
+                if failure.transient or not conversation.rows:
+                    raise
+                break  # no room for another turn, most likely: the turns before are answered
+            more = conversation.add(reply.ids, reply.stop, reply.text)
+            retokenised, turn = retokenised + reply.retokenised, turn + 1
+        return conversation, retokenised
+
+    def _ask(self, conversation: Conversation, index: int, turn: int) -> Reply:
+        body = {**self.body, "messages": conversation.messages}
+        body |= {"tools": conversation.tools} if conversation.tools else {}
+        if self.body["temperature"] > 0:
+            named = f"{self.seed} {index} {turn}".encode()
+            body["seed"] = int.from_bytes(hashlib.sha256(named).digest()[:4]) >> 1
+        asked = prompt_ids(
+            self.tokenizer, conversation.messages, tools=conversation.tools, keep_reasoning=self.keep_reasoning
+        )
+
+        def read(reply: dict[str, Any]) -> Reply:
+            return read_reply(reply, self.tokenizer, self.end, self.settings.token_ids)
+
+        reply = self.client.post("chat/completions", body, read)
+        if self.settings.check_prompts and reply.prompt_tokens not in (None, len(asked)):
+            raise ValueError(
+                f"data.server.model={self.settings.model!r}: reads a prompt as {reply.prompt_tokens} tokens, the "
+                f"verifier's chat template here as {len(asked)}; serve the same model with the same template, or set "
+                "data.server.check_prompts=false"
+            )
+        return reply

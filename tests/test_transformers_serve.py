@@ -42,7 +42,7 @@ def model(tmp_path_factory):
         silent = torch.ones(len(weight), dtype=torch.bool)
         silent[written] = False
         weight[silent] = 0
-        weight[tokenizer.eos_token_id] = 1.1 * weight[written].mean(0) + 0.9 * weight[written[7]]  # ends some answers
+        weight[tokenizer.eos_token_id] = 1.3 * weight[written[3]]  # a likely token: most answers end
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -17,8 +17,8 @@ class ChainReward(Loss):
 
     Args:
         weight: coefficient in the objective (alpha_c in the paper); null or 0 turns it off. The default is the paper's
-            40, which the paper does not say the reduction of: beside `decayed_ce.reduction=mean` 40 did better here than
-            5, what is left of it if it was meant beside `block_sum` (docs/results/losses).
+            40; of which reduction, the paper does not say. Beside `decayed_ce.reduction=mean` 40 did better here than
+            5, which is what it becomes if it was meant beside `block_sum` (docs/results/losses).
         warmup_steps: the coefficient rises linearly from 0 over these steps.
     Returns:
         Term, both fields [B, A]: -R, and 1 for blocks with a valid slot. Logged as +R.

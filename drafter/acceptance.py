@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drafter.decode import Generation, SpeculativeDecoder
+from drafter.decode import Costs, Generation, SpeculativeDecoder
 from drafter.models import BlockDiffusionDrafter
 from drafter.probe import leading_along
 from drafter.verification import Rule, make_rule
@@ -43,10 +43,17 @@ class Sampling:
         return make_rule(name, **parameters)
 
     def decoder(
-        self, verifier: Verifier, drafter: BlockDiffusionDrafter | None, draft_length: int | None
+        self,
+        verifier: Verifier,
+        drafter: BlockDiffusionDrafter | None,
+        draft_length: int | str | None,
+        tree_nodes: int | str | None = None,
+        costs: Costs | None = None,
     ) -> Callable[..., list[Generation]]:
         """What decodes prompts; further arguments are those of `SpeculativeDecoder.generate`."""
-        decoder = SpeculativeDecoder(verifier, drafter, rule=self.make_rule(), draft_length=draft_length)
+        decoder = SpeculativeDecoder(
+            verifier, drafter, self.make_rule(), draft_length=draft_length, tree_nodes=tree_nodes, costs=costs
+        )
         return partial(
             decoder.generate, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed
         )

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,45 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from drafter.acceptance import Sampling
+from drafter.decode import Costs
+from drafter.evaluate import measure_costs
 from drafter.models import BlockDiffusionDrafter
 from drafter.timing import Lap, Parts, Way, race
 from drafter.verifier import Verifier
 
+WIDEST_TREE = 32  # nodes that `auto` may choose among
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """How a cycle drafts: in a row, `length` tokens, or a tree of `nodes`; `auto` chooses by measured costs."""
+
+    length: int | str | None = None
+    nodes: int | str | None = None
+
+    def __str__(self) -> str:
+        return str(self.length) if self.nodes is None else f"tree {self.nodes}"
+
+    def costs(
+        self, verifier: Verifier, drafter: BlockDiffusionDrafter, context: int, batch_size: int = 1
+    ) -> Costs | None:
+        """What `auto` chooses by, measured now; None without it."""
+        if "auto" not in (self.length, self.nodes):
+            return None
+        widest = WIDEST_TREE + 1 if self.nodes else None
+        return measure_costs(verifier, drafter, context, repeats=5, batch_size=batch_size, widest=widest)
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One suite, temperature, batch size and draft length.
+    """One suite, temperature, batch size and way of drafting.
 
     Attributes:
         tokens: behind the first of each answer, over all rows; so are `verifier_calls`.
         ms_per_token: wall time over tokens of all rows.
         speedup: over draft length 0 of the same loop, in the same run.
         ideal: speed-up if a cycle were its passes alone: tokens per cycle · t_plain / (t_verify + t_draft).
-        share_of_ideal: speedup / ideal; None without drafts.
+        share_of_ideal: speedup / ideal. Both are None without drafts, for trees and for lengths that change.
         plain_ms, verify_ms, draft_ms: those passes, measured in between.
         host_ms_per_cycle: a cycle's time less its passes; None unless the batch is one row.
     """
@@ -34,7 +59,7 @@ class Cell:
     suite: str
     temperature: float
     batch_size: int
-    draft_length: int
+    drafts: str
     prompts: int
     tokens: int
     tokens_per_cycle: float
@@ -45,18 +70,18 @@ class Cell:
     ideal: float | None
     share_of_ideal: float | None
     plain_ms: float
-    verify_ms: float
-    draft_ms: float
+    verify_ms: float | None
+    draft_ms: float | None
     host_ms_per_cycle: float | None
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared. `draft_lengths` always take in 0."""
+    """What is compared, besides draft length 0."""
 
     temperatures: Sequence[float]
     batch_sizes: Sequence[int]
-    draft_lengths: Sequence[int]
+    drafts: Sequence[Drafts]
     max_new_tokens: int = 128
     repeats: int = 3
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
@@ -70,7 +95,8 @@ def measure(
     Args:
         suites: name → prompts, as token ids.
     """
-    lengths = sorted({0, *grid.draft_lengths})
+    ways = dict.fromkeys([Drafts(0), *grid.drafts])
+    lengths = [one.length for one in ways if isinstance(one.length, int)]
     for suite, prompts in suites.items():
         for temperature in grid.temperatures:
             sampling = dataclasses.replace(grid.sampling, temperature=temperature)
@@ -78,27 +104,31 @@ def measure(
                 rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
                 context = sum(map(len, prompts)) // len(prompts) + grid.max_new_tokens // 2
                 parts = Parts(verifier, drafter, min(size, len(prompts)), context, lengths)
-                ways = {str(length): _way(verifier, drafter, sampling, length) for length in lengths}
-                laps = race(ways, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
-                for length in lengths:
-                    yield _cell(suite, temperature, size, length, laps, parts)
+                found = {str(one): _way(verifier, drafter, sampling, one, size, context) for one in ways}
+                laps = race(found, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
+                for one in ways:
+                    yield _cell(suite, temperature, size, one, laps, parts)
 
 
-def _way(verifier: Verifier, drafter: BlockDiffusionDrafter, sampling: Sampling, length: int) -> Way:
-    decode = sampling.decoder(verifier, drafter if length else None, length)
+def _way(
+    verifier: Verifier, drafter: BlockDiffusionDrafter, sampling: Sampling, drafts: Drafts, size: int, context: int
+) -> Way:
+    costs = drafts.costs(verifier, drafter, context, size)
+    decode = sampling.decoder(verifier, None if drafts.length == 0 else drafter, drafts.length, drafts.nodes, costs)
     return lambda prompts, limit: decode(prompts, max_new_tokens=limit, batch_size=len(prompts))
 
 
-def _cell(suite: str, temperature: float, size: int, length: int, laps: Mapping[str, Lap], parts: Parts) -> Cell:
-    lap, costs = laps[str(length)], parts.costs(length)
+def _cell(suite: str, temperature: float, size: int, drafts: Drafts, laps: Mapping[str, Lap], parts: Parts) -> Cell:
+    lap, length = laps[str(drafts)], drafts.length if isinstance(drafts.length, int) else None
     speedup = laps["0"].seconds_per_token / lap.seconds_per_token
-    passes = costs.verify[length] + costs.draft
+    costs = parts.costs(length or 0)
+    passes = None if length is None else costs.verify[length] + costs.draft
     ideal = costs.ideal(lap.tokens_per_cycle, length) if length else None
     return Cell(
         suite=suite,
         temperature=temperature,
         batch_size=size,
-        draft_length=length,
+        drafts=str(drafts),
         prompts=len(lap.answers),
         tokens=lap.tokens,
         tokens_per_cycle=lap.tokens_per_cycle,
@@ -109,9 +139,9 @@ def _cell(suite: str, temperature: float, size: int, length: int, laps: Mapping[
         ideal=ideal,
         share_of_ideal=speedup / ideal if ideal else None,
         plain_ms=1e3 * costs.verify[0],
-        verify_ms=1e3 * costs.verify[length],
-        draft_ms=1e3 * costs.draft,
-        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 else None,
+        verify_ms=None if length is None else 1e3 * costs.verify[length],
+        draft_ms=None if length is None else 1e3 * costs.draft,
+        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 and passes is not None else None,
     )
 
 
@@ -119,7 +149,7 @@ COLUMNS = {
     "suite": "{}",
     "temperature": "{:g}",
     "batch_size": "{}",
-    "draft_length": "{}",
+    "drafts": "{}",
     "tokens_per_cycle": "{:.2f}",
     "verifier_calls": "{}",
     "ms_per_token": "{:.2f}",
@@ -152,7 +182,7 @@ def write_csv(cells: Sequence[Cell], path: Path) -> None:
 
 
 def plot(cells: Sequence[Cell], path: Path) -> None:
-    """Speed-up over draft length, a panel per suite; dashed, what its passes alone would give."""
+    """Speed-up by way of drafting, a panel per suite; dashed, what the passes alone would give."""
     suites = list(dict.fromkeys(cell.suite for cell in cells))
     figure, panels = pyplot.subplots(
         1, len(suites), figsize=(1 + 5 * len(suites), 4), layout="constrained", squeeze=False
@@ -163,15 +193,17 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
             if cell.suite == suite:
                 groups.setdefault((cell.temperature, cell.batch_size), []).append(cell)
         for (temperature, size), group in groups.items():
-            lengths = [cell.draft_length for cell in group]
+            places = range(len(group))
             (line,) = axes.plot(
-                lengths,
+                places,
                 [cell.speedup for cell in group],
                 marker="o",
                 label=f"temperature {temperature:g}, batch {size}",
             )
-            axes.plot(lengths, [cell.ideal or 1 for cell in group], linestyle="--", color=line.get_color(), alpha=0.5)
-        axes.set(xlabel="draft length", ylabel="speed-up over draft length 0", title=suite, xticks=lengths)
+            ideals = [1.0 if cell.drafts == "0" else cell.ideal or math.nan for cell in group]
+            axes.plot(places, ideals, linestyle="--", color=line.get_color(), alpha=0.5)
+        axes.set(xlabel="drafts", ylabel="speed-up over draft length 0", title=suite)
+        axes.set_xticks(places, [cell.drafts for cell in group])
         axes.axhline(1, color="grey", linewidth=0.5)
         axes.legend()
     figure.savefig(path, dpi=120)

@@ -11,7 +11,7 @@ from test_export_layouts import exported
 
 from drafter import timing
 from drafter.__main__ import main
-from drafter.benchmark import Cell, Grid, measure, table
+from drafter.benchmark import Cell, Drafts, Grid, measure, plot, table
 from drafter.decode import Generation
 from drafter.timing import Parts, race
 
@@ -68,10 +68,10 @@ def test_parts_are_the_decoders_passes():
 
 def test_cells_compare_with_draft_length_0():
     verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()[:3]
-    grid = Grid([0.0, 1.0], [1, 2], [3], max_new_tokens=8, repeats=1)
+    grid = Grid([0.0, 1.0], [1, 2], [Drafts(3)], max_new_tokens=8, repeats=1)
     cells = list(measure(verifier, drafter, {"some": prompts}, grid))
-    keys = [(cell.temperature, cell.batch_size, cell.draft_length) for cell in cells]
-    assert keys == [(t, b, g) for t in (0.0, 1.0) for b in (1, 2) for g in (0, 3)]
+    keys = [(cell.temperature, cell.batch_size, cell.drafts) for cell in cells]
+    assert keys == [(t, b, g) for t in (0.0, 1.0) for b in (1, 2) for g in ("0", "3")]
     for plain, drafted in zip(cells[::2], cells[1::2], strict=True):
         assert plain.speedup == 1
         assert plain.tokens_per_cycle == 1
@@ -98,10 +98,10 @@ def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
     sizes = ["--max-new-tokens", "6", "--repeats", "1", "--draft-lengths", "2", "--batch-sizes", "1", "2"]
     out = ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "a.json")]
     main(["benchmark", str(drafter), *words, *sizes, *out])
-    assert "| own   | 0           | 2          | 2            |" in capsys.readouterr().out
+    assert "| own   | 0           | 2          | 2      |" in capsys.readouterr().out
     with (tmp_path / "out/benchmark.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["batch_size"], row["draft_length"]) for row in rows] == [
+    assert [(row["batch_size"], row["drafts"]) for row in rows] == [
         ("1", "0"),
         ("1", "2"),
         ("2", "0"),
@@ -110,11 +110,23 @@ def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
     assert set(rows[0]) == {one.name for one in dataclasses.fields(Cell)}
     assert (tmp_path / "out/benchmark.png").read_bytes().startswith(b"\x89PNG")
     report = json.loads((tmp_path / "a.json").read_text())
-    assert [cell["draft_length"] for cell in report["cells"]] == [0, 2, 0, 2]
+    assert [cell["drafts"] for cell in report["cells"]] == ["0", "2", "0", "2"]
     assert report["settings"]["prompts"] == 2
     with pytest.raises(SystemExit, match="batch-sizes=0: must be >= 1"):
         main(["benchmark", str(drafter), *words, "--batch-sizes", "0"])
-    with pytest.raises(SystemExit, match="draft-length=9"):
+    with pytest.raises(SystemExit, match="draft_length=9"):
         main(["benchmark", str(drafter), *words, "--draft-lengths", "0", "9"])
     with pytest.raises(SystemExit, match="temperature=-1"):
         main(["benchmark", str(drafter), *words, "--temperatures", "0", "-1"])
+
+
+def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own(tmp_path):
+    verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()[:2]
+    drafts = [Drafts(2), Drafts("auto"), Drafts(nodes=4), Drafts(nodes="auto")]
+    cells = list(measure(verifier, drafter, {"some": prompts}, Grid([0.0], [2], drafts, max_new_tokens=8, repeats=1)))
+    assert [cell.drafts for cell in cells] == ["0", "2", "auto", "tree 4", "tree auto"]
+    assert {cell.tokens for cell in cells} == {14}
+    assert [cell.ideal is None for cell in cells] == [True, False, True, True, True]
+    assert cells[3].tokens_per_cycle > 1.3
+    plot(cells, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()

@@ -79,7 +79,7 @@ def test_a_second_drafter_is_compared_in_pairs(drafter_directory, suite, tmp_pat
 
 WRONG = {
     "no such suite": (["--suites", "nowhere"], "suite='nowhere'"),
-    "a draft too long": (["--draft-length", "9"], "draft-length=9: .* at most 3; choose 0 to 3"),
+    "a draft too long": (["--draft-length", "9"], "draft_length=9: .* at most 3; choose 0 to 3"),
     "no prompts": (["--prompts", "0"], "prompts=0: must be >= 1"),
     "top-p": (["--top-p", "1.5"], "top_p=1.5"),
     "a rule": (["--rule", "macth"], "rule='macth'"),

@@ -84,6 +84,12 @@ def test_a_difference_is_told_with_its_place_and_margin(drafter_directory, capsy
     assert "same tokens: no, from token 5 on, where the two best logits are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("drafts", [["--tree-nodes", "4"], ["--tree-nodes", "auto"], ["--draft-length", "auto"]])
+def test_trees_and_lengths_chosen_by_cost_give_the_same_text(drafter_directory, drafts, capsys):
+    generate(drafter_directory, "What?", *drafts)
+    assert capsys.readouterr().out == expected("What?").text + "\n"
+
+
 def test_accepted_tokens_are_coloured():
     tokenizer = make_verifier("llama").tokenizer
     answer = Generation(tokenizer.encode("abcdefg"), accepted=[2, 0, 2], emitted=[3, 1, 2], text="abcdefg")
@@ -104,7 +110,8 @@ WRONG = {
     "no drafter": ([], "drafter: none is named"),
     "temperature": (["D", "x", "--temperature", "-1"], "temperature=-1.0"),
     "top-k": (["D", "x", "--top-k", "-2"], "top_k=-2"),
-    "length": (["D", "x", "--draft-length", "4"], "draft-length=4: .* choose 0 to 3"),
+    "length": (["D", "x", "--draft-length", "4"], "draft_length=4: .* choose 0 to 3"),
+    "a tree of none": (["D", "x", "--tree-nodes", "0"], "tree_nodes=0: must be >= 1"),
     "no such drafter": (["./nowhere", "x"], "drafter='./nowhere': no such directory"),
     "an empty prompt": (["D", " "], "prompt: is empty"),
     "two prompts": (["D", "x", "--file", "y"], "file='y': there is a PROMPT, too"),

@@ -6,6 +6,7 @@ passes that a cycle is made of. Speed-ups are over draft length 0; the ideal cou
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from drafter.commands import decoding
 
@@ -15,7 +16,9 @@ def arguments(parser: ArgumentParser) -> None:
     decoding.add_suites(parser, 8)
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.0], metavar="T", help="default: 0")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], metavar="B", help="default: 1")
-    parser.add_argument("--draft-lengths", nargs="+", type=int, metavar="G", help="default: the trained number")
+    number: dict[str, Any] = {"nargs": "+", "type": decoding.number_or_auto, "metavar": "N|auto"}
+    parser.add_argument("--draft-lengths", **number, help="default: the trained number, unless there are trees")
+    parser.add_argument("--tree-nodes", **number, default=[], help="also trees of so many tokens")
     decoding.add_law(parser)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts; default: 3")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write benchmark.csv and benchmark.png here")
@@ -29,9 +32,8 @@ def run(parsed: Namespace) -> None:
     for temperature in parsed.temperatures:
         decoding.check_sampling(parsed, temperature)
     suites = decoding.read_suites(parsed)
-    lengths = parsed.draft_lengths or [None]
-    longest = decoding.check_models(parsed, parsed.drafter, *lengths)
-    lengths = [longest if length is None else length for length in lengths]
+    wanted = [(length, None) for length in parsed.draft_lengths or []] + [(None, nodes) for nodes in parsed.tree_nodes]
+    longest = decoding.check_models(parsed, parsed.drafter, *wanted)
 
     from dataclasses import asdict
 
@@ -44,11 +46,12 @@ def run(parsed: Namespace) -> None:
     verifier = decoding.load_verifier(parsed)
     drafter = decoding.load_drafter(parsed.drafter, verifier)
     sampling = Sampling(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    drafts = [benchmark.Drafts(*one) for one in wanted or [(longest, None)]]
     grid = benchmark.Grid(
-        parsed.temperatures, parsed.batch_sizes, lengths, parsed.max_new_tokens, parsed.repeats, sampling
+        parsed.temperatures, parsed.batch_sizes, drafts, parsed.max_new_tokens, parsed.repeats, sampling
     )
     prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
-    total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({0, *lengths})
+    total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({benchmark.Drafts(0), *drafts})
     cells = list(tqdm(benchmark.measure(verifier, drafter, prompts, grid), total=total, desc="cells", leave=False))
     about = f"{hardware(str(verifier.device))}; {verifier.dtype}; attention {verifier.kernel}".replace("torch.", "")
     print(f"{about}\n\n{benchmark.table(cells)}")

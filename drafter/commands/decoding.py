@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from drafter.decode import Costs
     from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
 
@@ -52,29 +53,39 @@ def add_suites(parser: ArgumentParser, prompts: int | None) -> None:
     parser.add_argument("--raw", action="store_true", help="prompts as they are, without the chat template")
 
 
+def number_or_auto(text: str) -> int | str:
+    """What `--draft-length` and `--tree-nodes` take."""
+    return text if text == "auto" else int(text)
+
+
 def require_positive(parsed: Namespace, *names: str) -> None:
     """Raise a ValueError unless the arguments of these names are at least 1, or left out."""
     for name in names:
         value = getattr(parsed, name)
         for one in value if isinstance(value, list) else [value]:
-            if one is not None and one < 1:
+            if one not in (None, "auto") and one < 1:
                 raise ValueError(f"{name.replace('_', '-')}={one}: must be >= 1")
 
 
-def check_models(parsed: Namespace, drafter: str, *draft_lengths: int | None) -> int:
+def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | None, int | str | None]) -> int:
     """Compare a drafter's config with the verifier's; returns the drafter's longest draft. No weights are read.
 
+    Args:
+        drafts: draft lengths and tree nodes that will be decoded with.
     Raises:
-        ValueError: either can't be read, the drafter was made for another verifier, or a draft length is out of range.
+        ValueError: either can't be read, the drafter was made for another verifier, or a number is out of range.
     """
+    from drafter.acceptance import Sampling
     from drafter.check.verifier import VerifierFacts
+    from drafter.decode import Costs
+    from drafter.decode.checks import check_decoder
     from drafter.models.storage import Stored, find
 
     facts = Stored(find(drafter)).facts
     longest = int(facts["block_size"]) - 1
-    for length in draft_lengths:
-        if length is not None and not 0 <= length <= longest:
-            raise ValueError(f"draft-length={length}: {drafter} proposes at most {longest}; choose 0 to {longest}")
+    to_come = Costs(0.0, [0.0] * (longest + 1))
+    for length, nodes in drafts:
+        check_decoder(longest, Sampling(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
     truths = VerifierFacts.load(parsed.verifier).truths
     for name in ("hidden_size", "num_target_layers", "vocab_size"):
         if facts.get(name) not in (None, 0, truths[name]):
@@ -134,6 +145,18 @@ def load_drafter(source: str, verifier: "Verifier") -> "BlockDiffusionDrafter":
     drafter = BlockDiffusionDrafter.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
     drafter.check_verifier(verifier)
     return drafter
+
+
+def costs_of(
+    verifier: "Verifier",
+    drafter: "BlockDiffusionDrafter",
+    drafts: tuple[int | str | None, int | str | None],
+    context: int,
+) -> "Costs | None":
+    """Costs of passes of one row, measured here where a draft length or a number of tree nodes is `auto`."""
+    from drafter.benchmark import Drafts
+
+    return Drafts(*drafts).costs(verifier, drafter, context)
 
 
 def choose_dtype(requested: str, device: str) -> "torch.dtype":

@@ -37,7 +37,7 @@ def run(parsed: Namespace) -> None:
     decoding.check_sampling(parsed, parsed.temperature)
     suites = decoding.read_suites(parsed)
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
-    longest = [decoding.check_models(parsed, one, parsed.draft_length) for one in drafters]
+    longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
 
     from drafter import acceptance
     from drafter.export.record import provenance, write_json

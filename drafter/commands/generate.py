@@ -29,7 +29,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer; default: 256")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer here; repeatable")
     decoding.add_sampling(parser)
-    parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
+    number: dict[str, Any] = {"type": decoding.number_or_auto, "metavar": "N|auto"}
+    parser.add_argument("--draft-length", **number, help="tokens proposed per cycle; default: the trained number")
+    parser.add_argument("--tree-nodes", **number, help="propose a tree of so many tokens instead")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--plain", action="store_true", help="decode without drafts")
     way.add_argument("--compare", action="store_true", help="plainly, then with drafts")
@@ -48,7 +50,7 @@ def run(parsed: Namespace) -> None:
         raise ValueError("stop='': ends nothing; give it at least one character")
     prompt = _prompt(parsed)
     if parsed.drafter is not None:
-        decoding.check_models(parsed, parsed.drafter, parsed.draft_length)
+        decoding.check_models(parsed, parsed.drafter, (parsed.draft_length, parsed.tree_nodes))
 
     verifier = decoding.load_verifier(parsed)
     drafter = None if parsed.plain else decoding.load_drafter(parsed.drafter, verifier)
@@ -96,8 +98,11 @@ def _decode(
     from drafter.acceptance import Sampling
 
     sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
-    length = None if drafter is None else parsed.draft_length
-    decode = sampling.decoder(verifier, drafter, length)
+    if drafter is None:
+        decode = sampling.decoder(verifier, None, None)
+    else:
+        costs = decoding.costs_of(verifier, drafter, (parsed.draft_length, parsed.tree_nodes), len(ids) + limit // 2)
+        decode = sampling.decoder(verifier, drafter, parsed.draft_length, parsed.tree_nodes, costs)
     (answer,) = decode([ids], max_new_tokens=limit, stop=parsed.stop, on_text=on_text)
     if not answer.token_ids:
         raise ValueError(f"prompt: {answer.stop}")

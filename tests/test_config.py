@@ -1,9 +1,12 @@
 """Recipes: what they may say, how overrides meet them, and the one line that a wrong one gets."""
 
+from dataclasses import fields
+
 import pytest
 from conftest import ROOT
 
-from drafter.config import Config, load, save
+from drafter.config import Config, DataConfig, load, save
+from drafter.config.data import TRAINING_ONLY
 from drafter.sources import File, StandardLibrary
 
 TINY = ROOT / "recipes/tiny.yaml"
@@ -151,3 +154,9 @@ def test_a_missing_recipe_is_said():
         ValueError, match=r"recipe='nowhere\.yaml': no such file; the recipes that ship are in recipes/"
     ):
         load("nowhere.yaml")
+
+
+def test_every_data_setting_is_known_to_decide_answers_or_not():
+    """A new setting must be put on one side: what decides answers refuses to go on with those of another value."""
+    deciding = {"sources", "answered_by", "keep_reasoning", "max_new_tokens", "temperature", "top_p", "server"}
+    assert {each.name for each in fields(DataConfig)} == deciding | set(TRAINING_ONLY)

@@ -25,6 +25,8 @@ TRAINING_ONLY = (
     "validation_rows",
     "taps",
     "packing",
+    "streaming",
+    "shuffle_buffer",
     "cache",
 )
 

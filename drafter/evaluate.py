@@ -39,6 +39,13 @@ def compare_greedy(
     together = len(prompts)
     plain = SpeculativeDecoder(verifier).generate(prompts, max_new_tokens, batch_size=together)
     speculative = SpeculativeDecoder(verifier, drafter).generate(prompts, max_new_tokens, batch_size=together)
+    return compare_answers(verifier, prompts, plain, speculative)
+
+
+def compare_answers(
+    verifier: Verifier, prompts: Sequence[list[int]], plain: list[Generation], speculative: list[Generation]
+) -> Agreement:
+    """Count where greedy answers to the same prompts differ."""
     mismatches = ties = 0
     for prompt, one, other in zip(prompts, plain, speculative, strict=True):
         if one.token_ids != other.token_ids:
@@ -170,17 +177,23 @@ def measure_speed(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     draft_length: int,
+    tree_nodes: int | None = None,
 ) -> list[Speed]:
     """Greedy, batch 1: transformers' generate, our loop without drafts, our loop with them; prompt by prompt in turn.
 
     Each runs once up to the first token and once to the end; the difference is the time of decoding.
+
+    Args:
+        tree_nodes: drafts of a tree in place of `draft_length` drafts in a row.
     """
     plain = SpeculativeDecoder(verifier)
-    speculative = SpeculativeDecoder(verifier, drafter, draft_length=draft_length)
+    how = {"tree_nodes": tree_nodes} if tree_nodes else {"draft_length": draft_length}
+    speculative = SpeculativeDecoder(verifier, drafter, **how)  # type: ignore[arg-type]
+    drafts = f"a tree of {tree_nodes}" if tree_nodes else f"{draft_length} drafts"
     ways: dict[str, Callable[[list[int], int], Generation]] = {
         "transformers generate": lambda prompt, limit: _transformers_generate(verifier, prompt, limit),
         "plain loop": lambda prompt, limit: plain.generate([prompt], limit)[0],
-        f"speculative, {draft_length} drafts": lambda prompt, limit: speculative.generate([prompt], limit)[0],
+        f"speculative, {drafts}": lambda prompt, limit: speculative.generate([prompt], limit)[0],
     }
     results: dict[str, list[Generation]] = {name: [] for name in ways}
     seconds = dict.fromkeys(ways, 0.0)

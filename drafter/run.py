@@ -15,8 +15,16 @@ from drafter import config as configs
 from drafter.batches import Steps, Streamed, loader, readers
 from drafter.config import Config, require
 from drafter.data.taps import TapCache
-from drafter.decode import tokens_per_cycle
-from drafter.evaluate import Costs, best_draft_length, compare_greedy, measure_costs, measure_speed, table
+from drafter.decode import SpeculativeDecoder, tokens_per_cycle
+from drafter.evaluate import (
+    Costs,
+    best_draft_length,
+    compare_answers,
+    compare_greedy,
+    measure_costs,
+    measure_speed,
+    table,
+)
 from drafter.export import export
 from drafter.export.card import add_results
 from drafter.export.record import licence, provenance, write_json
@@ -213,25 +221,37 @@ def decode_both_ways(
     prompts = material.held_out_ids[: settings.prompts]
     agreement = compare_greedy(material.verifier, drafter, prompts, settings.max_new_tokens)
     same = walk_along(agreement.plain, prompts, material.verifier, drafter)
+    compared = [agreement]
+    if settings.tree_nodes:
+        decoder = SpeculativeDecoder(material.verifier, drafter, tree_nodes=settings.tree_nodes)
+        answers = decoder.generate(prompts, settings.max_new_tokens, batch_size=len(prompts))
+        compared.append(compare_answers(material.verifier, prompts, agreement.plain, answers))
+    mismatches, ties = sum(one.mismatches for one in compared), sum(one.ties for one in compared)
 
     exported = config.directory / "export"  # read, not cast: `.to` would round the frequencies of the positions, too
     quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=material.device)
     costs = measure_costs(fast, quick)
     length, ideal_walk = choose_length(config, costs, leading)
-    speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length)
+    speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
+    ideal = costs.ideal(ideal_walk.tokens_per_cycle, length)
+    if settings.tree_nodes:
+        wide = measure_costs(fast, quick, widest=1 + settings.tree_nodes)
+        ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
     print(table(speeds))
-    print(f"float32: {agreement.mismatches} mismatches, {agreement.ties} ties in {len(prompts)} prompts")
+    print(f"float32: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts")
     return {
         "tokens_per_cycle_decoded": tokens_per_cycle(agreement.speculative),
         "tokens_per_cycle_walk_of_decoded": same.tokens_per_cycle,
-        "greedy_mismatches": agreement.mismatches,
-        "greedy_ties": agreement.ties,
+        "greedy_mismatches": mismatches,
+        "greedy_ties": ties,
         "verifier_calls": speculative.verifier_calls,
         "verifier_calls_plain": plain.verifier_calls,
         "speedup": speculative.tokens_per_second / plain.tokens_per_second,
-        "speedup_ideal": costs.ideal(ideal_walk.tokens_per_cycle, length),
+        "speedup_ideal": ideal,
         "draft_length": length,
+        "tree_nodes": settings.tree_nodes,
+        "tokens_per_cycle_timed": speculative.tokens_per_cycle,
         "tokens_per_second": {one.name: one.tokens_per_second for one in speeds},
         "milliseconds": {"draft": costs.draft * 1e3, "verify": [seconds * 1e3 for seconds in costs.verify]},
     }

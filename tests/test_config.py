@@ -105,6 +105,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("losses.decayed_ce.decay_slots=0", "losses.decayed_ce.decay_slots=0.0: "),
         ("decoding.draft_length=4", "decoding.draft_length=4: must lie between 1 and drafter.block_size - 1 = 3"),
         ("decoding.max_new_tokens=1", "decoding.max_new_tokens=1: must be >= 2"),
+        ("decoding.tree_nodes=0", "decoding.tree_nodes=0: must be >= 1, or null for drafts in a row"),
         ("name=null", "name=None: "),
     ],
 )

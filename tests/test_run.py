@@ -177,12 +177,19 @@ def test_a_run_of_another_recipe_is_refused(finished_run, tiny_words):
     "settings",
     [
         ["training.precision=bfloat16", "drafter.start=random", "drafter.vocabulary=full", "data.taps=online"],
-        ["data.streaming=true", "data.taps=online", "training.workers=1", "data.shuffle_buffer=9", "data.packing=true"],
+        [
+            "data.streaming=true",
+            "data.taps=online",
+            "training.workers=1",
+            "data.shuffle_buffer=9",
+            "data.packing=true",
+            "decoding.tree_nodes=4",
+        ],
         ["training.accumulate=2", "drafter.vocabulary=20", "drafter.block_size=9", "training.log_every=100"],
     ],
     ids=[
         "bfloat16, random, full, online",
-        "streamed, packed",
+        "streamed, packed, trees",
         "accumulated, few tokens, long blocks, nothing logged",
     ],
 )

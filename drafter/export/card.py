@@ -126,7 +126,9 @@ def _speed(results: Mapping[str, Any]) -> str:
     text = _table(("greedy, batch 1", "tokens/s"), rows)
     if "speedup" in results:
         text += f"\n\nSpeed-up over the faster plain way: {results['speedup']:.2f}"
-        text += f" with {results['draft_length']} drafts" if "draft_length" in results else ""
+        nodes = results.get("tree_nodes")
+        drafts = f"a tree of {nodes}" if nodes else f"{results['draft_length']}" if "draft_length" in results else ""
+        text += f" with {drafts} drafts" if drafts else ""
         text += f", in {results['precision']}, on the machine that trained it." if "precision" in results else "."
     return text
 

@@ -51,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             server.requests.append((body, dict(self.headers)))
             server.times.append(time.monotonic())
             server.busy += 1
+            self.counted = True
             server.busiest = max(server.busiest, server.busy)
             waiting = server.faults.get(body["messages"][-1]["content"])
             fault = waiting.popleft() if waiting else None
@@ -58,9 +59,14 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.answer(body, fault)
         finally:
-            with server.lock:
-                server.busy -= 1
+            self.leave()
             self.close_connection = True
+
+    def leave(self):
+        """Count no more: before the reply goes out, since its reader may ask anew before this thread runs again."""
+        with self.server.lock:
+            self.server.busy -= self.counted
+            self.counted = False
 
     def answer(self, body, fault):
         if isinstance(fault, int):
@@ -100,6 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"choices": [choice | changes.get("choice", {}) | {"message": message}], "usage": usage}
 
     def send(self, status, content, headers=None):
+        self.leave()
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | (headers or {})).items():
             self.send_header(name, value)

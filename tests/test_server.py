@@ -180,7 +180,7 @@ def test_requests_at_a_time_are_bounded(tmp_path):
     texts = [f"slow {number}" for number in range(24)]
     with serve(prompt_tokens, **{"*": "slow"}) as server:
         _, rows, _ = run(server, tmp_path / "a", asked(*texts), concurrency=6)
-    assert server.busiest == 6
+    assert 2 <= server.busiest <= 6
     assert [row["prompt"] for row in rows] == texts
 
 
@@ -220,7 +220,7 @@ def test_a_kill_ends_what_is_under_way_and_a_resumed_run_asks_only_the_rest(tmp_
         assert time.monotonic() - begun < 15  # the hanging request was cut, not waited for
         lines = (tmp_path / "a/journal-00001.jsonl").read_text().splitlines()
         kept = {texts[json.loads(line)["prompt"] + 6] for line in lines} | set(texts[:6])
-        time.sleep(0.1)  # until the server has read what the first run still sent
+        time.sleep(0.5)  # until the server has read what the first run still sent
         server.requests.clear()
         _, rows, _ = run(server, tmp_path / "a", [], shard_prompts=6)
     assert [row["prompt"] for row in rows] == texts

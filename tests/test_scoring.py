@@ -150,12 +150,14 @@ def test_a_wide_hidden_state_before_a_narrow_head_gets_a_wide_gradient():
 
 
 @pytest.mark.parametrize(
-    ("needs", "products"), [({"nll"}, 2), ({"jsd"}, 3), ({"nll", "jsd", "log_acceptance"}, 5), (set(), 1)], ids=str
+    ("needs", "products"),
+    [(("nll",), 2), (("jsd",), 3), (("nll", "jsd", "log_acceptance"), 5), ((), 1)],
+    ids=["nll", "jsd", "all", "none"],
 )
 def test_a_gradient_is_stored_for_what_is_needed_only(needs, products):
     hidden, head, labels = problem(16, 4, 301, torch.bfloat16)
     with Watch() as watch:
-        scores = score(hidden, head, labels, 8, needs=needs, verifier_hidden=hidden.detach() + 1)
+        scores = score(hidden, head, labels, 8, needs=set(needs), verifier_hidden=hidden.detach() + 1)
     assert watch.products == 2 * products
     assert watch.largest == 8 * 301
     assert scores.nll.requires_grad == ("nll" in needs)

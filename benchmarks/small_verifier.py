@@ -2,24 +2,21 @@
 
     python benchmarks/small_verifier.py runs/small_qwen3 [--steps 600] [--minutes 10]
 
-It learns to write functions of the running Python's standard library from their signature and docstring, in ChatML. It
-is no good at it; it is a causal language model of another family whose greedy answers are its own.
+It learns to write and to explain functions of the running Python's standard library, in ChatML, from what their authors
+wrote. It is no good at it; it is a causal language model of another family whose greedy answers are its own.
 """
 
 import argparse
-import ast
 import itertools
 import random
-import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup
 
-from drafter.sources.standard_library import REQUEST
+from drafter.sources.standard_library import asked
 
 END, START, SPARE = "<|im_end|>", "<|im_start|>", "<|spare|>"
 TEMPLATE = (
@@ -28,26 +25,6 @@ TEMPLATE = (
     "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def functions() -> Iterator[tuple[str, str]]:
-    """(signature and docstring, body) of every documented function of the standard library, a file after another."""
-    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
-        if "test" in path.as_posix() or "site-packages" in path.parts:
-            continue
-        try:
-            source = path.read_text(encoding="utf-8")
-            tree = ast.parse(source)
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        lines = source.splitlines()
-        for node in ast.walk(tree):
-            documented = isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and len(node.body) > 1
-            if isinstance(node, ast.FunctionDef) and documented and node.end_lineno and node.body[0].end_lineno:
-                head = lines[node.lineno - 1 : node.body[0].end_lineno]
-                body = lines[node.body[0].end_lineno : node.end_lineno]
-                margin = len(head[0]) - len(head[0].lstrip())
-                yield tuple("\n".join(line[margin:] for line in part).strip("\n") for part in (head, body))  # type: ignore[misc]
 
 
 def chat(question: str, answer: str) -> str:
@@ -74,12 +51,12 @@ def make_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
 def train(folder: Path, steps: int, minutes: float, rows: int = 16, length: int = 256) -> float:
     """Train and save; returns the mean loss of the last 50 steps, in nats a token."""
     torch.manual_seed(0)
-    pairs = [(REQUEST["write"].format(code=head), f"```python\n{body}\n```") for head, body in functions()]
-    random.Random(0).shuffle(pairs)
-    texts = [chat(*pair) for pair in pairs]
+    answered = [made["messages"] for made in asked() if len(made["messages"]) == 2]
+    random.Random(0).shuffle(answered)
+    texts = [chat(question["content"], answer["content"]) for question, answer in answered]
     tokenizer = make_tokenizer(texts, 4096)
     stream = torch.tensor(list(itertools.chain.from_iterable(tokenizer(texts)["input_ids"])))
-    print(f"{len(pairs)} functions, {len(stream)} tokens")
+    print(f"{len(texts)} functions, {len(stream)} tokens")
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -96,7 +73,7 @@ def train(folder: Path, steps: int, minutes: float, rows: int = 16, length: int 
     )
     model = Qwen3ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.95), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     losses: list[float] = []
     began = time.perf_counter()
     for step in range(steps):

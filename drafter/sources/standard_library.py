@@ -57,18 +57,9 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
     Raises:
         ValueError: the library has too few functions of that size.
     """
-    root = Path(sysconfig.get_path("stdlib"))
     found: dict[str, dict[str, Conversation]] = {kind: {} for kind in KINDS}
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if not any(part in SKIPPED for part in relative.parts):
-            for kind, code, own in _functions(path):
-                if 80 <= len(code) <= max_characters:
-                    text = REQUEST[kind].format(code=code)
-                    messages = [{"role": "user", "content": text}]
-                    messages += [{"role": "assistant", "content": own}] if own else []
-                    made = {"source": relative.as_posix(), "kind": kind, "messages": messages}
-                    found[kind][text] = made
+    for made in asked(max_characters):
+        found[made["kind"]][made["messages"][0]["content"]] = made
     picked: list[Conversation] = []
     for kind, unique in found.items():
         count = counts.get(kind, 0)
@@ -80,6 +71,20 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
         picked += random.Random(f"{seed} {kind}").sample(list(unique.values()), count)
     random.Random(seed).shuffle(picked)
     return picked
+
+
+def asked(max_characters: int | None = None) -> Iterator[Conversation]:
+    """A question about every function of the library, whose code has 80 to `max_characters` characters, by file."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if any(part in SKIPPED for part in relative.parts):
+            continue
+        for kind, code, own in _functions(path):
+            if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
+                messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
+                messages += [{"role": "assistant", "content": own}] if own else []
+                yield {"source": relative.as_posix(), "kind": kind, "messages": messages}
 
 
 def _functions(path: Path) -> Iterator[tuple[str, str, str | None]]:

@@ -144,9 +144,8 @@ def compare(options: argparse.Namespace, device: str, size: int, suites: Sequenc
     }
     ways = {name: way for name, way in ways.items() if size == 1 or name not in ALONE}
     context = sum(map(len, prompts)) // len(prompts) + options.max_new_tokens // 2
-    parts = Parts(verifier, drafter, min(size, len(prompts)), context, [length])
+    parts = Parts(verifier, drafter, min(size, len(prompts)), context, [1 + length], [length])
     laps = race(ways, rounds, options.max_new_tokens, options.repeats, verifier.device, parts.measure)
-    costs = parts.costs(length)
     for name, lap in laps.items():
         rate = lap.tokens / lap.seconds
         result = Result(
@@ -161,16 +160,15 @@ def compare(options: argparse.Namespace, device: str, size: int, suites: Sequenc
             over_loop=laps[LOOP].seconds_per_token * rate,
         )
         if name == OURS:
-            ideal = costs.ideal(lap.tokens_per_cycle, length)
-            passes = costs.draft + costs.verify[length]
+            ideal = parts.ideal(lap.tokens_per_cycle, length)
             result = dataclasses.replace(
                 result,
                 ideal=ideal,
                 share_of_ideal=result.over_loop / ideal,
-                host_ms=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 else None,
-                plain_ms=1e3 * costs.verify[0],
-                verify_ms=1e3 * costs.verify[length],
-                draft_ms=1e3 * costs.draft,
+                host_ms=1e3 * (lap.seconds / lap.cycles - parts.cycle(length)) if size == 1 else None,
+                plain_ms=1e3 * parts.verify(1),
+                verify_ms=1e3 * parts.verify(1 + length),
+                draft_ms=1e3 * parts.draft(length),
             )
         yield result
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from drafter.comparison import first_difference
 from drafter.data.rows import Row, split
 from drafter.data.suites import load_suite
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.evaluate import TIE, margin
+from drafter.evaluate import TIE, first_difference, margin
 from drafter.export.record import provenance, read_record, write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.sources.standard_library import functions

@@ -14,9 +14,8 @@ from matplotlib import pyplot
 
 from drafter.acceptance import Sampling
 from drafter.decode import Costs
-from drafter.evaluate import measure_costs
 from drafter.models import BlockDiffusionDrafter
-from drafter.timing import Lap, Parts, Way, race
+from drafter.timing import Lap, Parts, Way, measure_costs, race
 from drafter.verifier import Verifier
 
 WIDEST_TREE = 32  # nodes that `auto` may choose among
@@ -96,14 +95,15 @@ def measure(
         suites: name → prompts, as token ids.
     """
     ways = dict.fromkeys([Drafts(0), *grid.drafts])
-    lengths = [one.length for one in ways if isinstance(one.length, int)]
+    lengths = [one.length for one in ways if isinstance(one.length, int) and one.length]
+    widths = [1 + length for length in lengths]
     for suite, prompts in suites.items():
         for temperature in grid.temperatures:
             sampling = dataclasses.replace(grid.sampling, temperature=temperature)
             for size in grid.batch_sizes:
                 rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
                 context = sum(map(len, prompts)) // len(prompts) + grid.max_new_tokens // 2
-                parts = Parts(verifier, drafter, min(size, len(prompts)), context, lengths)
+                parts = Parts(verifier, drafter, min(size, len(prompts)), context, widths, lengths)
                 found = {str(one): _way(verifier, drafter, sampling, one, size, context) for one in ways}
                 laps = race(found, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
                 for one in ways:
@@ -121,9 +121,7 @@ def _way(
 def _cell(suite: str, temperature: float, size: int, drafts: Drafts, laps: Mapping[str, Lap], parts: Parts) -> Cell:
     lap, length = laps[str(drafts)], drafts.length if isinstance(drafts.length, int) else None
     speedup = laps["0"].seconds_per_token / lap.seconds_per_token
-    costs = parts.costs(length or 0)
-    passes = None if length is None else costs.verify[length] + costs.draft
-    ideal = costs.ideal(lap.tokens_per_cycle, length) if length else None
+    ideal = parts.ideal(lap.tokens_per_cycle, length) if length else None
     return Cell(
         suite=suite,
         temperature=temperature,
@@ -138,10 +136,12 @@ def _cell(suite: str, temperature: float, size: int, drafts: Drafts, laps: Mappi
         speedup=speedup,
         ideal=ideal,
         share_of_ideal=speedup / ideal if ideal else None,
-        plain_ms=1e3 * costs.verify[0],
-        verify_ms=None if length is None else 1e3 * costs.verify[length],
-        draft_ms=None if length is None else 1e3 * costs.draft,
-        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - passes) if size == 1 and passes is not None else None,
+        plain_ms=1e3 * parts.verify(1),
+        verify_ms=None if length is None else 1e3 * parts.verify(1 + length),
+        draft_ms=None if length is None else 1e3 * parts.draft(length),
+        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - parts.cycle(length))
+        if size == 1 and length is not None
+        else None,
     )
 
 

@@ -1,6 +1,5 @@
 """One prompt decoded plainly and with drafts, as a reader sees it: accepted tokens coloured, then the figures."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from drafter.decode import Generation
@@ -29,14 +28,6 @@ def coloured(answer: Generation, tokenizer: Any) -> str:
         length += len(part)
         text += f"{ACCEPTED}{part}{PLAIN}" if draft and part else part
     return text
-
-
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """Where two answers part, or None if they are the same."""
-    if list(one) == list(other):
-        return None
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def figures(answer: Generation) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """What a drafter is worth: the same tokens, fewer verifier calls, less time. Both sides in one process and dtype."""
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
-from drafter.decode import Costs, Generation, SpeculativeDecoder, tokens_per_cycle
+from drafter.decode import Costs, Generation, SpeculativeDecoder
 from drafter.models import BlockDiffusionDrafter
+from drafter.timing import Way, race
 from drafter.verifier import Verifier
 from drafter.walk import Walk, walk
 
@@ -48,14 +46,19 @@ def compare_answers(
     """Count where greedy answers to the same prompts differ."""
     mismatches = ties = 0
     for prompt, one, other in zip(prompts, plain, speculative, strict=True):
-        if one.token_ids != other.token_ids:
-            pairs = zip(one.token_ids, other.token_ids, strict=False)
-            shared = next(
-                (i for i, (a, b) in enumerate(pairs) if a != b), min(len(one.token_ids), len(other.token_ids))
-            )
-            tie = margin(verifier, prompt + one.token_ids[:shared]) < TIE
+        place = first_difference(one.token_ids, other.token_ids)
+        if place is not None:
+            tie = margin(verifier, prompt + one.token_ids[:place]) < TIE
             ties, mismatches = ties + tie, mismatches + (not tie)
     return Agreement(mismatches, ties, plain, speculative)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Where two answers part, or None if they are the same."""
+    if list(one) == list(other):
+        return None
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 @torch.inference_mode()
@@ -64,66 +67,6 @@ def margin(verifier: Verifier, ids: list[int]) -> float:
     hidden, _ = verifier.step(torch.tensor([ids], device=verifier.device), verifier.new_cache(1, len(ids)))
     best = verifier.logits(hidden[:, -1]).float().topk(2).values[0]
     return float(best[0] - best[1])
-
-
-@torch.inference_mode()
-def measure_costs(
-    verifier: Verifier,
-    drafter: BlockDiffusionDrafter,
-    context: int = 200,
-    repeats: int = 9,
-    batch_size: int = 1,
-    widest: int | None = None,
-) -> Costs:
-    """Medians of interleaved passes of `batch_size` rows behind `context` tokens.
-
-    Args:
-        widest: tokens of the widest verifier pass, for trees; None: a block. Past the block every doubling is measured,
-            and what lies between lies on a line.
-    """
-    size = drafter.block_size
-    widest = max(size, widest or 0)
-    room = context + widest
-    cache, draft_cache = verifier.new_cache(batch_size, room), drafter.new_cache(batch_size, room, verifier.kernel)
-    cache.set_lengths([context] * batch_size)
-    draft_cache.set_lengths([context] * batch_size)
-    ids = torch.full((batch_size, widest), drafter.mask_token_id, device=verifier.device)
-    taps = torch.zeros(batch_size, size, drafter.fc.in_features, dtype=verifier.dtype, device=verifier.device)
-    head = verifier.head if drafter.vocabulary is None else verifier.head[drafter.vocabulary]
-
-    def draft() -> None:
-        drafter.extend(taps, draft_cache)
-        (drafter.draft(verifier.embed(ids[:, :size]), draft_cache)[:, 1:] @ head.T).argmax(-1)
-
-    def verify(width: int) -> Callable[[], object]:
-        return lambda: verifier.logits(verifier.step(ids[:, :width], cache, drafter.tap_layers)[0]).argmax(-1)
-
-    widths = list(range(1, size + 1))
-    while widths[-1] < widest:
-        widths.append(min(2 * widths[-1], widest))
-    passes = [draft, *(verify(width) for width in widths)]
-    seconds: list[list[float]] = [[] for _ in passes]
-    for _ in range(repeats):
-        for run, kept in zip(passes, seconds, strict=True):
-            kept.append(_timed(run, verifier.device))
-    medians = [statistics.median(kept[1:]) for kept in seconds]
-    return Costs(medians[0], between(widths, medians[1:]))
-
-
-def between(widths: Sequence[int], seconds: Sequence[float]) -> list[float]:
-    """Seconds of every width from 1 to the last, on lines between those measured; `widths` ascend from 1."""
-    filled = [seconds[0]]
-    for (low, high), (first, last) in zip(pairwise(widths), pairwise(seconds), strict=True):
-        filled += [first + (last - first) * step / (high - low) for step in range(1, high - low + 1)]
-    return filled
-
-
-def _timed(run: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def best_draft_length(costs: Costs, leading: Sequence[list[int]]) -> tuple[int, Walk]:
@@ -190,31 +133,23 @@ def measure_speed(
     how = {"tree_nodes": tree_nodes} if tree_nodes else {"draft_length": draft_length}
     speculative = SpeculativeDecoder(verifier, drafter, **how)  # type: ignore[arg-type]
     drafts = f"a tree of {tree_nodes}" if tree_nodes else f"{draft_length} drafts"
-    ways: dict[str, Callable[[list[int], int], Generation]] = {
-        "transformers generate": lambda prompt, limit: _transformers_generate(verifier, prompt, limit),
-        "plain loop": lambda prompt, limit: plain.generate([prompt], limit)[0],
-        f"speculative, {drafts}": lambda prompt, limit: speculative.generate([prompt], limit)[0],
+    ways: dict[str, Way] = {
+        "transformers generate": lambda prompts, limit: [
+            _transformers_generate(verifier, one, limit) for one in prompts
+        ],
+        "plain loop": plain.generate,
+        f"speculative, {drafts}": speculative.generate,
     }
-    results: dict[str, list[Generation]] = {name: [] for name in ways}
-    seconds = dict.fromkeys(ways, 0.0)
-    for run in ways.values():
-        run(prompts[0][:8], 8)  # warm up
-    for prompt in prompts:
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run(prompt, 1)
-            first = time.perf_counter()
-            results[name].append(run(prompt, max_new_tokens))
-            seconds[name] += (time.perf_counter() - first) - (first - start)
+    laps = race(ways, [[prompt] for prompt in prompts], max_new_tokens, 1, verifier.device)
     return [
         Speed(
             name,
-            sum(len(one.token_ids) - 1 for one in found),
-            seconds[name],
-            sum(one.verifier_calls for one in found),
-            tokens_per_cycle(found),
+            lap.tokens,
+            lap.seconds,
+            sum(one.verifier_calls for one in lap.answers),
+            lap.tokens_per_cycle,
         )
-        for name, found in results.items()
+        for name, lap in laps.items()
     ]
 
 

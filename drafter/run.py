@@ -15,16 +15,8 @@ from drafter import config as configs
 from drafter.batches import Steps, Streamed, loader, readers
 from drafter.config import Config, require
 from drafter.data.taps import TapCache
-from drafter.decode import SpeculativeDecoder, tokens_per_cycle
-from drafter.evaluate import (
-    Costs,
-    best_draft_length,
-    compare_answers,
-    compare_greedy,
-    measure_costs,
-    measure_speed,
-    table,
-)
+from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
+from drafter.evaluate import best_draft_length, compare_answers, compare_greedy, measure_speed, table
 from drafter.export import export
 from drafter.export.card import add_results
 from drafter.export.record import licence, provenance, write_json
@@ -34,6 +26,7 @@ from drafter.pictures import curves, kept_per_slot
 from drafter.prepare import Material, held_out_batches, prepare, taps_of
 from drafter.probe import probe, walk_along
 from drafter.ranks import lightning_devices, ranks
+from drafter.timing import measure_costs
 from drafter.tokenizer import tokenizer_hash
 from drafter.training import Batches, DrafterModule
 from drafter.verifier import Verifier
@@ -230,13 +223,13 @@ def decode_both_ways(
 
     exported = config.directory / "export"  # read, not cast: `.to` would round the frequencies of the positions, too
     quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=material.device)
-    costs = measure_costs(fast, quick)
+    wide = measure_costs(fast, quick, widest=1 + (settings.tree_nodes or 0))
+    costs = Costs(wide.draft, wide.verify[: quick.block_size])
     length, ideal_walk = choose_length(config, costs, leading)
     speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
     ideal = costs.ideal(ideal_walk.tokens_per_cycle, length)
     if settings.tree_nodes:
-        wide = measure_costs(fast, quick, widest=1 + settings.tree_nodes)
         ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
     print(table(speeds))
     print(f"float32: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts")

@@ -9,13 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 
-from drafter.decode import Generation, tokens_per_cycle
+from drafter.decode import Costs, Generation, tokens_per_cycle
 from drafter.decode.drafting import Proposer
-from drafter.evaluate import Costs
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
@@ -102,29 +102,37 @@ def timed(device: torch.device, run: Callable[..., T], *arguments: Any) -> tuple
 
 
 class Parts:
-    """The passes that a cycle is made of, alone: a draft, and the verifier over 1 and over 1 + draft length tokens.
+    """The passes that a cycle is made of, alone: drafts, and the verifier over a number of tokens.
 
     Args:
         batch: rows of a pass.
         context: tokens that every row has committed.
-        lengths: draft lengths; 0 is plain decoding.
+        widths: tokens of the verifier's passes; of 1 in any case, which is plain decoding.
+        lengths: draft lengths.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, verifier: Verifier, drafter: BlockDiffusionDrafter, batch: int, context: int, lengths: Sequence[int]
+        self,
+        verifier: Verifier,
+        drafter: BlockDiffusionDrafter,
+        batch: int,
+        context: int,
+        widths: Sequence[int],
+        lengths: Sequence[int],
     ):
-        self.verifier, self.drafter, self.lengths = verifier, drafter, sorted({0, *lengths})
-        size = drafter.block_size
-        self.cache = verifier.new_cache(batch, context + size, verifier.replayed)
-        self.draft_cache = drafter.new_cache(batch, context + size, verifier.kernel, verifier.replayed)
+        self.verifier, self.drafter = verifier, drafter
+        widest = max(drafter.block_size, *widths)
+        self.cache = verifier.new_cache(batch, context + widest, verifier.replayed)
+        self.draft_cache = drafter.new_cache(batch, context + widest, verifier.kernel, verifier.replayed)
         for cache in (self.cache, self.draft_cache):
             cache.set_lengths([context] * batch)
-        self.ids = torch.full((batch, size), drafter.mask_token_id, device=verifier.device)
-        self.taps = torch.zeros(batch, size, drafter.fc.in_features, dtype=verifier.dtype, device=verifier.device)
-        self.proposers = {length: Proposer(verifier, drafter, length) for length in self.lengths if length}
+        self.ids = torch.full((batch, widest), drafter.mask_token_id, device=verifier.device)
+        taps = (batch, drafter.block_size, drafter.fc.in_features)
+        self.taps = torch.zeros(taps, dtype=verifier.dtype, device=verifier.device)
+        self.proposers = {length: Proposer(verifier, drafter, length) for length in lengths}
         self.drafts: dict[int, list[float]] = {length: [] for length in self.proposers}
-        self.verifications: dict[int, list[float]] = {length: [] for length in self.lengths}
+        self.verifications: dict[int, list[float]] = {width: [] for width in sorted({1, *widths})}
         self.measure()  # warm up
         for kept in (*self.drafts.values(), *self.verifications.values()):
             kept.clear()
@@ -132,26 +140,65 @@ class Parts:
     @torch.inference_mode()
     def measure(self) -> None:
         """Take each pass once more."""
-        for length in self.lengths:
-            spent, _ = timed(self.verifier.device, self._verify, length)
-            self.verifications[length].append(spent)
-        for length in self.proposers:
-            spent, _ = timed(self.verifier.device, self._draft, length)
-            self.drafts[length].append(spent)
+        for width, kept in self.verifications.items():
+            kept.append(timed(self.verifier.device, self._verify, width)[0])
+        for length, kept in self.drafts.items():
+            kept.append(timed(self.verifier.device, self._draft, length)[0])
 
-    def costs(self, length: int) -> Costs:
-        """Medians; the verifier's widths that were not measured are NaN."""
-        verify = [math.nan] * (1 + max(self.lengths))
-        for one, kept in self.verifications.items():
-            verify[one] = statistics.median(kept)
-        return Costs(statistics.median(self.drafts[length]) if length else 0.0, verify)
+    def draft(self, length: int) -> float:
+        """The median of a draft of so many tokens, in seconds; none takes none."""
+        return statistics.median(self.drafts[length]) if length else 0.0
 
-    def _verify(self, length: int) -> object:
-        taps = tuple(self.drafter.tap_layers) if length else ()
-        hidden, _ = self.verifier.step(self.ids[:, : 1 + length], self.cache, taps)
+    def verify(self, width: int) -> float:
+        """The median of a verifier's pass over so many tokens, in seconds."""
+        return statistics.median(self.verifications[width])
+
+    def cycle(self, length: int) -> float:
+        """Both passes of a cycle, in seconds."""
+        return self.draft(length) + self.verify(1 + length)
+
+    def ideal(self, tokens_per_cycle: float, length: int) -> float:
+        """The speed-up if a cycle were its passes alone."""
+        return tokens_per_cycle * self.verify(1) / self.cycle(length)
+
+    def _verify(self, width: int) -> object:
+        taps = tuple(self.drafter.tap_layers) if width > 1 else ()
+        hidden, _ = self.verifier.step(self.ids[:, :width], self.cache, taps)
         return self.verifier.logits(hidden).argmax(-1)
 
     def _draft(self, length: int) -> object:
         self.drafter.extend(self.taps[:, : 1 + length], self.draft_cache)
         proposer = self.proposers[length]
         return proposer.ids(proposer.logits(proposer.hidden(self.ids[:, :1], self.draft_cache)).argmax(-1))
+
+
+def measure_costs(
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    context: int = 200,
+    repeats: int = 9,
+    batch_size: int = 1,
+    widest: int | None = None,
+) -> Costs:
+    """Medians of interleaved passes of `batch_size` rows behind `context` tokens.
+
+    Args:
+        widest: tokens of the widest verifier pass, for trees; None: a block. Past the block every doubling is measured,
+            and what lies between lies on a line.
+    """
+    size = drafter.block_size
+    widths = list(range(1, size + 1))
+    while widths[-1] < (widest or size):
+        widths.append(min(2 * widths[-1], widest or size))
+    parts = Parts(verifier, drafter, batch_size, context, widths, [size - 1])
+    for _ in range(repeats):
+        parts.measure()
+    return Costs(parts.draft(size - 1), between(widths, [parts.verify(width) for width in widths]))
+
+
+def between(widths: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """Seconds of every width from 1 to the last, on lines between those measured; `widths` ascend from 1."""
+    filled = [seconds[0]]
+    for (low, high), (first, last) in zip(pairwise(widths), pairwise(seconds), strict=True):
+        filled += [first + (last - first) * step / (high - low) for step in range(1, high - low + 1)]
+    return filled

@@ -51,7 +51,7 @@ def test_a_race_takes_turns_and_counts_what_comes_behind_the_first_token(clock):
 
 def test_parts_are_the_decoders_passes():
     verifier, drafter = make_verifier("llama"), make_memorising("llama")
-    parts = Parts(verifier, drafter, 2, 20, [1, 3])
+    parts = Parts(verifier, drafter, 2, 20, [2, 4], [3])
     widths = []
     step = verifier.step
     with pytest.MonkeyPatch.context() as patch:
@@ -59,11 +59,10 @@ def test_parts_are_the_decoders_passes():
         parts.measure()
         parts.measure()
     assert widths == 2 * [(2, 1), (2, 2), (2, 4)]
-    costs = parts.costs(3)
-    assert costs.draft > 0
-    assert costs.verify[0] > 0 < costs.verify[3]
-    assert torch.tensor(costs.verify[2]).isnan()
-    assert parts.costs(0).draft == 0
+    parts.verifications, parts.drafts = {1: [10.0, 99.0, 1.0], 4: [12.0]}, {3: [3.0, 1.0]}
+    assert (parts.verify(1), parts.verify(4), parts.draft(3), parts.draft(0)) == (10, 12, 2, 0)  # medians
+    assert (parts.cycle(0), parts.cycle(3)) == (10, 14)
+    assert parts.ideal(2.8, 3) == 2.8 * 10 / 14
 
 
 def test_cells_compare_with_draft_length_0():

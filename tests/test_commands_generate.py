@@ -8,7 +8,7 @@ from conftest import make_memorising, make_prompts, make_verifier
 from test_export_layouts import exported
 
 from drafter.__main__ import main
-from drafter.comparison import ACCEPTED, coloured, first_difference, kept
+from drafter.comparison import ACCEPTED, coloured, kept
 from drafter.decode import Generation, SpeculativeDecoder
 
 VERIFIER = ["--verifier", "tiny-llama"]
@@ -79,7 +79,7 @@ def test_comparison_shows_both(drafter_directory, colour, capsys, tmp_path, monk
 
 
 def test_a_difference_is_told_with_its_place_and_margin(drafter_directory, capsys, monkeypatch):
-    monkeypatch.setattr("drafter.comparison.first_difference", lambda *_: 4)
+    monkeypatch.setattr("drafter.evaluate.first_difference", lambda *_: 4)
     generate(drafter_directory, "What?", "--compare")
     assert "same tokens: no, from token 5 on, where the two best logits are" in capsys.readouterr().err
 
@@ -98,12 +98,6 @@ def test_accepted_tokens_are_coloured():
     assert shown == "a\x1b[32mb\x1b[0m\x1b[32mc\x1b[0mde\x1b[32mf\x1b[0m\x1b[32mg\x1b[0m"
     answer.text = "abcde"  # a stop string began here
     assert coloured(answer, tokenizer) == shown[: shown.index("de") + 2]
-
-
-def test_where_answers_part():
-    assert first_difference([1, 2], [1, 2]) is None
-    assert first_difference([1, 2, 3], [1, 4, 3]) == 1
-    assert first_difference([1, 2], [1, 2, 3]) == 2
 
 
 WRONG = {

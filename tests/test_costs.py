@@ -125,7 +125,7 @@ def test_confidences_are_the_highest_probabilities(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"draft_length": "auto"}, r"draft_length='auto': needs costs; measure them by drafter.evaluate.measure_costs"),
+        ({"draft_length": "auto"}, r"draft_length='auto': needs costs; measure them by drafter.timing.measure_costs"),
         (
             {"draft_length": "auto", "costs": Costs(1.0, [1.0] * 3)},
             r"costs: hold .* 1 to 3 tokens, drafts need up to 4",

@@ -4,19 +4,18 @@ import pytest
 import torch
 from conftest import make_answers, make_memorising, make_prompts, make_verifier
 
-from drafter.decode import SpeculativeDecoder
+from drafter.decode import Costs, SpeculativeDecoder
 from drafter.decode.deciding import Decider
 from drafter.evaluate import (
-    Costs,
     best_draft_length,
-    between,
     compare_greedy,
+    first_difference,
     margin,
-    measure_costs,
     measure_speed,
     table,
 )
 from drafter.probe import walk_along
+from drafter.timing import between, measure_costs
 
 
 @pytest.fixture
@@ -69,6 +68,12 @@ def test_margin_is_the_distance_of_the_two_best_logits(pair):
     with verifier.plain_attention() as model, torch.no_grad():
         best = model(torch.tensor([prompt])).logits[0, -1].topk(2).values
     assert margin(verifier, prompt) == pytest.approx((best[0] - best[1]).item(), rel=1e-3)
+
+
+def test_where_answers_part():
+    assert first_difference([1, 2], [1, 2]) is None
+    assert first_difference([1, 2, 3], [1, 4, 3]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
 
 
 def test_the_ideal_speed_up_counts_all_passes():

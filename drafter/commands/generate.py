@@ -134,7 +134,7 @@ def _report(
 ) -> None:
     """Figures, on standard error and in the file."""
     from drafter import comparison
-    from drafter.evaluate import margin
+    from drafter.evaluate import first_difference, margin
     from drafter.export.record import provenance, write_json
 
     found: dict[str, Any] = {name: comparison.figures(one) for name, one in answers.items()}
@@ -142,7 +142,7 @@ def _report(
     if parsed.compare:
         plain, drafted = answers.values()
         rates = [one["tokens_per_second"] for one in found.values()]
-        place = comparison.first_difference(plain.token_ids, drafted.token_ids)
+        place = first_difference(plain.token_ids, drafted.token_ids)
         found |= {"speedup": rates[1] / rates[0], "same_tokens": place is None}
         same = "yes"
         if place is not None and parsed.temperature > 0:

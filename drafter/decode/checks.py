@@ -55,7 +55,7 @@ def check_decoder(
     if AUTO in (draft_length, tree_nodes) and longest:
         if costs is None:
             field = "draft_length" if draft_length == AUTO else "tree_nodes"
-            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.evaluate.measure_costs")
+            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.timing.measure_costs")
         if len(costs.verify) <= longest:
             raise ValueError(
                 f"costs: hold verify passes of 1 to {len(costs.verify)} tokens, drafts need up to {longest + 1}; "

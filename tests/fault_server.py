@@ -15,6 +15,7 @@ class FaultServer(ThreadingHTTPServer):
         faults: last user turn → what becomes of its first requests, one after the other; "*" for all others.
         requests: each request's body and headers, in order of arrival.
         busiest: the most requests at a time.
+        together: where requests of the fault of that name wait until as many are there as it has parties.
     """
 
     daemon_threads = True
@@ -24,7 +25,7 @@ class FaultServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.requests, self.times = {}, [], []
         self.count_prompt, self.busy, self.busiest, self.lock = None, 0, 0, threading.Lock()
-        self.released = threading.Event()
+        self.released, self.together = threading.Event(), threading.Barrier(1)
 
     @property
     def url(self):
@@ -88,8 +89,8 @@ class Handler(BaseHTTPRequestHandler):
                 if self.server.released.wait(0.05):
                     return None
             return None
-        if fault == "slow":
-            time.sleep(0.1)
+        if fault == "together":
+            self.server.together.wait(20)
         reply = json.dumps(self.completion(body, fault if isinstance(fault, dict) else {})).encode()
         if fault == "truncated":
             return self.send(200, reply[:20], {"Content-Length": str(len(reply))})

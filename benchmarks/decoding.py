@@ -33,10 +33,11 @@ from exactness import check_exactness
 from matplotlib import pyplot
 from transformers import AutoModel
 
-from drafter.data.suites import load_suite
+from drafter.data.suites import evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.export import convert
-from drafter.export.record import hardware, provenance, write_json
+from drafter.export.record import hardware, provenance
+from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
 from drafter.timing import Parts, Way, race
@@ -250,11 +251,7 @@ def main() -> None:
     if options.exactness:
         check_exactness(options)
         return
-    suites = []
-    for name in options.suites:
-        prompts = [one["prompt"] for one in load_suite(name)]
-        count = min(options.prompts or 4, len(prompts))
-        suites += [prompts[i * len(prompts) // count] for i in range(count)]
+    suites = [one["prompt"] for name in options.suites for one in evenly(load_suite(name), options.prompts or 4)]
     results: list[Result] = []
     for device in options.devices:
         for size in options.batch_sizes:

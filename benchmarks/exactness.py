@@ -14,10 +14,11 @@ import torch
 from tqdm import tqdm
 
 from drafter.data.rows import Row, split
-from drafter.data.suites import load_suite
+from drafter.data.suites import evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.evaluate import TIE, first_difference, margin
-from drafter.export.record import provenance, read_record, write_json
+from drafter.export.record import provenance, read_record
+from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.sources.standard_library import functions
 from drafter.verifier import Verifier
@@ -92,11 +93,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
 def prompts_of(options: argparse.Namespace) -> dict[str, list[str]]:
     """Prompts of the suites, and as many from files of the standard library that training held out."""
     count = options.prompts or 80
-    found = {}
-    for name in options.suites:
-        suite = [one["prompt"] for one in load_suite(name)]
-        number = min(count, len(suite))
-        found[name] = [suite[i * len(suite) // number] for i in range(number)]
+    found = {name: [one["prompt"] for one in evenly(load_suite(name), count)] for name in options.suites}
     data = read_record(Path(options.drafter)).get("recipe", {}).get("data", {})
     library = functions(LIBRARY_PROMPTS, 800, seed=1)
     rows = [Row.of([i], [i], one["source"]) for i, one in enumerate(library)]

@@ -1,6 +1,5 @@
 """A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → table, CSV, plot."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,16 +168,6 @@ def table(cells: Sequence[Cell]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
-
-
-def write_csv(cells: Sequence[Cell], path: Path) -> None:
-    """Every field of every cell."""
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [one.name for one in dataclasses.fields(Cell)])
-        writer.writeheader()
-        writer.writerows(map(dataclasses.asdict, cells))
-    scratch.replace(path)
 
 
 def plot(cells: Sequence[Cell], path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from drafter.files import write_csv
+
 MONITOR = "tokens_per_cycle_held_out"
 
 
@@ -46,12 +48,6 @@ class Metrics:
         for part, end in zip(parts, [*starts[1:], None], strict=False):
             with part.open() as file:
                 records += [record for record in csv.DictReader(file) if end is None or int(record["step"]) < end]
-        columns = list(dict.fromkeys(name for record in records for name in record))
         target = self.directory / "metrics.csv"
-        scratch = target.with_suffix(".tmp")
-        with scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(records)
-        scratch.replace(target)
+        write_csv(target, records)
         return target

@@ -19,7 +19,8 @@ from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
 from drafter.evaluate import best_draft_length, compare_answers, compare_greedy, measure_speed, table
 from drafter.export import export
 from drafter.export.card import add_results
-from drafter.export.record import licence, provenance, write_json
+from drafter.export.record import licence, provenance
+from drafter.files import write_json
 from drafter.logs import Metrics, callbacks, loggers
 from drafter.models import BlockDiffusionDrafter
 from drafter.pictures import curves, kept_per_slot

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_verifier
 
 from drafter import tiny
-from drafter.data.suites import PACKAGED, load_suite
+from drafter.data.suites import PACKAGED, evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.self_prompting import self_prompts
 from drafter.verifier import Verifier
@@ -22,6 +22,11 @@ def test_a_file_of_prompts_is_a_suite(tmp_path):
         {"source": f"{path}/1", "kind": str(path), "prompt": "One?"},
         {"source": f"{path}/3", "kind": str(path), "prompt": "Two?"},
     ]
+
+
+def test_prompts_are_taken_evenly():
+    assert evenly("abcdefgh", 3) == ["a", "c", "f"]
+    assert evenly("abc", 8) == evenly("abc", None) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import Config
-from drafter.export.record import write_json
+from drafter.files import write_json
 from drafter.logs import Metrics
 from drafter.prepare import start
 from drafter.run import claim, fit

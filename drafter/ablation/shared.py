@@ -17,7 +17,8 @@ from drafter.data.answers import digest
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
 from drafter.data.taps import TapCache
-from drafter.export.record import hardware, provenance, write_json
+from drafter.export.record import hardware, provenance
+from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
 from drafter.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of

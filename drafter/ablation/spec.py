@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from drafter import config as configs
 from drafter.config import Config, require
 from drafter.data.conversations import Prompt
-from drafter.data.suites import load_suite
+from drafter.data.suites import evenly, load_suite
 
 HELD_OUT = "held_out"
 SHARED = ("verifier", "data", "decoding", "name", "seed", "output")  # what no arm may change, but for ...
@@ -100,13 +100,7 @@ class Ablation:
         Raises:
             ValueError: a suite is unknown, not installed, or without prompts.
         """
-        found = {}
-        for name in self.suites:
-            if name != HELD_OUT:
-                prompts = load_suite(name)
-                count = min(self.suite_prompts or len(prompts), len(prompts))
-                found[name] = [prompts[i * len(prompts) // count] for i in range(count)]
-        return found
+        return {name: evenly(load_suite(name), self.suite_prompts) for name in self.suites if name != HELD_OUT}
 
 
 def load(path: str | Path, words: Sequence[str] = ()) -> Ablation:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drafter.ablation.spec import Ablation, differences, recipe_of
+from drafter.files import write_csv
 from losses import Losses
 
 Record = dict[str, Any]
@@ -57,7 +58,7 @@ def write(spec: Ablation, results: Sequence[Record]) -> None:
         curves,
     ]
     for name, records in zip(FILES, contents, strict=True):
-        _write(spec.directory / name, list(records))
+        write_csv(spec.directory / name, list(records))
 
 
 def objective(losses: Losses) -> str:
@@ -134,16 +135,6 @@ def read(directory: Path) -> Tables:
 def _summed(rows: list[dict[str, str]], what: str) -> list[int]:
     columns = [name for name in rows[0] if name.startswith(f"{what}_") and rows[0][name]]
     return [sum(int(row[name]) for row in rows) for name in columns]
-
-
-def _write(path: Path, records: list[Record]) -> None:
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    scratch.replace(path)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

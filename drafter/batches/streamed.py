@@ -7,10 +7,10 @@ from itertools import islice
 from torch.utils.data import IterableDataset, get_worker_info
 
 from drafter.batches.assembly import Assembly, Batch
+from drafter.batches.steps import packs_of
 from drafter.config import Config
 from drafter.data.answers import Answer
 from drafter.data.order import groups
-from drafter.data.packing import pack
 from drafter.data.rows import Row
 from drafter.data.stream import Place, Stream, buffers
 
@@ -57,14 +57,14 @@ class Streamed(IterableDataset[Batch]):
         filled = buffers(self.stream, self.make, reader, self.readers, self.data.shuffle_buffer, start)
         for begin, rows, last in filled:
             draw = random.Random(f"{self.assemble.seed} {reader} {begin.epoch} {begin.row}")
-            lengths = [len(row.ids) for row in rows]
-            packs = pack(lengths, self.data.sequence_length) if self.data.packing else [[i] for i in range(len(rows))]
-            widths = [sum(lengths[index] for index in members) for members in packs]
+            packs = packs_of(rows, self.data)
+            widths = [sum(len(rows[index].ids) for index in members) for members in packs]
             steps = groups(widths, draw.sample(range(len(packs)), len(packs)), self.per_rank, draw)
             for number, chosen in islice(enumerate(steps, start=1), done, None):
                 members = [[rows[index] for index in packs[each]] for each in chosen]
                 yield members, begin._replace(batches=number), last and number == len(steps)
             done = 0
+            rows.clear()  # before the next buffer fills: one of them is in memory at a time
 
 
 def readers(config: Config, world: int) -> int:

@@ -41,7 +41,8 @@ def run(parsed: Namespace) -> None:
 
     from drafter import benchmark
     from drafter.acceptance import Sampling
-    from drafter.export.record import hardware, provenance, write_json
+    from drafter.export.record import hardware, provenance
+    from drafter.files import write_csv, write_json
 
     verifier = decoding.load_verifier(parsed)
     drafter = decoding.load_drafter(parsed.drafter, verifier)
@@ -57,11 +58,8 @@ def run(parsed: Namespace) -> None:
     print(f"{about}\n\n{benchmark.table(cells)}")
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
-        benchmark.write_csv(cells, parsed.out / "benchmark.csv")
+        write_csv(parsed.out / "benchmark.csv", list(map(asdict, cells)))
         benchmark.plot(cells, parsed.out / "benchmark.png")
     if parsed.json:
-        settings = {
-            name: value for name, value in vars(parsed).items() if name not in ("run", "json", "out", "command")
-        }
-        found = {"cells": [asdict(cell) for cell in cells], "hardware": about, "settings": settings}
+        found = {"cells": [asdict(cell) for cell in cells], "hardware": about, "settings": decoding.settings(parsed)}
         write_json(parsed.json, {**found, "provenance": provenance()})

@@ -20,7 +20,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(parsed: Namespace) -> None:
     from drafter.check import check
-    from drafter.export.record import write_json
+    from drafter.files import write_json
     from drafter.verifier import choose_device
 
     if not 0 <= parsed.tolerance < 1:

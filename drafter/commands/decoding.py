@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -111,16 +111,14 @@ def read_suites(parsed: Namespace) -> dict[str, list[str]]:
     Raises:
         ValueError: a suite is unknown, broken or named twice.
     """
-    from drafter.data.suites import load_suite
+    from drafter.data.suites import evenly, load_suite
 
     found: dict[str, list[str]] = {}
     for suite in parsed.suites:
         name = Path(suite).stem if suite.endswith(".jsonl") else suite
         if name in found:
             raise ValueError(f"suites: {name!r} is named twice; leave one out")
-        prompts = [prompt["prompt"] for prompt in load_suite(suite)]
-        count = min(parsed.prompts or len(prompts), len(prompts))
-        found[name] = [prompts[i * len(prompts) // count] for i in range(count)]
+        found[name] = [prompt["prompt"] for prompt in evenly(load_suite(suite), parsed.prompts)]
     return found
 
 
@@ -164,6 +162,16 @@ def choose_dtype(requested: str, device: str) -> "torch.dtype":
     from drafter.precision import choose
 
     return choose(requested, device)
+
+
+def settings(parsed: Namespace) -> dict[str, Any]:
+    """What a command was asked for, as `--json` keeps it."""
+    plain = (int, float, list, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in vars(parsed).items()
+        if name not in ("run", "command", "json", "out", "prompt")
+    }
 
 
 def encode(verifier: "Verifier", prompt: str, raw: bool) -> list[int]:

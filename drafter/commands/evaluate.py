@@ -40,7 +40,8 @@ def run(parsed: Namespace) -> None:
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
 
     from drafter import acceptance
-    from drafter.export.record import provenance, write_json
+    from drafter.export.record import provenance
+    from drafter.files import write_json
 
     verifier = decoding.load_verifier(parsed)
     prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
@@ -56,8 +57,7 @@ def run(parsed: Namespace) -> None:
         else:
             report["against"] = {"drafter": source, "suites": found, "gain": _gain(*walks)}
     if parsed.json:
-        settings = {name: value for name, value in vars(parsed).items() if name not in ("run", "json", "command")}
-        write_json(parsed.json, {**report, "settings": settings, "provenance": provenance()})
+        write_json(parsed.json, {**report, "settings": decoding.settings(parsed), "provenance": provenance()})
 
 
 def _plain(

@@ -135,7 +135,8 @@ def _report(
     """Figures, on standard error and in the file."""
     from drafter import comparison
     from drafter.evaluate import first_difference, margin
-    from drafter.export.record import provenance, write_json
+    from drafter.export.record import provenance
+    from drafter.files import write_json
 
     found: dict[str, Any] = {name: comparison.figures(one) for name, one in answers.items()}
     print(comparison.table(answers), file=sys.stderr)
@@ -152,10 +153,6 @@ def _report(
             same = f"no, from token {place + 1} on, where the two best logits are {found['margin']:.2g} apart"
         print(f"speed-up {found['speedup']:.2f}; same tokens: {same}", file=sys.stderr)
     if parsed.json:
-        settings = {
-            name: value if isinstance(value, int | float | list | None) else str(value)
-            for name, value in vars(parsed).items()
-            if name not in ("run", "json", "command", "prompt")
-        }
-        used = {"settings": settings, "dtype": str(verifier.dtype).removeprefix("torch."), "prompt": prompt}
+        dtype = str(verifier.dtype).removeprefix("torch.")
+        used = {"settings": decoding.settings(parsed), "dtype": dtype, "prompt": prompt}
         write_json(parsed.json, {**found, **used, "provenance": provenance()})

@@ -3,7 +3,6 @@
 The verifier answers here, or a server does (data.server). Prints what was written and what has no answer.
 """
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ def run(parsed: Namespace) -> None:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from drafter.config import load
-    from drafter.data.answers import atomically
+    from drafter.files import write_json
     from drafter.regenerate import regenerate_recipe
 
     config = load(parsed.recipe, parsed.overrides)
@@ -35,8 +34,7 @@ def run(parsed: Namespace) -> None:
         summary = regenerate_recipe(config, path, show)
     print(report(path, summary))
     if parsed.json:
-        with atomically(parsed.json) as scratch:
-            scratch.write_text(json.dumps({"answers": str(path), **summary}, indent=1) + "\n")
+        write_json(parsed.json, {"answers": str(path), **summary})
 
 
 def report(path: Path, summary: dict[str, Any]) -> str:

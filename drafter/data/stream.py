@@ -5,7 +5,6 @@ is read by one of them. From its part a reader fills a buffer, shuffles and grou
 batches. Where a reader stands is three numbers, from which it goes on with the very batch that would have been next.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pyarrow.parquet
 from drafter.data.answers import SCHEMA, Answer
 from drafter.data.answers.files import OPTIONAL
 from drafter.data.rows import Row
+from drafter.files import sha256_of
 
 ROWS_AT_ONCE = 256
 
@@ -141,11 +141,9 @@ class Stream:
             raise ValueError(f"data.answers={str(path)!r}: cut off or damaged ({reason}); make it again") from None
 
     def _check(self, number: int) -> None:
-        expected = self.checksums[number]
-        if expected is not None and number not in self._checked:
-            with self.files[number].open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise ValueError(f"data.answers={str(self.files[number])!r}: its checksum is not the manifest's")
+        path, expected = self.files[number], self.checksums[number]
+        if number not in self._checked and expected is not None and sha256_of(path) != expected:
+            raise ValueError(f"data.answers={str(path)!r}: its checksum is not the manifest's")
         self._checked.add(number)
 
 

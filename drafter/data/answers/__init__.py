@@ -1,6 +1,6 @@
 """Prompts with the verifier's answers: one Parquet file, or a folder of shards with a manifest; made resumably."""
 
-from drafter.data.answers.files import SCHEMA, Answer, asked, atomically, digest, write
+from drafter.data.answers.files import SCHEMA, Answer, asked, digest, write
 from drafter.data.answers.reading import Answers, check_origin, open_answers, read
 from drafter.data.answers.store import OpenShard, Store
 
@@ -11,7 +11,6 @@ __all__ = [
     "OpenShard",
     "Store",
     "asked",
-    "atomically",
     "check_origin",
     "digest",
     "open_answers",

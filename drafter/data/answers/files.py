@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+
+from drafter.files import atomically
 
 SCHEMA = pyarrow.schema(
     [
@@ -27,35 +28,6 @@ MANIFEST = b"block_drafter"
 COMPRESSION: dict[str, Any] = {"compression": "zstd", "compression_level": 9}
 
 Answer = dict[str, Any]
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path` that takes its name when the block ends well, and is gone otherwise.
-
-    Raises:
-        OSError: with the path in it, where the system gave none (a full disk).
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            yield scratch
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put `path` into errors of the file system that name none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def write(path: Path, rows: Iterable[Answer], manifest: dict[str, Any]) -> None:
@@ -131,9 +103,3 @@ def asked(answer: Answer) -> tuple[list[dict[str, Any]], list[Any] | None]:
 def digest(rows: Iterable[dict[str, Any]]) -> str:
     """A short hash of rows, order included."""
     return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

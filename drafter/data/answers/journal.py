@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from drafter.data.answers.files import Answer, naming
+from drafter.data.answers.files import Answer
+from drafter.files import naming
 
 
 class Journal:

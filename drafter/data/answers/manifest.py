@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drafter.data.answers.files import atomically
+from drafter.files import write_json
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -75,8 +75,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
         known = {"format": FORMAT, "complete": self.complete, "summary": self.summary(), **asdict(self)}
-        with atomically(folder / FILE) as scratch:
-            scratch.write_text(json.dumps(known, indent=1) + "\n")
+        write_json(folder / FILE, known)
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":

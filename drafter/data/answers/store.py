@@ -20,15 +20,14 @@ import pyarrow.parquet
 from drafter.data.answers.files import (
     COMPRESSION,
     Answer,
-    atomically,
     parse,
     schema,
-    sha256_of,
     write,
 )
 from drafter.data.answers.journal import Journal
 from drafter.data.answers.manifest import Manifest, ShardRecord, changes
 from drafter.data.answers.reading import ONE_SHARD, shard_name
+from drafter.files import atomically, sha256_of
 
 SHARD_PROMPTS = 4096
 SCRATCH = re.compile(r"\.(manifest\.json|(shard|prompts)-\d{5}\.parquet)\.\d+")

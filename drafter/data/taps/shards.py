@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy
 
 from drafter.data.taps.codec import Distortion
+from drafter.files import sha256_of, write_json
 
 log = logging.getLogger(__name__)
 OPEN_FILES = 64
@@ -117,16 +118,11 @@ class Shards:
         size = path.stat().st_size
         if size != entry["bytes"]:
             return f"{size} bytes in place of {entry['bytes']}"
-        with path.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
-        return None if same else "its checksum differs"
+        return None if sha256_of(path) == entry["sha256"] else "its checksum differs"
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
         path = self.folder / "manifest.json"
         return json.loads(path.read_text())["files"] if path.is_file() else {}
 
     def _write_manifest(self) -> None:
-        scratch = self.folder / "manifest.unfinished"
-        files = {name: self.files[name] for name in sorted(self.files)}
-        scratch.write_text(json.dumps({**self.what, "record": self.record, "files": files}, indent=1))
-        scratch.replace(self.folder / "manifest.json")
+        write_json(self.folder / "manifest.json", {**self.what, "record": self.record, "files": self.files})

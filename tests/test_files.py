@@ -12,9 +12,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"b": 1, "a": [2]})
     before = sha256_of(path)
-    with pytest.raises(OSError, match="No space left") as caught, atomically(path) as scratch:
-        scratch.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill() -> None:
+        with atomically(path) as scratch:
+            scratch.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
     assert caught.value.filename == str(path)
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
     assert sha256_of(path) == before

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from conftest import make_memorising, make_prompts, make_verifier
@@ -10,6 +11,7 @@ from test_export_layouts import exported
 from drafter.__main__ import main
 from drafter.comparison import ACCEPTED, coloured, kept
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.verifier import Verifier
 
 VERIFIER = ["--verifier", "tiny-llama"]
 
@@ -127,3 +129,16 @@ def test_errors_come_before_models_are_loaded(drafter_directory, words, named, m
 def test_a_prompt_beyond_the_context_is_an_error(drafter_directory):
     with pytest.raises(SystemExit, match=r"error: prompt: .* exceed the context of 2048"):
         generate(drafter_directory, "x" * 2100)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_verifier_thinks_as_it_did_in_training(drafter_directory, tmp_path, keep, monkeypatch, capsys):
+    folder = shutil.copytree(drafter_directory, tmp_path / "export")
+    record = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**record, "recipe": {"data": {"keep_reasoning": keep}}}))
+    seen, chat_ids = [], Verifier.chat_ids
+    monkeypatch.setattr(Verifier, "chat_ids", lambda self, *a: seen.append(self.keep_reasoning) or chat_ids(self, *a))
+    generate(str(folder), "What?")
+    main(["check", str(folder), *VERIFIER])
+    assert len(seen) > 1
+    assert set(seen) == {keep}

@@ -10,6 +10,7 @@ from drafter.blocks import slot_ids
 from drafter.check.report import Finding, Report
 from drafter.decode import tokens_per_cycle
 from drafter.evaluate import compare_greedy
+from drafter.export.record import keeps_reasoning
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored
 from drafter.probe import NEW_TOKENS
@@ -25,10 +26,11 @@ DEFAULT_PROMPTS = (
 
 
 def check_behaviour(
-    directory: Path, source: str, record: Mapping[str, Any], report: Report, tolerance: float, device: str = "cpu"
+    directory: Path, source: str, record: dict[str, Any], report: Report, tolerance: float, device: str = "cpu"
 ) -> None:
     """Load both in float32, decode, compare; findings, notes and numbers go into `report`."""
     verifier = Verifier.load(source, torch.float32, device, "sdpa")
+    verifier.keep_reasoning = keeps_reasoning(record)
     drafter = BlockDiffusionDrafter.from_pretrained(directory, dtype=torch.float32, device=device)
     recorded = record.get("verifier")
     if recorded is None:

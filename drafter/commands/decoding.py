@@ -123,17 +123,22 @@ def read_suites(parsed: Namespace) -> dict[str, list[str]]:
 
 
 def load_verifier(parsed: Namespace) -> "Verifier":
-    """The verifier in the dtype and on the device asked for."""
+    """The verifier in the dtype and on the device asked for; it thinks before it answers if it did in training."""
     from torch import device as torch_device
 
     from drafter.attention import choose_kernel, choose_replay
+    from drafter.export.record import keeps_reasoning, read_record
+    from drafter.models.storage import find
     from drafter.verifier import Verifier, choose_device
 
     device = choose_device(parsed.device)
     dtype = choose_dtype(parsed.dtype, device)
     choose_kernel(parsed.attention, torch_device(device), dtype)  # what can't run is told before anything loads
     choose_replay(parsed.compile, torch_device(device))
-    return Verifier.load(parsed.verifier, dtype, device, parsed.attention, parsed.compile)
+    verifier = Verifier.load(parsed.verifier, dtype, device, parsed.attention, parsed.compile)
+    if parsed.drafter is not None:
+        verifier.keep_reasoning = keeps_reasoning(read_record(find(parsed.drafter)))
+    return verifier
 
 
 def load_drafter(source: str, verifier: "Verifier") -> "BlockDiffusionDrafter":

@@ -32,6 +32,12 @@ def read_record(directory: Path) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
+def keeps_reasoning(record: dict[str, Any]) -> bool:
+    """Whether the verifier thought before it answered in training; yes where the record is silent."""
+    data = (record.get("recipe") or {}).get("data") or {}
+    return bool(data.get("keep_reasoning", True))
+
+
 def provenance() -> dict[str, str]:
     """Commit of this code, where it is a checkout, and the versions that decide numbers."""
     here = Path(__file__).parent

@@ -53,8 +53,9 @@ class Proposer:
         return self.drafter.draft(self.verifier.embed(slots), cache)[:, 1 : self.length + 1]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits over what may be proposed: [B, G, D] -> [B, G, V']."""
-        return hidden @ self.head.T
+        """Logits over what may be proposed: [..., D] -> [..., V']."""
+        flat = hidden.reshape(-1, hidden.shape[-1])  # a slice of blocks as it is, torch would multiply block by block
+        return (flat @ self.head.T).view(*hidden.shape[:-1], -1)
 
     def ids(self, places: Tensor) -> Tensor:
         """Token ids of places among what may be proposed."""

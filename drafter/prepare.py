@@ -1,6 +1,7 @@
 """What a run needs before its first step: the verifier, rows, their taps, a started drafter. Settings fail here."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from drafter.batches import packs_of
 from drafter.config import CacheConfig, Config, require
 from drafter.conversion import cache_directory
 from drafter.data import answers
+from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.order import check_enough
-from drafter.data.rows import Row, Rows, frequent_tokens, make_rows, one_answer_each, pad, split
+from drafter.data.rows import Row, Rows, make_rows, one_answer_each, pad, split
 from drafter.data.stream import Stream
 from drafter.data.streaming import Streaming, open_stream
 from drafter.data.taps import TapCache
@@ -145,11 +147,25 @@ def start(
         drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
         drafter.check_verifier(verifier)
         adopt(drafter, shape)
-    if settings.vocabulary != "full":
-        count = None if settings.vocabulary == "answers" else int(settings.vocabulary)
-        ids = streaming.frequent_tokens(count) if streaming else frequent_tokens(training, count)
-        drafter.vocabulary = torch.tensor(ids, device=verifier.device)
+    ids = proposed(config, len(verifier.head), training, streaming)
+    drafter.vocabulary = torch.tensor(ids, device=verifier.device) if ids else None
     return drafter.to(verifier.device)
+
+
+def proposed(config: Config, size: int, training: list[Row], streaming: Streaming | None) -> list[int]:
+    """The draft vocabulary as `drafter.vocabulary` asks for it, ascending; empty for the whole vocabulary.
+
+    Args:
+        size: of the verifier's vocabulary.
+    """
+    asked, number = config.drafter.counted()
+    if asked == "full":
+        return []
+    if asked != "answers":
+        return draft_vocabulary(asked, number, size)
+    if streaming:
+        return most_frequent(dict(enumerate(streaming.survey.counts.tolist())), number)
+    return most_frequent(Counter(token for row in training for token in row.answer), number)
 
 
 def taps_of(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_verifier
 
-from drafter.data.rows import Row, frequent_tokens, make_rows, one_answer_each, pad, split
+from drafter.data.rows import Row, make_rows, one_answer_each, pad, split
 
 
 def answer(prompt="hi", ids=(5, 6, 7), source="a.py"):
@@ -93,13 +93,6 @@ def test_split_of_a_document_is_its_own():
 def test_a_split_with_an_empty_side_is_refused():
     with pytest.raises(ValueError, match=r"data\.validation_share=0\.3: leaves . training and . held-out rows"):
         split([row([1, 2], source="a.py")] * 5, 0.3)
-
-
-def test_frequent_tokens_are_those_of_answers():
-    rows = [row([9, 9, 9, 4, 5, 5], start=3), row([8, 5, 4, 7], start=1)]
-    assert frequent_tokens(rows, None) == [4, 5, 7]
-    assert frequent_tokens(rows, 2) == [4, 5]
-    assert frequent_tokens(rows, 1) == [5]
 
 
 def test_padding_is_on_the_right_and_never_supervised():

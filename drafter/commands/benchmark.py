@@ -34,6 +34,7 @@ def run(parsed: Namespace) -> None:
     suites = decoding.read_suites(parsed)
     wanted = [(length, None) for length in parsed.draft_lengths or []] + [(None, nodes) for nodes in parsed.tree_nodes]
     longest = decoding.check_models(parsed, parsed.drafter, *wanted)
+    vocabulary = decoding.draft_vocabulary(parsed)
 
     from dataclasses import asdict
 
@@ -45,7 +46,7 @@ def run(parsed: Namespace) -> None:
     from drafter.files import write_csv, write_json
 
     verifier = decoding.load_verifier(parsed)
-    drafter = decoding.load_drafter(parsed.drafter, verifier)
+    drafter = decoding.load_drafter(parsed.drafter, verifier, vocabulary)
     sampling = Sampling(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     drafts = [benchmark.Drafts(*one) for one in wanted or [(longest, None)]]
     grid = benchmark.Grid(

@@ -19,6 +19,12 @@ def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> No
     parser.add_argument("drafter", metavar="DRAFTER", nargs="?" if optional else None, help="directory, or hub id")
     parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of both models; default: {dtype}")
+    parser.add_argument(
+        "--draft-vocabulary",
+        metavar="full|FILE[:N]",
+        help='propose from the whole vocabulary, or the N most frequent tokens of answers or of JSON {"id": count}; '
+        "default: as trained",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--attention", default="auto", help="sdpa, flash_attn or auto")
     parser.add_argument("--compile", default="auto", help="CUDA graphs of the passes: on, off or auto")
@@ -96,6 +102,24 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     return longest
 
 
+def draft_vocabulary(parsed: Namespace) -> list[int] | None:
+    """The ids that may be proposed, ascending; none of them for the whole vocabulary, None for the drafter's own.
+
+    Raises:
+        ValueError: what was named counts no tokens, or those of another verifier.
+    """
+    from drafter.check.verifier import VerifierFacts
+    from drafter.config.drafter import counted
+    from drafter.data.counts import draft_vocabulary
+
+    if parsed.draft_vocabulary in (None, "full"):
+        return None if parsed.draft_vocabulary is None else []
+    path, number = counted(parsed.draft_vocabulary)
+    if number == 0:
+        raise ValueError(f"draft-vocabulary={parsed.draft_vocabulary!r}: take at least one token")
+    return draft_vocabulary(path, number, VerifierFacts.load(parsed.verifier).truths["vocab_size"])
+
+
 def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
     from drafter.acceptance import Sampling
@@ -141,12 +165,20 @@ def load_verifier(parsed: Namespace) -> "Verifier":
     return verifier
 
 
-def load_drafter(source: str, verifier: "Verifier") -> "BlockDiffusionDrafter":
-    """A drafter beside its verifier."""
+def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None = None) -> "BlockDiffusionDrafter":
+    """A drafter beside its verifier.
+
+    Args:
+        vocabulary: as `draft_vocabulary` returns it.
+    """
+    import torch
+
     from drafter.models import BlockDiffusionDrafter
 
     drafter = BlockDiffusionDrafter.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
     drafter.check_verifier(verifier)
+    if vocabulary is not None:
+        drafter.vocabulary = torch.tensor(vocabulary, device=verifier.device) if vocabulary else None
     return drafter
 
 

@@ -13,6 +13,7 @@ from drafter.commands import decoding
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
+    from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
     from drafter.walk import Walk
 
@@ -38,6 +39,7 @@ def run(parsed: Namespace) -> None:
     suites = decoding.read_suites(parsed)
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
+    vocabulary = decoding.draft_vocabulary(parsed)
 
     from drafter import acceptance
     from drafter.export.record import provenance
@@ -48,7 +50,8 @@ def run(parsed: Namespace) -> None:
     answers = _plain(parsed, verifier, prompts) if parsed.by == "walk" else {}
     walks = []
     for source, length in zip(drafters, longest, strict=True):
-        walks.append(_walks(parsed, verifier, source, parsed.draft_length or length, prompts, answers))
+        drafter = decoding.load_drafter(source, verifier, vocabulary)
+        walks.append(_walks(parsed, verifier, drafter, parsed.draft_length or length, prompts, answers))
         print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
         found = {name: acceptance.figures(one) for name, one in walks[-1].items()}
         print(acceptance.table(found))
@@ -72,7 +75,7 @@ def _plain(
 def _walks(
     parsed: Namespace,
     verifier: "Verifier",
-    source: str,
+    drafter: "BlockDiffusionDrafter",
     length: int,
     prompts: dict[str, list[list[int]]],
     answers: dict[str, list["Generation"]],
@@ -80,7 +83,6 @@ def _walks(
     """The cycles of a drafter on each suite."""
     from drafter.acceptance import Sampling, by_walk, cycles_of
 
-    drafter = decoding.load_drafter(source, verifier)
     sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
     found = {}

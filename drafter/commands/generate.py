@@ -52,8 +52,9 @@ def run(parsed: Namespace) -> None:
     if parsed.drafter is not None:
         decoding.check_models(parsed, parsed.drafter, (parsed.draft_length, parsed.tree_nodes))
 
+    vocabulary = decoding.draft_vocabulary(parsed)
     verifier = decoding.load_verifier(parsed)
-    drafter = None if parsed.plain else decoding.load_drafter(parsed.drafter, verifier)
+    drafter = None if parsed.plain else decoding.load_drafter(parsed.drafter, verifier, vocabulary)
     ids = decoding.encode(verifier, prompt, parsed.raw)
     answers: dict[str, Generation] = {}
     if parsed.compare:

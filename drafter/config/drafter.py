@@ -1,6 +1,7 @@
 """`drafter.*` of a recipe."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import MISSING
 
@@ -18,8 +19,8 @@ class DrafterSettings:
         tap_layers: 0-based layers of the verifier whose outputs are tapped; never the last.
         mask_token_id: id that fills the masked slots; one that text never uses.
         start: `verifier` (its last layers, copied), `random`, or the directory of a drafter.
-        vocabulary: what may be proposed: `full`, `answers` (tokens of the training answers), or a number: the most
-            frequent of them.
+        vocabulary: what may be proposed: `full`, `answers` (tokens of the training answers), a number (the most
+            frequent of them), or a file that counts tokens: FILE or FILE:N, JSON `{"token id": count}` or answers.
     """
 
     num_layers: int = 5
@@ -35,5 +36,17 @@ class DrafterSettings:
         remedy = "needs the anchor and at least one draft slot (>= 2)"
         require(self.block_size >= 2, "drafter.block_size", self.block_size, remedy)
         require(self.num_taps >= 1, "drafter.num_taps", self.num_taps, "must be >= 1")
-        known = self.vocabulary in ("full", "answers") or (self.vocabulary.isdigit() and int(self.vocabulary) > 0)
-        require(known, "drafter.vocabulary", self.vocabulary, "choose full, answers or a number of tokens >= 1")
+        asked, number = self.counted()
+        known = asked in ("full", "answers") or Path(asked).exists()
+        remedy = "choose full, answers, a number of tokens >= 1, or a file that counts them"
+        require(known and number != 0, "drafter.vocabulary", self.vocabulary, remedy)
+
+    def counted(self) -> tuple[str, int | None]:
+        """What counts the tokens, `full`, `answers` or a file, and how many of them are taken; None: all."""
+        return counted(f"answers:{self.vocabulary}" if self.vocabulary.isdigit() else self.vocabulary)
+
+
+def counted(words: str) -> tuple[str, int | None]:
+    """NAME or NAME:N as name and number."""
+    name, colon, number = words.rpartition(":")
+    return (name, int(number)) if colon and number.isdigit() else (words, None)

@@ -1,7 +1,6 @@
 """Training rows: a prompt in its chat template, the verifier's answer behind it, and which of both is supervised."""
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +141,6 @@ def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row
 def one_answer_each(rows: list[Row]) -> list[Row]:
     """A row per span, the conversation before it as its prompt: what a walk along answers, or decoding, starts from."""
     return [Row(row.ids[:end], ((start, end),), row.source, row.kind) for row in rows for start, end in row.spans]
-
-
-def frequent_tokens(rows: list[Row], count: int | None) -> list[int]:
-    """The `count` most frequent tokens of the answers (null for all of them), ascending."""
-    counts = Counter(token for row in rows for token in row.answer)
-    return sorted(token for token, _ in counts.most_common(count))
 
 
 def pad(rows: list[Row]) -> Rows:

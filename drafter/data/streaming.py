@@ -38,12 +38,6 @@ class Streaming:
     survey: Survey
     sample: list[Row]
 
-    def frequent_tokens(self, count: int | None) -> list[int]:
-        """The `count` most frequent tokens of the answers (null for all of them), ascending."""
-        counts = self.survey.counts
-        order = sorted(counts.nonzero()[0].tolist(), key=lambda token: (-counts[token], token))
-        return sorted(order[:count])
-
 
 def open_stream(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[Streaming, list[Row]]:
     """Training rows of answers on disk, and the first held-out ones, which are kept in memory.

@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,21 +29,17 @@ from drafter.data.taps import TapCache
 from drafter.models import BlockDiffusionDrafter
 from drafter.precision import choose
 from drafter.prepare import start
+from drafter.timing import timed
 from drafter.training import DrafterModule
 from drafter.verifier import Verifier, choose_device
 
+CPU = torch.device("cpu")
 Figures = dict[str, dict[str, float]]
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
 
 
 def per_second(rows: int, work: Callable[[], Any], repeats: int) -> dict[str, float]:
     """Rows per second, the median; one run goes before and is not counted where there are several."""
-    taken = [timed(work)[0] for _ in range(repeats + (repeats > 1))][repeats > 1 :]
+    taken = [timed(CPU, work)[0] for _ in range(repeats + (repeats > 1))][repeats > 1 :]
     return {"rows": rows, "rows_per_second": rows / statistics.median(taken)}
 
 
@@ -68,7 +63,7 @@ def stages(options: argparse.Namespace, config: Config, folder: Path) -> Iterato
     for name in ("auto", "int8"):
         settings = CacheConfig(dtype=name)
         seconds, caches[name] = timed(
-            lambda settings=settings: TapCache(verifier, rows, drafter.tap_layers, folder, settings=settings)
+            CPU, lambda settings=settings: TapCache(verifier, rows, drafter.tap_layers, folder, settings=settings)
         )
         cache = caches[name]
         made = {"rows": len(rows), "rows_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds}
@@ -121,11 +116,11 @@ def waited(
     each: Iterator[Batch] = iter(batches)
     waits, works = [], []
     while True:
-        wait, batch = timed(lambda: next(each, None))
+        wait, batch = timed(CPU, lambda: next(each, None))
         if batch is None:
             break
         waits.append(wait)
-        works.append(timed(lambda batch=batch: step(module, batch, optimizer, dtype))[0])
+        works.append(timed(verifier.device, lambda batch=batch: step(module, batch, optimizer, dtype))[0])
     wait, work = sum(waits[1:]), sum(works[1:])
     return {
         "rows": config.training.rows * len(works),

@@ -48,7 +48,7 @@ def make_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     return made
 
 
-def train(folder: Path, steps: int, minutes: float, rows: int = 16, length: int = 256) -> float:
+def train(folder: Path, steps: int, minutes: float, rows: int = 8, length: int = 256) -> float:
     """Train and save; returns the mean loss of the last 50 steps, in nats a token."""
     torch.manual_seed(0)
     answered = [made["messages"] for made in asked() if len(made["messages"]) == 2]

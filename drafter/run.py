@@ -1,5 +1,6 @@
 """One run, from recipe to summary: rows → taps → training → export → decoding. Every stage goes on after a kill."""
 
+import json
 import logging
 import time
 from dataclasses import asdict, replace
@@ -44,7 +45,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     began = time.perf_counter()
     directory = claim(config)
-    material = prepare(config)
+    material = settle(directory, prepare(config))
     drafter, verifier = material.drafter, material.verifier
     exactly = replace(config.data.cache, dtype="auto")
     exact = taps_of(material.held_out, verifier, drafter, "held-out rows", settings=exactly)
@@ -90,6 +91,15 @@ def train(config: Config) -> dict[str, Any]:
     suite = {"tokens_per_cycle": found.tokens_per_cycle, "low": low, "high": high, "prompts": len(material.held_out)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
+
+
+def settle(directory: Path, material: Material) -> Material:
+    """The precision that this run began in: asked anew, a busy machine, or another one, may find another faster."""
+    path = directory / "precision.json"
+    if (directory / "checkpoints").exists() and path.is_file():
+        return replace(material, fast=getattr(torch, json.loads(path.read_text())["precision"]))
+    write_json(path, {"precision": str(material.fast).removeprefix("torch.")})
+    return material
 
 
 def training_taps(config: Config, material: Material, verifier: Verifier) -> TapCache | None:

@@ -14,7 +14,8 @@ from conftest import ROOT
 
 from drafter.config import load
 from drafter.logs import Metrics
-from drafter.run import train
+from drafter.prepare import Material
+from drafter.run import settle, train
 
 REQUIRED = {
     "tokens_per_cycle",
@@ -163,6 +164,16 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(finished_run, tiny_words,
             train(load(words[0], words[1:]))
     train(load(words[0], words[1:]))
     assert losses(tmp_path / "tiny") == losses(finished_run)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
+    """`auto` may find another one faster on a busy machine."""
+    began, later = (Material("cpu", None, fast, [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
+    assert settle(tmp_path, began).fast is torch.bfloat16
+    assert settle(tmp_path, later).fast is torch.float32  # nothing was trained yet
+    assert settle(tmp_path, began).fast is torch.bfloat16
+    (tmp_path / "checkpoints").mkdir()
+    assert settle(tmp_path, later).fast is torch.bfloat16
 
 
 def test_a_run_of_another_recipe_is_refused(finished_run, tiny_words):

@@ -131,6 +131,16 @@ def test_a_prompt_beyond_the_context_is_an_error(drafter_directory):
         generate(drafter_directory, "x" * 2100)
 
 
+def test_other_weights_of_the_verifier_are_warned_of(drafter_directory, tmp_path, capsys, caplog):
+    folder = shutil.copytree(drafter_directory, tmp_path / "export")
+    record = json.loads((folder / "training.json").read_text())
+    for known in (make_verifier("llama").fingerprint(), "0123"):
+        (folder / "training.json").write_text(json.dumps({**record, "verifier": known}))
+        caplog.clear()
+        generate(str(folder), "What?")
+        assert ("trained against other weights (0123, these are" in caplog.text) == (known == "0123")
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_verifier_thinks_as_it_did_in_training(drafter_directory, tmp_path, keep, monkeypatch, capsys):
     folder = shutil.copytree(drafter_directory, tmp_path / "export")

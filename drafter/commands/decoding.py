@@ -1,5 +1,6 @@
 """What the commands that decode have in common: models and sampling as arguments, checked before anything loads."""
 
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
 
+log = logging.getLogger(__name__)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -166,17 +168,28 @@ def load_verifier(parsed: Namespace) -> "Verifier":
 
 
 def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None = None) -> "BlockDiffusionDrafter":
-    """A drafter beside its verifier.
+    """A drafter beside its verifier; a warning where it was trained against other weights of that shape.
 
     Args:
         vocabulary: as `draft_vocabulary` returns it.
     """
     import torch
 
+    from drafter.export.record import read_record
     from drafter.models import BlockDiffusionDrafter
+    from drafter.models.storage import find
 
     drafter = BlockDiffusionDrafter.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
     drafter.check_verifier(verifier)
+    trained, used = read_record(find(source)).get("verifier"), verifier.fingerprint()
+    if trained not in (None, used):
+        log.warning(
+            "drafter=%r: trained against other weights (%s, these are %s); tokens stay the verifier's, fewer drafts "
+            "may be kept",
+            source,
+            trained,
+            used,
+        )
     if vocabulary is not None:
         drafter.vocabulary = torch.tensor(vocabulary, device=verifier.device) if vocabulary else None
     return drafter

@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace, kernels: list[str], batch: int, context
     taken: dict[str, list[float]] = {kernel: [] for kernel in kernels}
     for _ in range(options.repeats):
         for kernel in kernels:
-            spent, _ = timed(device, lambda kernel=kernel: [attend(kernel) for _ in range(options.calls)])  # type: ignore[misc]
+            spent, _ = timed(device, lambda kernel=kernel: [attend(kernel) for _ in range(options.calls)])
             taken[kernel].append(1e3 * spent / options.calls)
     found: dict[str, Any] = {"batch": batch, "context": context, "pass": "verify" if causal else "draft"}
     found |= {f"{kernel}_ms": statistics.median(times) for kernel, times in taken.items()}

@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,27 +63,31 @@ def stages(options: argparse.Namespace, config: Config, folder: Path) -> Iterato
     caches = {}
     for name in ("auto", "int8"):
         settings = CacheConfig(dtype=name)
-        seconds, caches[name] = timed(
-            CPU, lambda settings=settings: TapCache(verifier, rows, drafter.tap_layers, folder, settings=settings)
-        )
-        cache = caches[name]
+        make_taps = partial(TapCache, verifier, rows, drafter.tap_layers, folder, settings=settings)
+        seconds, cache = timed(CPU, make_taps)
+        caches[name] = cache
         made = {"rows": len(rows), "rows_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds}
         made |= {"gigabytes": cache.bytes / 1e9, "relative_error": cache.shards.distortion.relative}
         yield f"taps made and kept, {cache.codec.name}", made
-        read = per_second(len(rows), lambda cache=cache: [cache[i] for i in range(len(rows))], options.repeats)
+        read = per_second(len(rows), partial(read_all, cache, len(rows)), options.repeats)
         yield f"taps read, {cache.codec.name}", read
     steps = Steps(rows, caches["auto"], config)
     count = min(options.steps, 4 * steps.order.steps_per_epoch)
     in_batches = count * config.training.rows
     for workers in (0, 2):
-        made = loader_of(steps, count, workers)
-        yield f"loader, taps of the disk, {workers} workers", per_second(in_batches, made, options.repeats)
+        drained = loader_of(steps, count, workers)
+        yield f"loader, taps of the disk, {workers} workers", per_second(in_batches, drained, options.repeats)
     stream = Stream(found.files, found.checksums, config.seed)
     make = RowMaker.of(verifier, config.data.sequence_length)
     streamed = Streamed(stream, make, config)
     yield "loader, streamed answers", per_second(in_batches, lambda: drain(islice(streamed, count)), options.repeats)
     yield "step, taps of the disk", waited(config, drafter, verifier, loader(steps, 0, count), dtype)
     yield "step, streamed answers, taps online", waited(config, drafter, verifier, islice(streamed, count), dtype)
+
+
+def read_all(cache: TapCache, count: int) -> None:
+    for number in range(count):
+        cache[number]
 
 
 def padded(rows: list[Row], config: Config) -> None:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from drafter.batches import Batch, Steps
 from drafter.config import load
 from drafter.prepare import prepare, taps_of
-from drafter.training import Batch, DrafterModule, Steps
+from drafter.training import DrafterModule
 from drafter.verifier import Verifier
 from losses import ChainReward, DecayedCE, FirstError
 

@@ -75,8 +75,10 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("training.rows=[1", "no valid YAML: "),
         ("drafter.block_size=1", "drafter.block_size=1: needs the anchor and at least one draft slot (>= 2)"),
         ("drafter.num_layers=0", "drafter.num_layers=0: must be >= 1"),
-        ("drafter.vocabulary=0", "drafter.vocabulary='0': choose full, answers or a number of tokens >= 1"),
-        ("drafter.vocabulary=none", "drafter.vocabulary='none': choose full, answers or a number"),
+        ("drafter.vocabulary=0", "drafter.vocabulary='0': choose full, answers, a number of tokens >= 1, or a file"),
+        ("drafter.vocabulary=none", "drafter.vocabulary='none': choose full, answers, a number"),
+        ("drafter.vocabulary=full:8", "drafter.vocabulary='full:8': choose full, answers, a number"),
+        ("drafter.vocabulary=none.json:8", "drafter.vocabulary='none.json:8': choose full, answers, a number"),
         ("data.validation_share=1.0", "data.validation_share=1.0: must lie between 0 and 1"),
         ("data.sequence_length=4", "data.sequence_length=4: must be >= 8"),
         (

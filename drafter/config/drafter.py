@@ -37,7 +37,7 @@ class DrafterSettings:
         require(self.block_size >= 2, "drafter.block_size", self.block_size, remedy)
         require(self.num_taps >= 1, "drafter.num_taps", self.num_taps, "must be >= 1")
         asked, number = self.counted()
-        known = asked in ("full", "answers") or Path(asked).exists()
+        known = number is None if asked == "full" else asked == "answers" or Path(asked).exists()
         remedy = "choose full, answers, a number of tokens >= 1, or a file that counts them"
         require(known and number != 0, "drafter.vocabulary", self.vocabulary, remedy)
 

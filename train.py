@@ -12,8 +12,8 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     with one_line_errors():
         config = load(arguments[0], arguments[1:])
-        from drafter.memory import keep_freed_memory
-        from drafter.run import train  # late: a wrong recipe should not wait for torch
+        from drafter.machine.memory import keep_freed_memory
+        from drafter.training.runs.alignment import train  # late: a wrong recipe should not wait for torch
 
         keep_freed_memory()
         train(config)

@@ -11,7 +11,6 @@ import json
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,15 @@ import pyarrow.parquet
 import torch
 from transformers import AutoTokenizer
 
-from drafter.chat import answer_ids, prompt_ids, render
-from drafter.conversion import resolve
-from drafter.data.answers import Store
+from drafter.answers import Store
 from drafter.data.conversations import as_prompt, gather
+from drafter.evaluation.timing import timed
+from drafter.files import write_json
 from drafter.regenerate import regenerate
 from drafter.sources import BadRows, File, Hub, Source
-from drafter.verifier import Verifier, choose_device
+from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier.chat import answer_ids, prompt_ids, render
+from drafter.verifier.conversion import resolve
 
 WORDS = "the a list of rows is read as long as there are any and each one becomes what it says or an error"
 
@@ -162,9 +163,7 @@ def measure(work: Work, repeats: int) -> dict[str, float]:
     done, taken = work(), []
     rows, tokens = done if isinstance(done, tuple) else (done, 0)
     for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
+        taken.append(timed(torch.device("cpu"), work)[0])
     seconds = statistics.median(taken)
     speeds = {"rows_per_second": rows / seconds, "tokens_per_second": tokens / seconds}
     return {"rows": rows, "tokens": tokens, "seconds": seconds, **speeds}
@@ -187,7 +186,7 @@ def main() -> None:
             print(f"| {name} | {one['rows']} | {one['rows_per_second']:.4g} | {tokens} |", flush=True)
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
-        options.json.write_text(json.dumps({"settings": settings, "stages": found}, indent=2) + "\n")
+        write_json(options.json, {"settings": settings, "stages": found})
 
 
 if __name__ == "__main__":

@@ -33,14 +33,14 @@ from exactness import check_exactness
 from matplotlib import pyplot
 from transformers import AutoModel
 
-from drafter.data.suites import evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.evaluation.suites import evenly, load_suite
+from drafter.evaluation.timing import Parts, Way, race
 from drafter.export import convert
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
+from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
-from drafter.precision import choose
-from drafter.timing import Parts, Way, race
 from drafter.verifier import Verifier
 
 PLAIN, LOOP, DFLASH, LOOKUP, OURS = WAYS = (

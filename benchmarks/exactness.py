@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from drafter.data.rows import Row, split
-from drafter.data.suites import evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.evaluate import TIE, first_difference, margin
+from drafter.evaluation.agreement import TIE, first_difference, margin
+from drafter.evaluation.suites import evenly, load_suite
 from drafter.export.record import provenance, read_record
 from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter

@@ -7,13 +7,14 @@ float32 for the dynamic check, which decodes in float32.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from drafter.files import write_json
 
 WIDTH, LAYERS, TAPS, BLOCK = 4096, 5, 5, 8
 SIZES = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 12288}
@@ -25,11 +26,10 @@ def make(folder: Path) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from drafter import tiny
     from drafter.models import BlockDiffusionDrafter
     from drafter.models.block_diffusion import config_for
     from drafter.models.storage import facts_of
-    from drafter.verifier import Verifier
+    from drafter.verifier import Verifier, tiny
 
     _, tokenizer = tiny.build("qwen3")
     small = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64}
@@ -119,7 +119,7 @@ def main() -> int:
         size = f"{one['size'] / 1e9:.2f}" if one["size"] else ""
         print(f"{one['step']:<42}{one['seconds']:>9.1f}{one['peak'] / 1e9:>9.2f}{size:>9}{ratio:>7}")
     if parsed.json:
-        parsed.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(parsed.json, found)
     return 0 if all(one["peak"] <= LIMIT * one["size"] for one in found if one["size"]) else 1
 
 

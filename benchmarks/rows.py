@@ -8,7 +8,6 @@ forward, backward and optimiser.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,19 +19,20 @@ from typing import Any
 
 import torch
 
-from drafter.batches import Batch, Steps, Streamed, loader, packs_of
+from drafter.answers import open_answers
 from drafter.config import CacheConfig, Config, load
-from drafter.data.answers import open_answers
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, RowMaker, make_rows, pad
 from drafter.data.stream import Stream
-from drafter.data.taps import TapCache
+from drafter.evaluation.timing import timed
+from drafter.files import write_json
+from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
-from drafter.precision import choose
-from drafter.prepare import start
-from drafter.timing import timed
-from drafter.training import DrafterModule
-from drafter.verifier import Verifier, choose_device
+from drafter.taps import TapCache
+from drafter.training.batches import Batch, Steps, Streamed, loader, packs_of
+from drafter.training.module import DrafterModule
+from drafter.training.prepare import start
+from drafter.verifier.body import Verifier, choose_device
 
 CPU = torch.device("cpu")
 Figures = dict[str, dict[str, float]]
@@ -168,7 +168,7 @@ def main() -> None:
             print(f"| {name} | {figures['rows']} | {rate} | {said} |", flush=True)
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
-        options.json.write_text(json.dumps({"settings": settings, "stages": found}, indent=2) + "\n")
+        write_json(options.json, {"settings": settings, "stages": found})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ each way in a process of its own; Linux) or what the allocator held at its peak 
 """
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drafter.files import write_json
 from losses import BlockScores, ChainReward, DecayedCE, FirstError, Losses, score_slots
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -155,7 +155,7 @@ def main() -> None:
     if options.json:
         settings = {key: value for key, value in vars(options).items() if key != "json"}
         figures = {"settings": settings, "device": device, "torch": torch.__version__}
-        options.json.write_text(json.dumps({**figures, "scoring": scoring, "losses": losses}, indent=2) + "\n")
+        write_json(options.json, {**figures, "scoring": scoring, "losses": losses})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Even steps take the recipe's three losses, odd ones the uniform loss alone, on t
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
@@ -19,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from drafter.batches import Batch, Steps
 from drafter.config import load
-from drafter.prepare import prepare, taps_of
-from drafter.training import DrafterModule
+from drafter.files import write_json
+from drafter.training.batches import Batch, Steps
+from drafter.training.module import DrafterModule
+from drafter.training.prepare import prepare, taps_of
 from drafter.verifier import Verifier
 from losses import ChainReward, DecayedCE, FirstError
 
@@ -113,7 +113,7 @@ def main() -> None:
     spread = f"median {found['median_pair']:.3f} ({low:.3f} to {high:.3f})"
     print(f"ratio {found['ratio']:.3f}; of {found['pairs']} pairs: {spread}")
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,14 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
+from drafter.files import write_json
+
 TOKENS, SHARD, VOCABULARY, LENGTH = 2000, 4096, 32_000, 2048
 
 
 def write(folder: Path, gigabytes: float) -> int:
     """Shards of answers of some `TOKENS` random tokens, of that size in all; returns their rows."""
-    from drafter.data.answers import SCHEMA
+    from drafter.answers import SCHEMA
 
     draw, size, rows, shard = numpy.random.default_rng(0), 0, 0, 0
     while size < gigabytes * 1e9:
@@ -51,11 +53,11 @@ def read(folder: Path, buffer: int) -> None:
     """An epoch of batches; prints what was seen, and this process's largest resident memory, as JSON."""
     import torch
 
-    from drafter.batches import Streamed
     from drafter.config import Config, DataConfig, DrafterSettings, TrainingConfig, VerifierConfig
     from drafter.data.rows import RowMaker
     from drafter.data.stream import Stream
-    from drafter.tiny import build
+    from drafter.training.batches import Streamed
+    from drafter.verifier.tiny import build
 
     torch.set_num_threads(1)
     files = sorted(folder.glob("*.parquet"))
@@ -108,7 +110,7 @@ def main() -> int:
         f"{found['peak_gigabytes']:.2f} GB |"
     )
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(options.json, found)
     return int(found["peak_gigabytes"] > options.limit)
 
 

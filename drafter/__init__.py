@@ -1,7 +1,8 @@
 """Train a block-diffusion drafter against a frozen verifier, decode with both, export the drafter.
 
-The flow, which is also the order of the layers (a layer imports only those to its left):
-config → blocks, attention → verifier → data → models, verification → walk → export → training → decode → evaluate.
+A folder is a stage or a choice, and a layer imports only those to its left:
+sources → config → engine → attention, layouts → verifier → answers → data → models, verification → taps →
+decode, export → evaluation → check, regenerate → training → ablation → commands.
 
 Shape letters, everywhere: B batch, S sequence, A anchors, G draft_length, K block_size (1 + G), V vocabulary, D width,
 H heads, T taps.

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from drafter import tiny
 from drafter.blocks import every_anchor, slot_ids, slot_labels
 from drafter.config import load
 from drafter.data.rows import Row, pad
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
 from drafter.regenerate import regenerate
-from drafter.run import train
-from drafter.verifier import Verifier
+from drafter.training.runs.alignment import train
+from drafter.verifier import Verifier, tiny
 
 torch.set_num_threads(1)
 

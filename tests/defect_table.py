@@ -10,9 +10,9 @@ from conftest import make_memorising, make_prompts, make_verifier
 from defects import DEFECTS
 
 from drafter.check import check
+from drafter.evaluation.probe import probe
 from drafter.export import convert, export
-from drafter.probe import probe
-from drafter.tokenizer import tokenizer_hash
+from drafter.verifier.tokenizer import tokenizer_hash
 
 FAMILY = "qwen3"
 SOURCE = f"tiny-{FAMILY}"

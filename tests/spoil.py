@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from drafter import tiny
 from drafter.layouts import MISSING, get
 from drafter.layouts.base import put
+from drafter.verifier import tiny
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import make_answers, make_verifier
 
+from drafter import answers
 from drafter.__main__ import main
 from drafter.ablation import report, runner, tables
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load
-from drafter.batches import Steps
-from drafter.data import answers
+from drafter.training.batches import Steps
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ARMS = """

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import make_answers, make_verifier
 
+from drafter import answers
 from drafter.ablation import runner
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load
-from drafter.data import answers
 
 TINY = Path(__file__).parent.parent / "recipes/tiny.yaml"
 

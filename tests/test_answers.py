@@ -6,8 +6,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from drafter.data import answers
-from drafter.data.answers import Store, check_origin, digest, open_answers
+from drafter import answers
+from drafter.answers import Store, check_origin, digest, open_answers
 
 ORIGIN = {"verifier": "abc", "recipe": {"seed": 0, "data": {"prompts": {"write": 7}}}}
 

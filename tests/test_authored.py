@@ -6,11 +6,11 @@ import pytest
 from conftest import ROOT, make_verifier
 from templates import QWEN3, make_tokenizer
 
+from drafter import answers
 from drafter.__main__ import main
-from drafter.chat import render
-from drafter.data import answers
 from drafter.data.rows import make_rows
 from drafter.regenerate.authored import Authors
+from drafter.verifier.chat import render
 
 
 def said(role, content, **more):

@@ -9,14 +9,14 @@ import pytest
 from conftest import ROOT, make_verifier
 
 import train
+from drafter import answers
 from drafter.__main__ import main as drafter_main
-from drafter.data import answers
 
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
     """Whatever is wrong here is found before the first step."""
-    monkeypatch.setattr("drafter.training.DrafterModule.training_step", None)
+    monkeypatch.setattr("drafter.training.module.DrafterModule.training_step", None)
 
 
 def message_of(run, words):
@@ -79,7 +79,7 @@ def test_wrong_settings_end_in_one_line(complaint, override, expected):
 
 
 def test_too_few_rows_are_found_before_any_taps_are_made(complaint, monkeypatch):
-    monkeypatch.setattr("drafter.run.taps_of", None)
+    monkeypatch.setattr("drafter.training.runs.alignment.taps_of", None)
     assert "training.rows: a step takes 60 rows, the data have" in complaint("training.rows=30", "training.devices=2")
 
 
@@ -88,7 +88,7 @@ def test_anchors_that_pass_over_most_tokens_are_warned_of(complaint, monkeypatch
     def stop(*_, **__):
         raise ValueError("far enough")
 
-    monkeypatch.setattr("drafter.run.taps_of", stop)
+    monkeypatch.setattr("drafter.training.runs.alignment.taps_of", stop)
     assert complaint(f"training.anchors={anchors}") == "far enough"
     assert (f"training.anchors={anchors}: in an epoch, slots predict only" in caplog.text) == warned
 
@@ -146,7 +146,7 @@ def test_a_path_that_cannot_be_written_ends_in_one_line(tiny_words, tmp_path):
 def test_a_recipe_put_right_runs_under_the_same_name(complaint, tiny_words, tmp_path, monkeypatch):
     """A failed start claims nothing."""
     complaint("drafter.tap_layers=[9]")
-    run = importlib.import_module("drafter.run")
+    run = importlib.import_module("drafter.training.runs.alignment")
     reached = []
     monkeypatch.setattr(run, "fit", lambda *_: reached.append(True) or (_ for _ in ()).throw(ValueError("far enough")))
     assert message_of(train.main, tiny_words(tmp_path / "runs")) == "far enough"

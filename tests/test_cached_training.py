@@ -6,19 +6,18 @@ import pytest
 import torch
 from conftest import make_answers, make_drafter, make_prompts
 
-from drafter import tiny
 from drafter.config import load
 from drafter.data.rows import Row
-from drafter.logs import Metrics
-from drafter.run import fit, training_taps
-from drafter.training import DrafterModule
-from drafter.verifier import Verifier
+from drafter.training.logs import Metrics
+from drafter.training.module import DrafterModule
+from drafter.training.runs.alignment import fit, training_taps
+from drafter.verifier import Verifier, tiny
 
 
 @pytest.fixture
 def losses(tiny_words, tmp_path, monkeypatch):
     """A function: overrides → the loss of each of six steps, with a bfloat16 verifier, on twelve rows."""
-    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)
+    monkeypatch.setattr("drafter.taps.cache.TOKENS_PER_PASS", 1)
     pairs = zip(make_prompts() * 2, make_answers("llama") * 2, strict=True)
     rows = [Row.of([3 + number, *prompt], answer) for number, (prompt, answer) in enumerate(pairs)]
     verifier = Verifier(tiny.build("llama")[0].bfloat16())

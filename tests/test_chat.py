@@ -4,7 +4,7 @@ import pytest
 from conftest import make_verifier
 from templates import CHATML, CHATML_TAGGED, LLAMA3, QWEN3, make_tokenizer
 
-from drafter.chat import answer_ids, prompt_ids, render, user_header, user_turns
+from drafter.verifier.chat import answer_ids, prompt_ids, render, user_header, user_turns
 
 
 def said(role, content, **more):

@@ -13,13 +13,13 @@ from conftest import make_drafter, make_verifier
 from defect_table import FAMILY, SOURCE, make_good
 from defects import DEFECTS
 
-from drafter import tiny
 from drafter.check import check
 from drafter.check.behaviour import leaks
 from drafter.check.verifier import VerifierFacts
-from drafter.evaluate import compare_greedy
+from drafter.evaluation.agreement import compare_greedy
 from drafter.export import convert
 from drafter.layouts import FACTS, LAYOUTS, RULES
+from drafter.verifier import tiny
 
 LOAD = VerifierFacts.load
 REMEDY = re.compile(

@@ -1,4 +1,4 @@
-"""`benchmark` and `drafter.timing`: what is counted, in which turn, and what is written."""
+"""`benchmark` and `drafter.evaluation.timing`: what is counted, in which turn, and what is written."""
 
 import csv
 import dataclasses
@@ -9,11 +9,11 @@ import torch
 from conftest import make_memorising, make_prompts, make_verifier
 from test_export_layouts import exported
 
-from drafter import timing
 from drafter.__main__ import main
-from drafter.benchmark import Cell, Drafts, Grid, measure, plot, table
 from drafter.decode import Generation
-from drafter.timing import Parts, race
+from drafter.evaluation import timing
+from drafter.evaluation.speed import Cell, Drafts, Grid, measure, plot, table
+from drafter.evaluation.timing import Parts, race
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from conftest import make_memorising, make_prompts, make_verifier
 from test_export_layouts import exported
 
 from drafter.__main__ import main
-from drafter.acceptance import Sampling, by_walk, counts, cycles_of, figures
 from drafter.decode import SpeculativeDecoder
-from drafter.walk import walk
+from drafter.evaluation.acceptance import Sampling, by_walk, counts, cycles_of, figures
+from drafter.evaluation.walk import walk
 
 
 @pytest.fixture(scope="module")

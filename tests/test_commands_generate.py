@@ -9,8 +9,8 @@ from conftest import make_memorising, make_prompts, make_verifier
 from test_export_layouts import exported
 
 from drafter.__main__ import main
-from drafter.comparison import ACCEPTED, coloured, kept
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.evaluation.comparison import ACCEPTED, coloured, kept
 from drafter.verifier import Verifier
 
 VERIFIER = ["--verifier", "tiny-llama"]
@@ -81,7 +81,7 @@ def test_comparison_shows_both(drafter_directory, colour, capsys, tmp_path, monk
 
 
 def test_a_difference_is_told_with_its_place_and_margin(drafter_directory, capsys, monkeypatch):
-    monkeypatch.setattr("drafter.evaluate.first_difference", lambda *_: 4)
+    monkeypatch.setattr("drafter.evaluation.agreement.first_difference", lambda *_: 4)
     generate(drafter_directory, "What?", "--compare")
     assert "same tokens: no, from token 5 on, where the two best logits are" in capsys.readouterr().err
 

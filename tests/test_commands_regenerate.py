@@ -6,12 +6,12 @@ import pytest
 from conftest import ROOT, make_verifier
 from fault_server import serve
 
+from drafter import answers
 from drafter.__main__ import main
+from drafter.answers import check_origin
 from drafter.config import load
-from drafter.data import answers
-from drafter.data.answers import check_origin
 from drafter.data.conversations import as_conversation
-from drafter.tokenizer import tokenizer_hash
+from drafter.verifier.tokenizer import tokenizer_hash
 
 ASKED = [{"source": f"{number}.py", "kind": "write", "prompt": f"say {number}"} for number in range(5)]
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from templates import LLAMA3, make_tokenizer
 
-from drafter.chat import prompt_ids
 from drafter.data.conversations import as_conversation, as_prompt, fitting, gather
 from drafter.sources import BadRows, File, SelfPrompting
+from drafter.verifier.chat import prompt_ids
 
 SYSTEM = {"role": "system", "content": "Be brief"}
 WHY, SO = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}

@@ -11,7 +11,7 @@ from drafter.decode.deciding import Decider
 from drafter.decode.drafting import Drafts, Proposer
 from drafter.decode.pair import Pair
 from drafter.decode.row import Row
-from drafter.sampling import probabilities
+from drafter.decode.sampling import probabilities
 from drafter.verification import block_verification
 
 
@@ -125,7 +125,10 @@ def test_confidences_are_the_highest_probabilities(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"draft_length": "auto"}, r"draft_length='auto': needs costs; measure them by drafter.timing.measure_costs"),
+        (
+            {"draft_length": "auto"},
+            r"draft_length='auto': needs costs; measure them by drafter.evaluation.timing.measure_costs",
+        ),
         (
             {"draft_length": "auto", "costs": Costs(1.0, [1.0] * 3)},
             r"costs: hold .* 1 to 3 tokens, drafts need up to 4",

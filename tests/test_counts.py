@@ -8,11 +8,11 @@ from test_export_layouts import exported
 from tiny_run import RECIPE, make_run
 
 from drafter.__main__ import main
+from drafter.answers import read, write
 from drafter.config import load
-from drafter.data.answers import read, write
 from drafter.data.counts import draft_vocabulary, most_frequent, read_counts
 from drafter.data.rows import make_rows, split
-from drafter.prepare import prepare, proposed
+from drafter.training.prepare import prepare, proposed
 
 VERIFIER = ["--verifier", "tiny-llama", "--dtype", "float32"]
 ROW = {"source": "a", "kind": "k", "prompt": "p", "messages": None, "tools": None, "stop": "stop"}

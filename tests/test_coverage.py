@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from drafter.batches import Assembly
 from drafter.data.coverage import Coverage, expected_coverage
 from drafter.data.rows import Row, pad
+from drafter.training.batches import Assembly
 
 SPANS = [((2, 9),), ((0, 1), (3, 8)), ((1, 4), (6, 12)), ((0, 2), (2, 4), (5, 9))]
 

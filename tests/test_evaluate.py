@@ -6,7 +6,7 @@ from conftest import make_answers, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import Costs, SpeculativeDecoder
 from drafter.decode.deciding import Decider
-from drafter.evaluate import (
+from drafter.evaluation.agreement import (
     best_draft_length,
     compare_greedy,
     first_difference,
@@ -14,8 +14,8 @@ from drafter.evaluate import (
     measure_speed,
     table,
 )
-from drafter.probe import walk_along
-from drafter.timing import between, measure_costs
+from drafter.evaluation.probe import walk_along
+from drafter.evaluation.timing import between, measure_costs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_wrong_answers_are_counted_by_row(pair, spoil, rows):
 
 def test_differences_at_a_tie_are_ties(pair, spoil, monkeypatch):
     spoil([0])
-    monkeypatch.setattr("drafter.evaluate.TIE", 1e9)
+    monkeypatch.setattr("drafter.evaluation.agreement.TIE", 1e9)
     found = compare_greedy(*pair, make_prompts(), 12)
     assert (found.mismatches, found.ties) == (0, 1)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import MASK_TOKEN, make_drafter, make_verifier
 
-from drafter.batches import Assembly
 from drafter.blocks import document_positions, drafted, sample_anchors, slot_ids, slot_labels
 from drafter.data.packing import join, pack, pad_packed, repack, unpack
 from drafter.data.rows import Row
+from drafter.training.batches import Assembly
 from drafter.verifier import Verifier
 from losses import BlockScores, Losses, score_blocks
 

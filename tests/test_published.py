@@ -12,7 +12,7 @@ from drafter import config as configs
 from drafter.export import convert
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.start import adopt
-from drafter.prepare import start
+from drafter.training.prepare import start
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ Slow, and in the user's cache, where the converted model is kept.
 import pytest
 from conftest import ROOT, plain_generate
 
+from drafter import answers
 from drafter.config import load
-from drafter.conversion import resolve
-from drafter.data import answers
 from drafter.decode import SpeculativeDecoder
-from drafter.evaluate import TIE, compare_greedy, margin
+from drafter.evaluation.agreement import TIE, compare_greedy, margin
+from drafter.evaluation.probe import walk_along
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
 from drafter.models.start import start_from_verifier
-from drafter.probe import walk_along
 from drafter.verifier import Verifier
+from drafter.verifier.conversion import resolve
 
 pytestmark = pytest.mark.slow
 RECIPE = ROOT / "recipes/quickstart.yaml"

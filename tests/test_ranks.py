@@ -13,10 +13,10 @@ from conftest import make_answers, make_drafter, make_prompts, make_verifier
 
 from drafter.config import load
 from drafter.data.rows import Row
-from drafter.logs import Metrics
-from drafter.ranks import lightning_devices, own_device, ranks
-from drafter.run import fit
-from drafter.training import DrafterModule
+from drafter.machine.ranks import lightning_devices, own_device, ranks
+from drafter.training.logs import Metrics
+from drafter.training.module import DrafterModule
+from drafter.training.runs.alignment import fit
 
 WORLD, WORKERS, PER_STEP = 2, 2, 2
 

@@ -13,16 +13,15 @@ import torch
 from conftest import NEW_TOKENS, make_verifier, plain_generate
 from test_answers import Killed
 
-from drafter import tiny
+from drafter import answers
 from drafter.__main__ import main
+from drafter.answers import Store
+from drafter.answers.journal import Journal
 from drafter.config import load
-from drafter.data import answers
-from drafter.data.answers import Store
-from drafter.data.answers.journal import Journal
 from drafter.regenerate import regenerate, regenerate_recipe
 from drafter.regenerate.answering import Drawn, answer_all
 from drafter.regenerate.local import LocalAnswerer
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,7 +109,7 @@ def test_samples_follow_the_law():
     from scipy.stats import chisquare
 
     from drafter.decode import SpeculativeDecoder
-    from drafter.sampling import probabilities
+    from drafter.decode.sampling import probabilities
 
     verifier, count = make_verifier("llama"), 600
     ids = verifier.chat_ids("hi")

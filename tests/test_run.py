@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT
 
 from drafter.config import load
-from drafter.logs import Metrics
-from drafter.prepare import Material
-from drafter.run import settle, train
+from drafter.training.logs import Metrics
+from drafter.training.prepare import Material
+from drafter.training.runs.alignment import settle, train
 
 REQUIRED = {
     "tokens_per_cycle",
@@ -100,7 +100,7 @@ def test_the_best_checkpoint_is_the_best(finished_run):
 
 
 def test_a_finished_run_is_not_trained_again(finished_run, monkeypatch):
-    monkeypatch.setattr("drafter.training.DrafterModule.training_step", None)
+    monkeypatch.setattr("drafter.training.module.DrafterModule.training_step", None)
     before = summary(finished_run)
     after = train(load(finished_run / "config.yaml"))
     assert {name: after[name] for name in DECIDED} == {name: before[name] for name in DECIDED}
@@ -113,7 +113,7 @@ def killed(words, at):
         import os, sys
         import conftest
         import train
-        from drafter.training import DrafterModule
+        from drafter.training.module import DrafterModule
 
         step = DrafterModule.training_step
 
@@ -159,7 +159,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(finished_run, tiny_words,
         def interrupt(self, batch, index):
             raise KeyboardInterrupt
 
-        patch.setattr("drafter.training.DrafterModule.training_step", interrupt)
+        patch.setattr("drafter.training.module.DrafterModule.training_step", interrupt)
         with pytest.raises(SystemExit):
             train(load(words[0], words[1:]))
     train(load(words[0], words[1:]))

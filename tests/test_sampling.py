@@ -6,7 +6,7 @@ import naive
 import pytest
 import torch
 
-from drafter.sampling import check, probabilities
+from drafter.decode.sampling import check, probabilities
 
 ADJUSTMENTS = [(1.0, 1.0, 0), (0.6, 1.0, 0), (1.3, 0.7, 0), (1.0, 1.0, 3), (0.8, 0.6, 4), (2.0, 0.999, 1)]
 

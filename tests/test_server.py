@@ -12,12 +12,12 @@ from conftest import make_verifier
 from fault_server import serve
 from test_answers import Killed
 
+from drafter import answers
+from drafter.answers import Store
 from drafter.config import ServerConfig
-from drafter.data import answers
-from drafter.data.answers import Store
-from drafter.regenerate import client as clients
+from drafter.engine import client as clients
+from drafter.engine.client import retry_after
 from drafter.regenerate.answering import Drawn, answer_all
-from drafter.regenerate.client import retry_after
 from drafter.regenerate.server import ServerAnswerer
 
 TOKENIZER = make_verifier("llama").tokenizer

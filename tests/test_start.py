@@ -4,11 +4,10 @@ import pytest
 import torch
 from conftest import MASK_TOKEN, make_verifier
 
-from drafter import tiny
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
 from drafter.models.start import start_from_verifier
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, tiny
 
 
 @pytest.fixture

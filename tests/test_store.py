@@ -5,10 +5,10 @@ import json
 import pytest
 from test_answers import ORIGIN, Killed, answer, make, prompt
 
-from drafter.data import answers
-from drafter.data.answers import Store
-from drafter.data.answers import journal as journals
-from drafter.data.answers import store as stores
+from drafter import answers
+from drafter.answers import Store
+from drafter.answers import journal as journals
+from drafter.answers import store as stores
 
 
 def go_on(path, kill_after=None):

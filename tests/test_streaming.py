@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import make_drafter, make_verifier
 
-from drafter.batches import Streamed, loader
+from drafter import answers
 from drafter.config import load
-from drafter.data import answers
 from drafter.data.rows import Row, make_rows, one_answer_each, split
 from drafter.data.stream import Place, Stream, buffers
 from drafter.data.streaming import open_stream
-from drafter.logs import Metrics
-from drafter.run import fit
-from drafter.training import DrafterModule
+from drafter.training.batches import Streamed, loader
+from drafter.training.logs import Metrics
+from drafter.training.module import DrafterModule
+from drafter.training.runs.alignment import fit
 
 FILES = (23, 9, 40)
 

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import make_verifier
 
-from drafter import tiny
-from drafter.data.suites import PACKAGED, evenly, load_suite
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.self_prompting import self_prompts
-from drafter.verifier import Verifier
+from drafter.evaluation.suites import PACKAGED, evenly, load_suite
+from drafter.regenerate.self_prompting import self_prompts
+from drafter.verifier import Verifier, tiny
 
 
 def test_a_file_of_prompts_is_a_suite(tmp_path):

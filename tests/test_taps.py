@@ -8,10 +8,9 @@ import pytest
 import torch
 from conftest import make_verifier
 
-from drafter import tiny
 from drafter.data.rows import Row, pad
-from drafter.data.taps import TapCache
-from drafter.verifier import Verifier
+from drafter.taps import TapCache
+from drafter.verifier import Verifier, tiny
 
 LAYERS = [1, 3]
 
@@ -25,7 +24,7 @@ def rows():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_cached_taps_equal_online_ones(rows, tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)  # a row at a time, as below
+    monkeypatch.setattr("drafter.taps.cache.TOKENS_PER_PASS", 1)  # a row at a time, as below
     verifier = Verifier(tiny.build("llama")[0].to(dtype))
     cache = TapCache(verifier, rows[:30], LAYERS, tmp_path)
     for index in range(30):
@@ -88,7 +87,7 @@ def test_padding_has_no_say(rows, tmp_path, monkeypatch):
     """Rows padded into one pass have the taps that they have alone."""
     verifier = make_verifier("qwen3")
     together = TapCache(verifier, rows[:20], LAYERS, tmp_path / "together")
-    monkeypatch.setattr("drafter.data.taps.cache.TOKENS_PER_PASS", 1)
+    monkeypatch.setattr("drafter.taps.cache.TOKENS_PER_PASS", 1)
     alone = TapCache(verifier, rows[:20], LAYERS, tmp_path / "alone")
     assert pad(rows[:20]).ids.shape[1] > len(rows[0].ids)
     for index in range(20):

@@ -13,8 +13,8 @@ from conftest import make_verifier
 
 from drafter.config import CacheConfig
 from drafter.data.rows import Row
-from drafter.data.taps import TapCache
-from drafter.data.taps.codec import Codec
+from drafter.taps import TapCache
+from drafter.taps.codec import Codec
 from drafter.verifier import Verifier
 
 LAYERS = [1, 3]
@@ -28,7 +28,7 @@ def make_rows(count=150):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("drafter.data.taps.cache.SMALLEST_FILE", 1 << 20)
+    monkeypatch.setattr("drafter.taps.cache.SMALLEST_FILE", 1 << 20)
 
 
 def make(folder, **settings):

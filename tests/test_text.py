@@ -7,9 +7,9 @@ from conftest import NEW_TOKENS, make_answers, make_memorising, make_verifier
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from drafter import tiny
 from drafter.decode import SpeculativeDecoder
 from drafter.decode.text import BROKEN, Detokenizer, Transcript
+from drafter.verifier import tiny
 
 TEXTS = ["a b", " é", "日本語", "👩🏽‍🚀!", "\n\n", "naïve café", "…", "\ufffd", "END", " stop"]
 

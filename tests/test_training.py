@@ -7,11 +7,11 @@ import pytest
 import torch
 from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_prompts, make_verifier
 
-from drafter.batches import Steps
 from drafter.config import load
 from drafter.data.rows import Row, pad
-from drafter.data.taps import TapCache
-from drafter.training import DrafterModule
+from drafter.taps import TapCache
+from drafter.training.batches import Steps
+from drafter.training.module import DrafterModule
 
 PACKING = {"padded": [], "packed": ["data.packing=true", "data.sequence_length=128", "training.rows=2"]}
 

@@ -14,10 +14,10 @@ import torch
 from conftest import ROOT
 from transformers.utils.import_utils import is_serve_available
 
-from drafter import tiny
+from drafter import answers
 from drafter.__main__ import main
-from drafter.data import answers
-from drafter.tokenizer import tokenizer_hash
+from drafter.verifier import tiny
+from drafter.verifier.tokenizer import tokenizer_hash
 
 pytestmark = pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]; `make install` has it")
 

@@ -6,8 +6,8 @@ import torch
 from conftest import make_verifier
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, RecurrentGemmaConfig
 
-from drafter import tiny
-from drafter.verifier import Verifier, choose_device
+from drafter.verifier import tiny
+from drafter.verifier.body import Verifier, choose_device
 
 TAPS = (0, 2, 4)
 

@@ -6,11 +6,11 @@ import torch
 from conftest import make_answers, make_drafter, make_prompts, make_verifier
 
 from drafter import config as configs
-from drafter.batches import Steps, loader
 from drafter.blocks import every_anchor, slots_before
 from drafter.data.rows import Row, pad
-from drafter.data.taps import TapCache
-from drafter.training import DrafterModule
+from drafter.taps import TapCache
+from drafter.training.batches import Steps, loader
+from drafter.training.module import DrafterModule
 
 LAYERS = [1, 3]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_verifier
 
-from drafter.vocabulary import Head
+from drafter.training.head import Head
 from losses import score_blocks
 
 KEPT = torch.arange(20, 260, 3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from drafter.data.rows import Row, pad
 from drafter.decode import SpeculativeDecoder, tokens_per_cycle
-from drafter.walk import leading_matches, walk, walk_row
+from drafter.evaluation.walk import leading_matches, walk, walk_row
 
 
 @st.composite
@@ -103,7 +103,7 @@ def test_walk_equals_the_decoder_with_a_draft_vocabulary(verifier, memorising, a
 @pytest.mark.parametrize("anchors", [1, 5, 512])
 def test_passes_of_any_size_find_the_same(verifier, memorising, answers, prompts, monkeypatch, anchors):
     expected = walk_along(verifier, memorising, prompts, answers, 3)
-    monkeypatch.setattr("drafter.walk.ANCHORS_PER_PASS", anchors)
+    monkeypatch.setattr("drafter.evaluation.walk.ANCHORS_PER_PASS", anchors)
     assert walk_along(verifier, memorising, prompts, answers, 3) == expected
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from conftest import make_answers, make_verifier
 
+from drafter import answers
 from drafter import config as configs
-from drafter.data import answers
-from drafter.run import train
+from drafter.training.runs.alignment import train
 
 FAMILY = "llama"
 SOURCE = f"tiny-{FAMILY}"

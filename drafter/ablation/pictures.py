@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from drafter.ablation.statistics import Comparison, by_seed
 from drafter.ablation.tables import Tables
+from drafter.evaluation.statistics import Comparison, by_seed
 
 NORM = "gradient_norm/"
 

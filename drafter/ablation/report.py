@@ -9,8 +9,8 @@ from pathlib import Path
 
 from drafter.ablation import tables as csv_files
 from drafter.ablation.pictures import NORM, draw_all, first_rejections
-from drafter.ablation.statistics import Comparison, Estimate, average_gain, by_seed, compare, pair
 from drafter.ablation.tables import Tables
+from drafter.evaluation.statistics import Comparison, Estimate, average_gain, by_seed, compare, pair
 
 METHOD = (
     "Tokens per cycle: tokens emitted by cycles over cycles, summed over prompts; the prefill's token is in none. "

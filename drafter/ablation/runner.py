@@ -20,10 +20,10 @@ from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import Config
 from drafter.files import write_json
-from drafter.logs import Metrics
-from drafter.prepare import start
-from drafter.run import claim, fit
-from drafter.training import DrafterModule
+from drafter.training.logs import Metrics
+from drafter.training.module import DrafterModule
+from drafter.training.prepare import start
+from drafter.training.runs.alignment import claim, fit
 
 log = logging.getLogger(__name__)
 RESULT = "result.json"

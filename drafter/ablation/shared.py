@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from drafter import answers
 from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
+from drafter.answers import digest
 from drafter.config import Config, require
-from drafter.data import answers
-from drafter.data.answers import digest
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
-from drafter.data.taps import TapCache
+from drafter.evaluation.walk import Walk, leading_matches, walk
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
+from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
-from drafter.precision import choose
-from drafter.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
 from drafter.regenerate import regenerate
+from drafter.taps import TapCache
+from drafter.training.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
 from drafter.verifier import Verifier
-from drafter.walk import Walk, leading_matches, walk
 
 RECORD = "ablation.json"
 TRAINING = "training rows"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from drafter import config as configs
 from drafter.config import Config, require
 from drafter.data.conversations import Prompt
-from drafter.data.suites import evenly, load_suite
+from drafter.evaluation.suites import evenly, load_suite
 
 HELD_OUT = "held_out"
 SHARED = ("verifier", "data", "decoding", "name", "seed", "output")  # what no arm may change, but for ...

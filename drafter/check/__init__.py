@@ -16,8 +16,8 @@ from drafter.check.verifier import VerifierFacts
 from drafter.export.record import read_record
 from drafter.export.serve import serve_commands
 from drafter.layouts import RULES, Layout, detect
+from drafter.layouts.weights import Weights
 from drafter.models.storage import read_config
-from drafter.weights import Weights
 
 __all__ = ["Finding", "Report", "check"]
 

@@ -9,11 +9,11 @@ import torch
 from drafter.blocks import slot_ids
 from drafter.check.report import Finding, Report
 from drafter.decode import tokens_per_cycle
-from drafter.evaluate import compare_greedy
+from drafter.evaluation.agreement import compare_greedy
+from drafter.evaluation.probe import NEW_TOKENS
 from drafter.export.record import keeps_reasoning
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored
-from drafter.probe import NEW_TOKENS
 from drafter.verifier import Verifier
 
 TOLERANCE = 0.15

@@ -14,8 +14,8 @@ from drafter.check.report import Finding
 from drafter.check.verifier import VerifierFacts
 from drafter.export.record import checksum
 from drafter.layouts import Layout, shapes
+from drafter.layouts.weights import CODES, INDEX, SINGLE, Weights
 from drafter.models.storage import VOCABULARY_FILE, read_vocabulary
-from drafter.weights import CODES, INDEX, SINGLE, Weights
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 BORROWED = {

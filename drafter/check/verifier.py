@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from drafter.conversion import resolve
 from drafter.models.block_diffusion import rope_base
-from drafter.tokenizer import tokenizer_hash
+from drafter.verifier.conversion import resolve
+from drafter.verifier.tokenizer import tokenizer_hash
 
 SGLANGS_MASK = "<|MASK|>"
 

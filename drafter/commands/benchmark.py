@@ -40,8 +40,8 @@ def run(parsed: Namespace) -> None:
 
     from tqdm import tqdm
 
-    from drafter import benchmark
-    from drafter.acceptance import Sampling
+    from drafter.evaluation import speed as benchmark
+    from drafter.evaluation.acceptance import Sampling
     from drafter.export.record import hardware, provenance
     from drafter.files import write_csv, write_json
 

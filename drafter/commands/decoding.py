@@ -83,10 +83,10 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     Raises:
         ValueError: either can't be read, the drafter was made for another verifier, or a number is out of range.
     """
-    from drafter.acceptance import Sampling
     from drafter.check.verifier import VerifierFacts
     from drafter.decode import Costs
     from drafter.decode.checks import check_decoder
+    from drafter.evaluation.acceptance import Sampling
     from drafter.models.storage import Stored, find
 
     facts = Stored(find(drafter)).facts
@@ -124,8 +124,8 @@ def draft_vocabulary(parsed: Namespace) -> list[int] | None:
 
 def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
-    from drafter.acceptance import Sampling
-    from drafter.sampling import check
+    from drafter.decode.sampling import check
+    from drafter.evaluation.acceptance import Sampling
 
     check(temperature, parsed.top_p, parsed.top_k)
     Sampling(rule=parsed.rule).make_rule()
@@ -137,7 +137,7 @@ def read_suites(parsed: Namespace) -> dict[str, list[str]]:
     Raises:
         ValueError: a suite is unknown, broken or named twice.
     """
-    from drafter.data.suites import evenly, load_suite
+    from drafter.evaluation.suites import evenly, load_suite
 
     found: dict[str, list[str]] = {}
     for suite in parsed.suites:
@@ -155,7 +155,7 @@ def load_verifier(parsed: Namespace) -> "Verifier":
     from drafter.attention import choose_kernel, choose_replay
     from drafter.export.record import keeps_reasoning, read_record
     from drafter.models.storage import find
-    from drafter.verifier import Verifier, choose_device
+    from drafter.verifier.body import Verifier, choose_device
 
     device = choose_device(parsed.device)
     dtype = choose_dtype(parsed.dtype, device)
@@ -202,14 +202,14 @@ def costs_of(
     context: int,
 ) -> "Costs | None":
     """Costs of passes of one row, measured here where a draft length or a number of tree nodes is `auto`."""
-    from drafter.benchmark import Drafts
+    from drafter.evaluation.speed import Drafts
 
     return Drafts(*drafts).costs(verifier, drafter, context)
 
 
 def choose_dtype(requested: str, device: str) -> "torch.dtype":
     """A torch dtype by name; `auto` measures which is faster here."""
-    from drafter.precision import choose
+    from drafter.machine.precision import choose
 
     return choose(requested, device)
 

@@ -13,9 +13,9 @@ from drafter.commands import decoding
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
+    from drafter.evaluation.walk import Walk
     from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
-    from drafter.walk import Walk
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run(parsed: Namespace) -> None:
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
     vocabulary = decoding.draft_vocabulary(parsed)
 
-    from drafter import acceptance
+    from drafter.evaluation import acceptance
     from drafter.export.record import provenance
     from drafter.files import write_json
 
@@ -66,7 +66,7 @@ def run(parsed: Namespace) -> None:
 def _plain(
     parsed: Namespace, verifier: "Verifier", prompts: dict[str, list[list[int]]]
 ) -> dict[str, list["Generation"]]:
-    from drafter.acceptance import Sampling
+    from drafter.evaluation.acceptance import Sampling
 
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
     return {name: Sampling().decoder(verifier, None, None)(some, **how) for name, some in prompts.items()}
@@ -81,7 +81,7 @@ def _walks(
     answers: dict[str, list["Generation"]],
 ) -> dict[str, "Walk"]:
     """The cycles of a drafter on each suite."""
-    from drafter.acceptance import Sampling, by_walk, cycles_of
+    from drafter.evaluation.acceptance import Sampling, by_walk, cycles_of
 
     sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
@@ -103,8 +103,8 @@ def _walks(
 
 def _gain(ours: dict[str, "Walk"], theirs: dict[str, "Walk"]) -> dict[str, dict[str, float]]:
     """Gain in tokens per cycle over the other drafter, per suite, with its paired interval."""
-    from drafter.ablation.statistics import compare
-    from drafter.acceptance import counts
+    from drafter.evaluation.acceptance import counts
+    from drafter.evaluation.statistics import compare
 
     gains = {}
     for name, walk in ours.items():

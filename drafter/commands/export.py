@@ -63,13 +63,13 @@ def _measured(source: Any, verifier: str) -> dict[str, Any]:
     import torch
 
     from drafter.check.behaviour import default_prompts
+    from drafter.evaluation.probe import probe
     from drafter.export.record import licence
     from drafter.models import BlockDiffusionDrafter
     from drafter.models.block_diffusion import BlockDiffusionConfig
     from drafter.models.storage import settings_of
-    from drafter.probe import probe
-    from drafter.tokenizer import tokenizer_hash
     from drafter.verifier import Verifier
+    from drafter.verifier.tokenizer import tokenizer_hash
 
     loaded = Verifier.load(verifier, torch.float32, attention="sdpa")
     drafter = BlockDiffusionDrafter(BlockDiffusionConfig(**settings_of(source.facts))).eval()

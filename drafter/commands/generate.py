@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
 
+    Decode = Callable[..., list[Generation]]
+
 WARM_UP = 8
 
 
@@ -56,14 +58,17 @@ def run(parsed: Namespace) -> None:
     verifier = decoding.load_verifier(parsed)
     drafter = None if parsed.plain else decoding.load_drafter(parsed.drafter, verifier, vocabulary)
     ids = decoding.encode(verifier, prompt, parsed.raw)
+    decode = _decoder(parsed, verifier, drafter, len(ids) + parsed.max_new_tokens // 2)
     answers: dict[str, Generation] = {}
     if parsed.compare:
-        for one in (None, drafter):
-            _decode(parsed, verifier, one, ids, limit=WARM_UP)
+        plain = _decoder(parsed, verifier, None, 0)
+        for one in (plain, decode):
+            _decode(parsed, one, ids, limit=WARM_UP)
         print("plain:")
-        answers["plain"] = _answer(parsed, verifier, None, ids)
+        answers["plain"] = _answer(parsed, verifier, plain, ids, drafted=False)
         print("with drafts:")
-    answers["plain" if drafter is None else "with drafts"] = _answer(parsed, verifier, drafter, ids)
+    name = "plain" if drafter is None else "with drafts"
+    answers[name] = _answer(parsed, verifier, decode, ids, drafted=drafter is not None)
     _report(parsed, verifier, prompt, ids, answers)
 
 
@@ -88,44 +93,46 @@ def _prompt(parsed: Namespace) -> str:
     return text if parsed.raw else text.strip()
 
 
+def _decoder(
+    parsed: Namespace, verifier: "Verifier", drafter: "BlockDiffusionDrafter | None", context: int
+) -> "Decode":
+    """What decodes a prompt; its costs, where `auto` wants them, are measured behind `context` tokens, once."""
+    from drafter.evaluation.acceptance import Sampling
+
+    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    if drafter is None:
+        return sampling.decoder(verifier, None, None)
+    costs = decoding.costs_of(verifier, drafter, (parsed.draft_length, parsed.tree_nodes), context)
+    return sampling.decoder(verifier, drafter, parsed.draft_length, parsed.tree_nodes, costs)
+
+
 def _decode(
     parsed: Namespace,
-    verifier: "Verifier",
-    drafter: "BlockDiffusionDrafter | None",
+    decode: "Decode",
     ids: list[int],
     limit: int,
     on_text: Callable[[int, str], Any] = lambda index, text: None,
 ) -> "Generation":
-    from drafter.acceptance import Sampling
-
-    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
-    if drafter is None:
-        decode = sampling.decoder(verifier, None, None)
-    else:
-        costs = decoding.costs_of(verifier, drafter, (parsed.draft_length, parsed.tree_nodes), len(ids) + limit // 2)
-        decode = sampling.decoder(verifier, drafter, parsed.draft_length, parsed.tree_nodes, costs)
     (answer,) = decode([ids], max_new_tokens=limit, stop=parsed.stop, on_text=on_text)
     if not answer.token_ids:
         raise ValueError(f"prompt: {answer.stop}")
     return answer
 
 
-def _answer(
-    parsed: Namespace, verifier: "Verifier", drafter: "BlockDiffusionDrafter | None", ids: list[int]
-) -> "Generation":
+def _answer(parsed: Namespace, verifier: "Verifier", decode: "Decode", ids: list[int], drafted: bool) -> "Generation":
     """Decode and show: as it is found or, where drafts are to be coloured, when they are known."""
-    from drafter.comparison import coloured
+    from drafter.evaluation.comparison import coloured
 
     colour = parsed.colour == "always" or (parsed.colour == "auto" and sys.stdout.isatty())
-    if drafter is not None and parsed.compare and colour:
-        answer = _decode(parsed, verifier, drafter, ids, parsed.max_new_tokens)
+    if drafted and parsed.compare and colour:
+        answer = _decode(parsed, decode, ids, parsed.max_new_tokens)
         print(coloured(answer, verifier.tokenizer))
         return answer
 
     def show(_: int, text: str) -> None:
         print(text, end="", flush=True)
 
-    answer = _decode(parsed, verifier, drafter, ids, parsed.max_new_tokens, show)
+    answer = _decode(parsed, decode, ids, parsed.max_new_tokens, show)
     print()
     return answer
 
@@ -134,8 +141,8 @@ def _report(
     parsed: Namespace, verifier: "Verifier", prompt: str, ids: list[int], answers: dict[str, "Generation"]
 ) -> None:
     """Figures, on standard error and in the file."""
-    from drafter import comparison
-    from drafter.evaluate import first_difference, margin
+    from drafter.evaluation import comparison
+    from drafter.evaluation.agreement import first_difference, margin
     from drafter.export.record import provenance
     from drafter.files import write_json
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from drafter.chat import user_turns
 from drafter.sources import BadRow, BadRows, Conversation, Message, SelfPrompting, Source
+from drafter.verifier.chat import user_turns
 
 log = logging.getLogger(__name__)
 

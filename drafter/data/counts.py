@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from drafter.data.answers import open_answers
+from drafter.answers import open_answers
 
 
 def most_frequent(counts: Mapping[int, int], number: int | None) -> list[int]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drafter.chat import prompt_ids
-from drafter.data.answers import Answer, asked
+from drafter.answers import Answer, asked
 from drafter.verifier import Verifier
+from drafter.verifier.chat import prompt_ids
 
 Span = tuple[int, int]
 

@@ -17,8 +17,8 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from drafter.data.answers import SCHEMA, Answer
-from drafter.data.answers.files import OPTIONAL
+from drafter.answers import SCHEMA, Answer
+from drafter.answers.files import OPTIONAL
 from drafter.data.rows import Row
 from drafter.files import sha256_of
 

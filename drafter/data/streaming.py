@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from drafter.answers import Answer
 from drafter.config import DataConfig
-from drafter.data.answers import Answer
 from drafter.data.rows import Row, RowMaker, is_held_out, one_answer_each
 from drafter.data.stream import Stream, Survey
 from drafter.verifier import Verifier

@@ -2,7 +2,7 @@
 
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Weight
-from drafter.sampling import check as check_sampling
+from drafter.decode.sampling import check as check_sampling
 from drafter.verification import Rule, make_rule, match, needs, shared_noise
 from drafter.verification.base import require_fraction
 
@@ -55,7 +55,7 @@ def check_decoder(
     if AUTO in (draft_length, tree_nodes) and longest:
         if costs is None:
             field = "draft_length" if draft_length == AUTO else "tree_nodes"
-            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.timing.measure_costs")
+            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.evaluation.timing.measure_costs")
         if len(costs.verify) <= longest:
             raise ValueError(
                 f"costs: hold verify passes of 1 to {len(costs.verify)} tokens, drafts need up to {longest + 1}; "

@@ -9,7 +9,7 @@ from torch import Tensor
 from drafter.attention import KVCache
 from drafter.decode.drafting import Drafts, Proposer
 from drafter.decode.row import Row
-from drafter.sampling import check, probabilities
+from drafter.decode.sampling import check, probabilities
 from drafter.verification import Rule, Verification, has_greedy_form, is_lossless, match, needs, sample
 from drafter.verification.base import inverse_cdf, uniforms
 from drafter.verifier import Verifier

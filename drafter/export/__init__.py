@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from drafter.conversion import resolve
 from drafter.export.card import write_card
 from drafter.export.record import RECORD, checksum
 from drafter.export.source import Source, of_drafter, open_source
 from drafter.files import write_json
 from drafter.layouts import LAYOUTS, Layout
+from drafter.layouts.weights import SHARD_BYTES
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, save
 from drafter.verifier import Verifier
-from drafter.weights import SHARD_BYTES
+from drafter.verifier.conversion import resolve
 
 __all__ = ["convert", "export", "open_source", "write_export"]
 

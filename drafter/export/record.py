@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from drafter.conversion import PACKAGED
+from drafter.layouts.weights import tensor_bytes
 from drafter.models.storage import read_object
-from drafter.weights import tensor_bytes
+from drafter.verifier.conversion import PACKAGED
 
 RECORD = "training.json"
 

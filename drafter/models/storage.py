@@ -13,7 +13,7 @@ from torch import Tensor
 from drafter.layouts import FACTS, RULES, Layout, detect, shapes
 from drafter.layouts.base import SLIDING
 from drafter.layouts.reading import read_facts
-from drafter.weights import SHARD_BYTES, Entry, Weights, write
+from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from drafter.data.answers import OpenShard, Store, digest
+from drafter.answers import OpenShard, Store, digest
 from drafter.regenerate.local import LocalAnswerer
 from drafter.verifier import Verifier
 

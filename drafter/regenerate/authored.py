@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drafter.chat import answer_ids
+from drafter.answers import Answer, OpenShard, Store
 from drafter.config import Config
-from drafter.data.answers import Answer, OpenShard, Store
 from drafter.data.conversations import gather
 from drafter.regenerate.answering import Drawn, answer_all
 from drafter.regenerate.conversation import Conversation
 from drafter.sources import BadRows
-from drafter.tokenizer import load_tokenizer, tokenizer_hash
+from drafter.verifier.chat import answer_ids
+from drafter.verifier.tokenizer import load_tokenizer, tokenizer_hash
 
 
 def by_authors(

@@ -1,11 +1,12 @@
 """A prompt as a conversation: its user turns are answered one after the other, and each answer becomes a row."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from drafter.data.answers import Answer
+from drafter.answers import Answer
 
 
 @dataclass
@@ -52,3 +53,9 @@ class Conversation:
             return False
         self.messages = [*self.messages, {"role": "assistant", "content": text}, *self.later.pop(0)]
         return True
+
+
+def answer_seed(seed: int, index: int, turn: int, bits: int) -> int:
+    """The seed of one answer, of so many bits: a function of the run's, the prompt's index and the turn alone."""
+    digest = hashlib.sha256(f"{seed} {index} {turn}".encode()).digest()
+    return int.from_bytes(digest) >> (8 * len(digest) - bits)

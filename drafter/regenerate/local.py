@@ -1,13 +1,12 @@
 """Answers of the verifier here: batched by length, with its cache, greedy or sampled."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from drafter.answers import OpenShard
 from drafter.config import require
-from drafter.data.answers import OpenShard
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.regenerate.conversation import Conversation
+from drafter.regenerate.conversation import Conversation, answer_seed
 from drafter.verifier import Verifier
 
 
@@ -77,7 +76,7 @@ class LocalAnswerer:
 
         generations = SpeculativeDecoder(self.verifier, rule="shared_noise").generate(
             [questions[number] for number in order],
-            seed=[self._seed(shard.first + number, turn) for number in order],
+            seed=[answer_seed(self.seed, shard.first + number, turn, bits=56) for number in order],
             on_end=keep,
             **self.settings,
         )
@@ -89,9 +88,6 @@ class LocalAnswerer:
                     shard.fail(number, "refused", generation.stop)
                 on_done()
         return going_on
-
-    def _seed(self, index: int, turn: int) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed} {index} {turn}".encode()).digest()[:7])
 
     def _check_length(self, longest: int) -> None:
         context, new = self.verifier.config.max_position_embeddings, self.settings["max_new_tokens"]

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from drafter.chat import prompt_ids
+from drafter.answers import Store
 from drafter.config import Config
 from drafter.config.data import TRAINING_ONLY
 from drafter.config.server import HOW
-from drafter.data.answers import Store
 from drafter.data.conversations import as_prompt, fitting, gather
 from drafter.regenerate.answering import Answerer, Drawn, answer_all
 from drafter.regenerate.authored import by_authors
 from drafter.regenerate.local import LocalAnswerer
+from drafter.regenerate.self_prompting import self_prompts
 from drafter.regenerate.server import ServerAnswerer
-from drafter.self_prompting import self_prompts
 from drafter.sources import BadRows, SelfPrompting
-from drafter.tokenizer import context_length, load_tokenizer
-from drafter.verifier import Verifier, choose_device
+from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier.chat import prompt_ids
+from drafter.verifier.tokenizer import context_length, load_tokenizer
 
 
 def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from drafter.regenerate.client import Failure
+from drafter.engine.client import Failure
 
 
 @dataclass(frozen=True)

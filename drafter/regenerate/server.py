@@ -1,6 +1,5 @@
 """Answers of an OpenAI-compatible server: many requests at a time, failures counted row by row."""
 
-import hashlib
 import logging
 import os
 from collections import deque
@@ -8,13 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from drafter.chat import prompt_ids
+from drafter.answers import OpenShard
 from drafter.config import ServerConfig
-from drafter.data.answers import OpenShard
-from drafter.regenerate.client import FIRST_WAIT, Client, Failure
-from drafter.regenerate.conversation import Conversation
+from drafter.engine.client import FIRST_WAIT, Client, Failure
+from drafter.regenerate.conversation import Conversation, answer_seed
 from drafter.regenerate.reply import Reply, read_reply
-from drafter.tokenizer import tokenizer_hash, turn_end
+from drafter.verifier.chat import prompt_ids
+from drafter.verifier.tokenizer import tokenizer_hash, turn_end
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +120,7 @@ class ServerAnswerer:
         body = {**self.body, "messages": conversation.messages}
         body |= {"tools": conversation.tools} if conversation.tools else {}
         if self.body["temperature"] > 0:
-            named = f"{self.seed} {index} {turn}".encode()
-            body["seed"] = int.from_bytes(hashlib.sha256(named).digest()[:4]) >> 1
+            body["seed"] = answer_seed(self.seed, index, turn, bits=31)
         asked = prompt_ids(
             self.tokenizer, conversation.messages, tools=conversation.tools, keep_reasoning=self.keep_reasoning
         )

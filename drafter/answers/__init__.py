@@ -1,8 +1,8 @@
 """Prompts with the verifier's answers: one Parquet file, or a folder of shards with a manifest; made resumably."""
 
-from drafter.data.answers.files import SCHEMA, Answer, asked, digest, write
-from drafter.data.answers.reading import Answers, check_origin, open_answers, read
-from drafter.data.answers.store import OpenShard, Store
+from drafter.answers.files import SCHEMA, Answer, asked, digest, write
+from drafter.answers.reading import Answers, check_origin, open_answers, read
+from drafter.answers.store import OpenShard, Store
 
 __all__ = [
     "SCHEMA",

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drafter.batches import packs_of
+from drafter import answers
 from drafter.config import CacheConfig, Config, require
-from drafter.conversion import cache_directory
-from drafter.data import answers
 from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.order import check_enough
 from drafter.data.rows import Row, Rows, make_rows, one_answer_each, pad, split
 from drafter.data.stream import Stream
 from drafter.data.streaming import Streaming, open_stream
-from drafter.data.taps import TapCache
+from drafter.machine.precision import choose
+from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for, evenly_spaced
 from drafter.models.start import adopt, start_from_verifier
-from drafter.precision import choose
-from drafter.ranks import own_device, ranks
-from drafter.tokenizer import tokenizer_hash
-from drafter.verifier import Verifier, choose_device
+from drafter.taps import TapCache
+from drafter.training.batches import packs_of
+from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier.conversion import cache_directory
+from drafter.verifier.tokenizer import tokenizer_hash
 
 ROWS_PER_PASS = 8
 LEAST_COVERAGE = 0.5

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Dataset, Sampler
 
-from drafter.batches.assembly import Assembly, Batch
 from drafter.config import Config, DataConfig
 from drafter.data.order import Order
 from drafter.data.packing import pack
 from drafter.data.rows import Row
-from drafter.data.taps import TapCache
+from drafter.taps import TapCache
+from drafter.training.batches.assembly import Assembly, Batch
 
 
 def packs_of(rows: Sequence[Row], data: DataConfig) -> list[list[int]]:

@@ -1,5 +1,5 @@
 """Taps of rows, made by the verifier once and kept on disk: later epochs do not pay for it."""
 
-from drafter.data.taps.cache import TapCache
+from drafter.taps.cache import TapCache
 
 __all__ = ["TapCache"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from drafter.batches.assembly import Assembly, Batch
-from drafter.batches.steps import Numbers, Steps, packs_of
-from drafter.batches.streamed import Streamed, readers
+from drafter.training.batches.assembly import Assembly, Batch
+from drafter.training.batches.steps import Numbers, Steps, packs_of
+from drafter.training.batches.streamed import Streamed, readers
 
 __all__ = ["Assembly", "Batch", "Steps", "Streamed", "loader", "packs_of", "readers"]
 

@@ -6,13 +6,13 @@ from itertools import islice
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from drafter.batches.assembly import Assembly, Batch
-from drafter.batches.steps import packs_of
+from drafter.answers import Answer
 from drafter.config import Config
-from drafter.data.answers import Answer
 from drafter.data.order import groups
 from drafter.data.rows import Row
 from drafter.data.stream import Place, Stream, buffers
+from drafter.training.batches.assembly import Assembly, Batch
+from drafter.training.batches.steps import packs_of
 
 Places = Mapping[int, tuple[int, ...]]  # reader → where it stands
 

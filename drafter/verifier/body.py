@@ -16,8 +16,8 @@ from transformers.modeling_utils import AttentionInterface
 
 from drafter.attention import KVCache, choose_kernel, choose_replay
 from drafter.attention.sdpa import attend, visible
-from drafter.chat import Message, prompt_ids
-from drafter.conversion import resolve
+from drafter.verifier.chat import Message, prompt_ids
+from drafter.verifier.conversion import resolve
 
 ATTENTION = "block_drafter"
 
@@ -106,7 +106,7 @@ class Verifier:
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         self.replayed = choose_replay(compile, self.device, _reads_lengths(text))
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
-        self.keep_reasoning = True  # of chat models that think before they answer; see drafter.chat
+        self.keep_reasoning = True  # of chat models that think before they answer; see drafter.verifier.chat
         self._tapped: dict[int, Tensor] = {}
         self._hooks: dict[int, Any] = {}
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from drafter.config import CacheConfig
 from drafter.data.rows import Row, pad
-from drafter.data.taps.codec import Codec
-from drafter.data.taps.shards import Shards
+from drafter.taps.codec import Codec
+from drafter.taps.shards import Shards
 from drafter.verifier import Verifier
 
 TOKENS_PER_PASS = 1024

@@ -6,10 +6,10 @@ Sampled after its user header, the model writes what a user would ask.
 import re
 from collections.abc import Callable
 
-from drafter.chat import user_header
 from drafter.data.conversations import Prompt
 from drafter.decode import SpeculativeDecoder
 from drafter.verifier import Verifier
+from drafter.verifier.chat import user_header
 
 SIMILAR = 0.6
 LONGEST = 64

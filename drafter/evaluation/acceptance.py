@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from drafter.decode import Costs, Generation, SpeculativeDecoder
+from drafter.evaluation.probe import leading_along
+from drafter.evaluation.walk import Walk, walk
 from drafter.models import BlockDiffusionDrafter
-from drafter.probe import leading_along
 from drafter.verification import Rule, make_rule
 from drafter.verifier import Verifier
-from drafter.walk import Walk, walk
 
 
 @dataclass(frozen=True)

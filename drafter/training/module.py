@@ -11,17 +11,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from drafter.batches import Batch
 from drafter.blocks import slot_ids, slot_labels, slots_before
 from drafter.config import Config
 from drafter.data.coverage import Coverage
 from drafter.data.packing import repack, unpack
 from drafter.data.rows import Rows
+from drafter.evaluation.walk import Walk, leading_matches, walk
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
+from drafter.training.batches import Batch
+from drafter.training.head import Head
 from drafter.verifier import Verifier
-from drafter.vocabulary import Head
-from drafter.walk import Walk, leading_matches, walk
 from losses import BlockScores, score_blocks, verifier_labels
 
 

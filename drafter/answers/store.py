@@ -17,16 +17,16 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from drafter.data.answers.files import (
+from drafter.answers.files import (
     COMPRESSION,
     Answer,
     parse,
     schema,
     write,
 )
-from drafter.data.answers.journal import Journal
-from drafter.data.answers.manifest import Manifest, ShardRecord, changes
-from drafter.data.answers.reading import ONE_SHARD, shard_name
+from drafter.answers.journal import Journal
+from drafter.answers.manifest import Manifest, ShardRecord, changes
+from drafter.answers.reading import ONE_SHARD, shard_name
 from drafter.files import atomically, sha256_of
 
 SHARD_PROMPTS = 4096

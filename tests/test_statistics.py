@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from drafter.ablation import statistics
+from drafter.evaluation import statistics
 
 
 def counts_of(emitted, cycles, accepted):

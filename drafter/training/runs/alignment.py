@@ -13,26 +13,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from drafter import config as configs
-from drafter.batches import Steps, Streamed, loader, readers
+from drafter.training.batches import Steps, Streamed, loader, readers
 from drafter.config import Config, require
-from drafter.data.taps import TapCache
+from drafter.taps import TapCache
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
-from drafter.evaluate import best_draft_length, compare_answers, compare_greedy, measure_speed, table
+from drafter.evaluation.agreement import best_draft_length, compare_answers, compare_greedy, measure_speed, table
 from drafter.export import export
 from drafter.export.card import add_results
 from drafter.export.record import licence, provenance
 from drafter.files import write_json
-from drafter.logs import Metrics, callbacks, loggers
+from drafter.training.logs import Metrics, callbacks, loggers
 from drafter.models import BlockDiffusionDrafter
-from drafter.pictures import curves, kept_per_slot
-from drafter.prepare import Material, held_out_batches, prepare, taps_of
-from drafter.probe import probe, walk_along
-from drafter.ranks import lightning_devices, ranks
-from drafter.timing import measure_costs
-from drafter.tokenizer import tokenizer_hash
-from drafter.training import Batches, DrafterModule
+from drafter.training.pictures import curves, kept_per_slot
+from drafter.training.prepare import Material, held_out_batches, prepare, taps_of
+from drafter.evaluation.probe import probe, walk_along
+from drafter.machine.ranks import lightning_devices, ranks
+from drafter.evaluation.timing import measure_costs
+from drafter.verifier.tokenizer import tokenizer_hash
+from drafter.training.module import Batches, DrafterModule
 from drafter.verifier import Verifier
-from drafter.walk import Walk, walk
+from drafter.evaluation.walk import Walk, walk
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy
 
-from drafter.data.taps.codec import Distortion
 from drafter.files import sha256_of, write_json
+from drafter.taps.codec import Distortion
 
 log = logging.getLogger(__name__)
 OPEN_FILES = 64

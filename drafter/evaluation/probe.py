@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 from drafter.data.rows import Row, pad
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.evaluation.walk import Walk, leading_matches, walk
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
-from drafter.walk import Walk, leading_matches, walk
 
 PROMPTS, NEW_TOKENS, LONGEST = 6, 48, 256
 

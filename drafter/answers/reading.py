@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow
 
-from drafter.data.answers.files import Answer, inspect, parse
-from drafter.data.answers.manifest import Manifest
+from drafter.answers.files import Answer, inspect, parse
+from drafter.answers.manifest import Manifest
 
 MAKE = "make it with `python -m drafter regenerate RECIPE`"
 AGAIN = "make it again"

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from drafter.data.answers.files import Answer
+from drafter.answers.files import Answer
 from drafter.files import naming
 
 

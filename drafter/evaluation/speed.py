@@ -11,10 +11,10 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from drafter.acceptance import Sampling
 from drafter.decode import Costs
+from drafter.evaluation.acceptance import Sampling
+from drafter.evaluation.timing import Lap, Parts, Way, measure_costs, race
 from drafter.models import BlockDiffusionDrafter
-from drafter.timing import Lap, Parts, Way, measure_costs, race
 from drafter.verifier import Verifier
 
 WIDEST_TREE = 32  # nodes that `auto` may choose among

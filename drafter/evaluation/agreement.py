@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from drafter.decode import Costs, Generation, SpeculativeDecoder
+from drafter.evaluation.timing import Way, race
+from drafter.evaluation.walk import Walk, walk
 from drafter.models import BlockDiffusionDrafter
-from drafter.timing import Way, race
 from drafter.verifier import Verifier
-from drafter.walk import Walk, walk
 
 TIE = 1e-4  # logits this close are one value to float32 arithmetic in another order
 

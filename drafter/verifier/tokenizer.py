@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from drafter.chat import answer_ids
-from drafter.conversion import resolve
+from drafter.verifier.chat import answer_ids
+from drafter.verifier.conversion import resolve
 
 
 def load_tokenizer(source: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drafter import tiny
+from drafter.verifier import tiny
 
 log = logging.getLogger(__name__)
 

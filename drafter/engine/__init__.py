@@ -1,0 +1,1 @@
+"""A serving engine as a partner: asking one for answers."""

@@ -1,0 +1,1 @@
+"""What a drafter is worth: walks without decoding, decoding against plain decoding, suites, speed, intervals."""

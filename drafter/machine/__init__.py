@@ -1,0 +1,1 @@
+"""The machine that a run finds: precision, ranks, memory."""

@@ -1,0 +1,1 @@
+"""Training: the Lightning module, what each step sees, the stages of a run."""

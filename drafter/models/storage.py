@@ -196,7 +196,8 @@ def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) 
         module, _, leaf = name.rpartition(".")
         value = stored[name].to(device=device, dtype=dtype, copy=True)
         setattr(drafter.get_submodule(module), leaf, torch.nn.Parameter(value))
-    drafter.vocabulary = stored.vocabulary()
+    vocabulary = stored.vocabulary()
+    drafter.vocabulary = None if vocabulary is None else vocabulary.to(device)
     return drafter.to(device).eval()
 
 

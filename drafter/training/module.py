@@ -43,6 +43,7 @@ class DrafterModule(lightning.LightningModule):
         self.places: dict[int, tuple[int, ...]] = {}  # where they stand
         self.seconds = 0.0
         self._began = 0.0
+        self.to(verifier.device)  # walks come before the trainer moves it, too
 
     @property
     def verifier(self) -> Verifier:

@@ -198,6 +198,7 @@ def fit(config: Config, module: DrafterModule, taps: TapCache | None, material: 
         trainer.fit(module, datamodule=Batches(batches), ckpt_path=last if first else None, weights_only=True)
         if taps:
             taps.close()
+        module.to(material.device)  # the trainer leaves a module on the CPU
     best = folder / "best.ckpt"
     return best if best.is_file() else last
 

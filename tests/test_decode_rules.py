@@ -5,8 +5,9 @@ import torch
 from conftest import make_answers, make_drafter, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import SpeculativeDecoder
-from drafter.verification import lenient, match, static_ensemble, typical_acceptance, variation_budget
+from drafter.verification import lenient, make_rule, match, static_ensemble, typical_acceptance, variation_budget
 from drafter.verification.ensemble import dynamic_ensemble
+from tests import naive_verification as naive
 
 SETTINGS = {"max_new_tokens": 20, "temperature": 0.7, "top_p": 0.95, "seed": 3, "batch_size": 3}
 
@@ -96,7 +97,7 @@ def test_the_strict_end_is_plain_greedy(rule):
     assert decode(rule, temperature=0, batch_size=3)[0] == greedy_answers()
 
 
-@pytest.mark.parametrize("rule", [lenient(0.1), static_ensemble(0.4)])
+@pytest.mark.parametrize("rule", [lenient(0.1), static_ensemble(0.4), variation_budget(0.6)])
 def test_greedy_forms_take_unadjusted_laws(rule):
     plain = decode(rule, temperature=0, top_p=1.0)
     assert plain[0] != greedy_answers()
@@ -105,6 +106,13 @@ def test_greedy_forms_take_unadjusted_laws(rule):
     assert decode(made_greedy, temperature=0) == plain
     with pytest.raises(ValueError, match=r"temperature=0\.7: the rule was made with greedy=True; use temperature 0"):
         decode(made_greedy)
+
+
+@pytest.mark.parametrize("name", naive.CASES)
+def test_at_temperature_0_no_rule_tosses_a_coin(name):
+    rule, weight = make_rule(name, **naive.CASES[name]), 0.5 if name == "dynamic_ensemble" else None
+    once, again = (decode(rule, temperature=0, verifier_weight=weight, seed=seed) for seed in (0, 1))
+    assert once == again
 
 
 def test_without_a_drafter_every_rule_samples_the_verifier():

@@ -166,6 +166,26 @@ def test_greedy_ensemble_follows_the_argmax_of_the_mixture(weight):
     assert as_list(got) == expected
 
 
+@pytest.mark.parametrize("budget", [0.0, 0.2, 0.5, 1.0])
+def test_the_greedy_budget_follows_the_argmax_of_its_mixture(budget):
+    draft_ids, draft_probs, verifier_probs = example(rows=300, dtype=torch.float64)
+    expected = []
+    for row in range(300):
+        accepted, own = 0, []
+        for slot in range(4):
+            p, q = verifier_probs[row, slot].tolist(), draft_probs[row, slot].tolist()
+            distance = naive.total_variation(p, q)
+            blend = naive.mix(1 - min(1.0, budget / distance), p, q)
+            own.append(max(range(7), key=blend.__getitem__))
+        own.append(verifier_probs[row, 4].argmax().item())
+        while accepted < 4 and own[accepted] == draft_ids[row, accepted]:
+            accepted += 1
+        expected.append([accepted, own[accepted]])
+    rule = make_rule("variation_budget", budget=budget, greedy=True)
+    for seed in range(2):
+        assert as_list(rule(draft_ids, draft_probs, verifier_probs, torch.Generator().manual_seed(seed))) == expected
+
+
 def test_greedy_lenience_accepts_what_is_near_the_maximum():
     draft_ids, _, verifier_probs = example(rows=300)
     expected = []

@@ -22,7 +22,7 @@ def budget_weight(variation: Tensor, budget: float) -> Tensor:
     return torch.where(variation > budget, 1 - budget / variation, 0.0)
 
 
-def variation_budget(budget: float) -> Rule:
+def variation_budget(budget: float, *, greedy: bool = False) -> Rule:
     """Make the rule that accepts all that a distance of `budget` to the verifier at each token allows.
 
     p verifier, q drafter, D = budget: the ensemble w p + (1 - w) q with w = 1 - min(1, D / TV(p, q)) at each slot.
@@ -33,13 +33,14 @@ def variation_budget(budget: float) -> Rule:
 
     Args:
         budget: D, in [0, 1].
+        greedy: as in static_ensemble, by the argmax of that mixture.
     Raises:
         ValueError: budget is not in [0, 1].
     Source: the weight of arXiv:2604.07622, proposition 1, solved for the distance; optimal by arXiv:2411.00841,
     theorem 5.
     """
     require_fraction("variation_budget.budget", budget)
-    return partial(_budgeted, budget=budget)
+    return partial(_budgeted, budget=budget, greedy=greedy)
 
 
 def _budgeted(
@@ -49,10 +50,13 @@ def _budgeted(
     generator: torch.Generator,
     *,
     budget: float,
+    greedy: bool = False,
     draft_length: Tensor | None = None,
 ) -> Verification:
     draft_probs = require_draft_probs("variation_budget", draft_probs, verifier_probs)
     draft_lengths("variation_budget", draft_ids, draft_probs, verifier_probs, draft_length)
     variation = per_slot(total_variation, verifier_probs[:, :-1], draft_probs)  # [B, G]
     weight = budget_weight(variation, budget)  # [B, G]
-    return accept_mixture("variation_budget", draft_ids, draft_probs, verifier_probs, generator, weight, draft_length)
+    return accept_mixture(
+        "variation_budget", draft_ids, draft_probs, verifier_probs, generator, weight, draft_length, greedy=greedy
+    )

@@ -25,9 +25,10 @@ from drafter.answers import Store
 from drafter.data.conversations import as_prompt, gather
 from drafter.evaluation.timing import timed
 from drafter.files import write_json
+from drafter.machine.devices import choose_device
 from drafter.regenerate import regenerate
 from drafter.sources import BadRows, File, Hub, Source
-from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier import Verifier
 from drafter.verifier.chat import answer_ids, prompt_ids, render
 from drafter.verifier.conversion import resolve
 

@@ -26,13 +26,14 @@ from drafter.data.rows import Row, RowMaker, make_rows, pad
 from drafter.data.stream import Stream
 from drafter.evaluation.timing import timed
 from drafter.files import write_json
+from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.taps import TapCache
 from drafter.training.batches import Batch, Steps, Streamed, loader, packs_of
 from drafter.training.module import DrafterModule
 from drafter.training.prepare import start
-from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier import Verifier
 
 CPU = torch.device("cpu")
 Figures = dict[str, dict[str, float]]

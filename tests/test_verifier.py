@@ -6,8 +6,8 @@ import torch
 from conftest import make_verifier
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, RecurrentGemmaConfig
 
-from drafter.verifier import tiny
-from drafter.verifier.body import Verifier, choose_device
+from drafter.machine.devices import choose_device
+from drafter.verifier import Verifier, tiny
 
 TAPS = (0, 2, 4)
 
@@ -129,7 +129,7 @@ def test_soft_capped_logits_are_the_models(family):
     ids = ids_of(1, 9)
     expected = naive.wide(verifier.model)(input_ids=ids).logits
     hidden, _ = verifier.step(ids, verifier.new_cache(1, 9))
-    assert verifier.softcap == 2.0
+    assert verifier.output.softcap == 2.0
     assert expected.abs().max() > 1.5
     close(verifier.logits(hidden), expected)
 

@@ -31,13 +31,14 @@ def hidden():
 
 
 def scores(verifier, hidden, vocabulary, sampled, labels, seed=0):
-    weight, places, correction = Head(verifier, vocabulary, sampled).draw(labels, everywhere(), seed, torch.float32)
+    drawn = Head(verifier.output, vocabulary, sampled).draw(labels, everywhere(), seed, torch.float32)
+    weight, places, correction = drawn
     return score_blocks(hidden, weight, places, everywhere(), log_correction=correction)
 
 
 def test_the_whole_vocabulary_is_the_whole_head(verifier):
     labels = labels_from(range(288))
-    weight, places, correction = Head(verifier, None, 32).draw(labels, everywhere(), 0, torch.float32)
+    weight, places, correction = Head(verifier.output, None, 32).draw(labels, everywhere(), 0, torch.float32)
     assert torch.equal(weight, verifier.head)
     assert torch.equal(places, labels)
     assert correction is None
@@ -48,7 +49,7 @@ def test_labels_are_always_scored(verifier, sampled):
     labels = labels_from(range(288))  # many of them outside the draft vocabulary
     valid = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) < 0.7
     for seed in range(20):
-        weight, places, correction = Head(verifier, KEPT, sampled).draw(labels, valid, seed, torch.float32)
+        weight, places, correction = Head(verifier.output, KEPT, sampled).draw(labels, valid, seed, torch.float32)
         assert torch.equal(weight[places[valid]], verifier.head[labels[valid]])
         assert (correction[places[valid]] == 0).all()
         assert places.min() >= 0
@@ -56,7 +57,7 @@ def test_labels_are_always_scored(verifier, sampled):
 
 
 def test_rows_are_kept_sampled_then_missing_labels(verifier):
-    weight, _, correction = Head(verifier, KEPT, 32).draw(labels_from(KEPT), everywhere(), 0, torch.float32)
+    weight, _, correction = Head(verifier.output, KEPT, 32).draw(labels_from(KEPT), everywhere(), 0, torch.float32)
     assert torch.equal(weight[: len(KEPT)], verifier.head[KEPT])
     assert len(weight) == len(KEPT) + 32
     assert (correction[: len(KEPT)] == 0).all()
@@ -64,7 +65,7 @@ def test_rows_are_kept_sampled_then_missing_labels(verifier):
 
 
 def test_the_sample_is_a_function_of_the_seed(verifier):
-    head = Head(verifier, KEPT, 32)
+    head = Head(verifier.output, KEPT, 32)
     one, again, other = (head.draw(labels_from(KEPT), everywhere(), seed, torch.float32)[0] for seed in (4, 4, 5))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -90,6 +91,6 @@ def test_the_expected_normaliser_is_that_of_the_full_softmax(verifier, hidden, l
 
 
 def test_the_head_is_scored_in_the_dtype_asked_for(verifier):
-    head = Head(verifier, KEPT, 8)
+    head = Head(verifier.output, KEPT, 8)
     for dtype in (torch.bfloat16, torch.float32):
         assert head.draw(labels_from(KEPT), everywhere(), 0, dtype)[0].dtype == dtype

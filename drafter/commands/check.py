@@ -21,7 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(parsed: Namespace) -> None:
     from drafter.check import check
     from drafter.files import write_json
-    from drafter.verifier.body import choose_device
+    from drafter.machine.devices import choose_device
 
     if not 0 <= parsed.tolerance < 1:
         raise ValueError(f"tolerance={parsed.tolerance}: must lie in [0, 1)")

@@ -154,8 +154,9 @@ def load_verifier(parsed: Namespace) -> "Verifier":
 
     from drafter.attention import choose_kernel, choose_replay
     from drafter.export.record import keeps_reasoning, read_record
+    from drafter.machine.devices import choose_device
     from drafter.models.storage import find
-    from drafter.verifier.body import Verifier, choose_device
+    from drafter.verifier import Verifier
 
     device = choose_device(parsed.device)
     dtype = choose_dtype(parsed.dtype, device)

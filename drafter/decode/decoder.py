@@ -64,7 +64,7 @@ class SpeculativeDecoder:
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
             self.proposer = Proposer(verifier, self.drafter, self.draft_length)
-            most = most_nodes(self.draft_length, len(self.proposer.head))
+            most = most_nodes(self.draft_length, len(self.proposer.head.weight))
             if isinstance(tree_nodes, int) and tree_nodes > most:
                 raise ValueError(f"tree_nodes={tree_nodes}: a tree of that depth and vocabulary has at most {most}")
             if isinstance(tree_nodes, int):

@@ -43,7 +43,7 @@ class Proposer:
         self.verifier, self.drafter, self.length = verifier, drafter, length
         self.tap_layers = tuple(drafter.tap_layers)
         self.vocabulary = drafter.vocabulary  # [V'] or None: the whole vocabulary
-        self.head = verifier.head if self.vocabulary is None else verifier.head[self.vocabulary].contiguous()
+        self.head = verifier.output.rows(self.vocabulary)
 
     def hidden(self, anchors: Tensor, cache: KVCache) -> Tensor:
         """States of the slots behind the anchors [B, 1]: [B, G, D]."""
@@ -54,8 +54,7 @@ class Proposer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over what may be proposed: [..., D] -> [..., V']."""
-        flat = hidden.reshape(-1, hidden.shape[-1])  # a slice of blocks as it is, torch would multiply block by block
-        return (flat @ self.head.T).view(*hidden.shape[:-1], -1)
+        return self.head(hidden)
 
     def ids(self, places: Tensor) -> Tensor:
         """Token ids of places among what may be proposed."""

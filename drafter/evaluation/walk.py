@@ -14,7 +14,8 @@ from torch import Tensor
 from drafter.blocks import every_anchor, slot_ids, slot_labels
 from drafter.data.rows import Rows
 from drafter.models import BlockDiffusionDrafter
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
+from drafter.verifier.output import OutputHead
 
 ANCHORS_PER_PASS = 512
 
@@ -98,7 +99,7 @@ def walk_row(leading: list[int], draft_length: int) -> tuple[list[int], list[int
 @torch.no_grad()
 def leading_matches(
     drafter: BlockDiffusionDrafter,
-    verifier: Verifier,
+    verifier: VerifierHead,
     rows: Rows,
     taps: Tensor,
 ) -> list[list[int]]:
@@ -109,7 +110,7 @@ def leading_matches(
     """
     size, vocabulary = drafter.block_size, drafter.vocabulary
     anchors, used = every_anchor(rows.supervised)  # [B, A]
-    head = (verifier.head if vocabulary is None else verifier.head[vocabulary]).to(taps.dtype)
+    head = verifier.output.rows(vocabulary).to(torch.float32)
     found: list[list[int]] = [[] for _ in range(len(anchors))]
     for some, use in zip(anchors.split(ANCHORS_PER_PASS, 1), used.split(ANCHORS_PER_PASS, 1), strict=True):
         block = verifier.embed(slot_ids(rows.ids, some, size, drafter.mask_token_id))  # [B, A, K, D]
@@ -123,8 +124,8 @@ def leading_matches(
     return found
 
 
-def _propose(hidden: Tensor, head: Tensor, vocabulary: Tensor | None, chunk_size: int = 512) -> Tensor:
-    best = torch.cat([(part.to(head.dtype) @ head.T).argmax(-1) for part in hidden.split(chunk_size)])  # [N]
+def _propose(hidden: Tensor, head: OutputHead, vocabulary: Tensor | None, chunk_size: int = 512) -> Tensor:
+    best = torch.cat([head(part).argmax(-1) for part in hidden.split(chunk_size)])  # [N]
     return best if vocabulary is None else vocabulary[best]
 
 

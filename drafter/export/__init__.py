@@ -19,7 +19,7 @@ from drafter.layouts import LAYOUTS, Layout
 from drafter.layouts.weights import SHARD_BYTES
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, save
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
 
 __all__ = ["convert", "export", "open_source", "write_export"]
@@ -153,4 +153,4 @@ def _rows(verifier: str | None, source: Source) -> torch.Tensor | None:
     """The rows of the verifier's head that belong to the draft vocabulary, if there is one."""
     if source.vocabulary is None or source.head is not None or verifier is None:
         return source.head
-    return Verifier.load(verifier, None).head[source.vocabulary.cpu()]
+    return VerifierHead.load(verifier, None).head[source.vocabulary.cpu()]

@@ -13,13 +13,14 @@ from drafter.config import Config
 from drafter.config.data import TRAINING_ONLY
 from drafter.config.server import HOW
 from drafter.data.conversations import as_prompt, fitting, gather
+from drafter.machine.devices import choose_device
 from drafter.regenerate.answering import Answerer, Drawn, answer_all
 from drafter.regenerate.authored import by_authors
 from drafter.regenerate.local import LocalAnswerer
 from drafter.regenerate.self_prompting import self_prompts
 from drafter.regenerate.server import ServerAnswerer
 from drafter.sources import BadRows, SelfPrompting
-from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier import Verifier
 from drafter.verifier.chat import prompt_ids
 from drafter.verifier.tokenizer import context_length, load_tokenizer
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from drafter.verifier import Verifier
+from drafter.verifier.output import OutputHead
 
 
 class Head:
@@ -17,12 +17,13 @@ class Head:
     drafter.
 
     Args:
+        output: the verifier's.
         vocabulary: ids that the drafter may propose, ascending; None for all.
         sampled: 0 trains against the draft vocabulary alone.
     """
 
-    def __init__(self, verifier: Verifier, vocabulary: Tensor | None, sampled: int):
-        self.weight, self.vocabulary = verifier.head, vocabulary
+    def __init__(self, output: OutputHead, vocabulary: Tensor | None, sampled: int):
+        self.weight, self.vocabulary = output.folded(), vocabulary
         size = len(self.weight)
         self._others = torch.zeros(0, dtype=torch.long)
         if vocabulary is not None:
@@ -35,7 +36,7 @@ class Head:
     def draw(
         self, labels: Tensor, valid: Tensor, seed: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Head rows [V', D] in `dtype`, labels as indices of those rows, and the correction of their logits [V'].
+        """Rows of the folded head [V', D] in `dtype`, labels as indices of those rows, their logits' correction [V'].
 
         Args:
             labels: ids, [B, A, G]; valid: bool [B, A, G].

@@ -36,7 +36,7 @@ class DrafterModule(lightning.LightningModule):
         self.config, self.drafter = config, drafter
         self._frozen = (verifier,)
         self._held_out = held_out
-        self.head = Head(verifier, drafter.vocabulary, config.training.sampled_tokens)
+        self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Walk | None = None
         self.coverage = Coverage()
         self.readers = 0  # of a stream
@@ -65,22 +65,23 @@ class DrafterModule(lightning.LightningModule):
         taps, final = taps.tensor_split([self.drafter.fc.in_features], dim=-1)  # [B, S, T*D], [B, S, D or 0]
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         hidden = self.drafter(block, taps.to(self.dtype), anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
+        output = self.verifier.output
         labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size, rows.documents)  # [B, A, G]
         before = slots_before(final, anchors, size) if self.config.needs_states else None  # [B, A, G, D]
         if before is not None and self.config.training.labels == "verifier":
-            labels[valid] = verifier_labels(before[valid], self.verifier.head)
+            labels[valid] = verifier_labels(output.unfolded(before[valid]), self.head.weight)
         dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
         weight, labels, correction = self.head.draw(labels, valid, number, dtype)
         settings = self.config.training
         return score_blocks(
-            hidden,
+            output.unfolded(hidden),
             weight,
             labels,
             valid,
             settings.chunk_size,
             log_correction=correction,
             needs=self.config.losses.needs,
-            verifier_hidden=before if self.config.losses.compare_laws else None,
+            verifier_hidden=None if before is None or not self.config.losses.compare_laws else output.unfolded(before),
             temperature=settings.temperature,
         )
 

@@ -19,6 +19,7 @@ from drafter.data.order import check_enough
 from drafter.data.rows import Row, Rows, make_rows, one_answer_each, pad, split
 from drafter.data.stream import Stream
 from drafter.data.streaming import Streaming, open_stream
+from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
@@ -26,7 +27,7 @@ from drafter.models.block_diffusion import config_for, evenly_spaced
 from drafter.models.start import adopt, start_from_verifier
 from drafter.taps import TapCache
 from drafter.training.batches import packs_of
-from drafter.verifier.body import Verifier, choose_device
+from drafter.verifier import Verifier
 from drafter.verifier.conversion import cache_directory
 from drafter.verifier.tokenizer import tokenizer_hash
 
@@ -135,7 +136,7 @@ def start(
         tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
         mask_token_id=settings.mask_token_id,
     )
-    if verifier.softcap is not None:
+    if verifier.output.softcap is not None:
         raise ValueError(
             f"verifier.source={config.verifier.source!r}: a soft-capped head can't be trained against; choose another"
         )

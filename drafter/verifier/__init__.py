@@ -1,5 +1,6 @@
-"""The frozen verifier: the model and its attention, where it is found, its tokenizer and its chat template."""
+"""The frozen verifier: its head and its body, where it is found, its tokenizer and its chat template."""
 
 from drafter.verifier.body import Verifier
+from drafter.verifier.head import VerifierHead
 
-__all__ = ["Verifier"]
+__all__ = ["Verifier", "VerifierHead"]

@@ -1,7 +1,4 @@
-"""The frozen verifier: a causal language model of transformers, its taps, its cache, its head.
-
-It is no nn.Module and never a child of one, so that no checkpoint holds it and no optimiser sees it.
-"""
+"""The whole frozen verifier: its head, and a body with taps, states and steps over a cache."""
 
 import copy
 import hashlib
@@ -11,58 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.modeling_utils import AttentionInterface
 
 from drafter.attention import KVCache, choose_kernel, choose_replay
-from drafter.attention.sdpa import attend, visible
-from drafter.verifier.chat import Message, prompt_ids
-from drafter.verifier.conversion import resolve
-
-ATTENTION = "block_drafter"
-
-
-def _attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    kv_cache: KVCache | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """What every attention layer of the verifier calls: causal, over `kv_cache` where one is passed to the model."""
-    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, Q, H, D]
-    scale = module.head_dim**-0.5 if scaling is None else scaling
-    if kv_cache is not None:
-        return kv_cache.attend(
-            module.layer_idx, query, key, value, causal=True, scale=scale, window=sliding_window
-        ), None
-    rows = torch.zeros(1, dtype=torch.long, device=query.device)
-    mask = visible(rows, query.shape[1], key.shape[1], causal=True, window=sliding_window)
-    return attend(query, key, value, mask, scale), None
-
-
-AttentionInterface.register(ATTENTION, _attention)  # no mask function goes with it: the mask is made above
-
-
-def choose_device(requested: str) -> str:
-    """Turn `auto` into `cuda` where there is one, else `cpu`.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(requested).type
-    except RuntimeError:
-        raise ValueError(f"verifier.device={requested!r}: no such device; choose auto, cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"verifier.device={requested!r}: there is no CUDA device here; choose auto or cpu")
-    return requested
+from drafter.verifier.attention import ATTENTION, over
+from drafter.verifier.head import VerifierHead
+from drafter.verifier.loading import load_model
 
 
 def _reads_lengths(config: Any) -> str | None:
@@ -73,7 +23,7 @@ def _reads_lengths(config: Any) -> str | None:
     return f"rope_type {kinds.pop()} depends on the length" if kinds else None
 
 
-class Verifier:
+class Verifier(VerifierHead):
     """A frozen causal language model.
 
     Args:
@@ -100,13 +50,10 @@ class Verifier:
         body = model.get_decoder()
         if not hasattr(body, "layers"):
             raise ValueError(f"verifier: {type(model).__name__} has no list of decoder layers to tap; choose another")
-        model.requires_grad_(False).eval()
+        super().__init__(model, tokenizer)
         model.set_attn_implementation(ATTENTION)
-        self.model, self.tokenizer, self.config, self._body = model, tokenizer, text, body
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         self.replayed = choose_replay(compile, self.device, _reads_lengths(text))
-        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
-        self.keep_reasoning = True  # of chat models that think before they answer; see drafter.verifier.chat
         self._tapped: dict[int, Tensor] = {}
         self._hooks: dict[int, Any] = {}
 
@@ -124,52 +71,11 @@ class Verifier:
         Raises:
             ValueError: the source can't be found or is no causal LM.
         """
-        where = resolve(source)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(where)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "
-                "name a hub id, a directory or a GGUF file of one"
-            ) from None
-        return cls(model.to(device), tokenizer, attention, compile)
-
-    @property
-    def device(self) -> torch.device:
-        return self._body.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._body.get_input_embeddings().weight.dtype
-
-    @property
-    def num_layers(self) -> int:
-        return len(self._body.layers)
+        return cls(*load_model(source, dtype, device), attention, compile)
 
     @property
     def layers(self) -> nn.ModuleList:
         return self._body.layers
-
-    @property
-    def head(self) -> Tensor:
-        """Weight of the output head, [V, D]."""
-        return self.model.get_output_embeddings().weight
-
-    @property
-    def final_norm(self) -> Tensor:
-        """Gain of the norm before the head, [D]."""
-        return self._body.norm.weight
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: those of the generation config, and the tokenizer's."""
-        ids = self.model.generation_config.eos_token_id
-        found = {ids} if isinstance(ids, int) else set(ids or ())
-        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
-            found.add(self.tokenizer.eos_token_id)
-        return tuple(sorted(found))
 
     def fingerprint(self) -> str:
         """A short hash of a sample of each weight, rounded to bfloat16: the same in every dtype."""
@@ -179,33 +85,6 @@ class Verifier:
             sample = torch.cat([flat[:64], flat[-64:]]).to(torch.bfloat16).cpu().view(torch.uint8)
             digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    def chat_ids(self, prompt: str | Sequence[Message], tools: list[Any] | None = None) -> list[int]:
-        """Ids of one user turn, or of a conversation, in the chat template, up to where the answer begins.
-
-        Raises:
-            ValueError: the tokenizer has no chat template, or it refuses the conversation.
-        """
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings of `ids` [...], scaled where the model scales them; returns [..., D]."""
-        return self._body.get_input_embeddings()(ids)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The head over normed hidden states [..., D], soft-capped where the model does; returns [..., V]."""
-        logits = self.model.get_output_embeddings()(hidden)
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
-
-    def check_taps(self, tap_layers: Sequence[int]) -> None:
-        """Raise a ValueError unless every tap is a layer below the last, in ascending order."""
-        last = self.num_layers - 1
-        if not tap_layers or list(tap_layers) != sorted(set(tap_layers)) or tap_layers[0] < 0 or tap_layers[-1] >= last:
-            raise ValueError(
-                f"drafter.tap_layers={list(tap_layers)}: name distinct layers in ascending order from 0 to {last - 1} "
-                f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
-            )
 
     def new_cache(self, batch: int, capacity: int, replayed: bool = False) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike."""
@@ -252,7 +131,8 @@ class Verifier:
         self._listen(tap_layers)
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False, kv_cache=cache)
+            with over(cache):
+                out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False)
             return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
 
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)

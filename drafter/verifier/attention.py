@@ -1,0 +1,65 @@
+"""The glue to transformers: what every attention layer of a verifier calls in place of its own kernel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import AttentionInterface
+
+from drafter.attention import KVCache
+from drafter.attention.sdpa import attend, visible
+
+ATTENTION = "block_drafter"
+HARMLESS = {"position_ids", "position_embeddings", "use_cache", "output_attentions", "output_hidden_states"}
+
+_cache: ContextVar[KVCache | None] = ContextVar("the cache that a pass reads and writes", default=None)
+
+
+@contextmanager
+def over(cache: KVCache) -> Iterator[None]:
+    """Attention inside is over `cache`. A context and no argument: some layers do not hand arguments on."""
+    token = _cache.set(cache)
+    try:
+        yield
+    finally:
+        _cache.reset(token)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention, over the cache of `over` where there is one.
+
+    Raises:
+        ValueError: the layer asks for something else: sinks, soft caps, masks of its own.
+    """
+    unknown = sorted(name for name, given in others.items() if given is not None and name not in HARMLESS)
+    if attention_mask is not None:
+        unknown.append("a mask of its own")
+    if is_causal is False or dropout:
+        unknown.append("attention that is not causal" if is_causal is False else "dropout")
+    if unknown:
+        raise ValueError(f"its attention takes {', '.join(unknown)}")
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, Q, H, D]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    cache = _cache.get()
+    if cache is not None:
+        return cache.attend(module.layer_idx, query, key, value, causal=True, scale=scale, window=sliding_window), None
+    rows = torch.zeros(1, dtype=torch.long, device=query.device)
+    mask = visible(rows, query.shape[1], key.shape[1], causal=True, window=sliding_window)
+    return attend(query, key, value, mask, scale), None
+
+
+AttentionInterface.register(ATTENTION, _attention)  # no mask function goes with it: the mask is made above

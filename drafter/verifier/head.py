@@ -1,0 +1,109 @@
+"""What training needs of a verifier: tokenizer, embedding, final norm, output head. No body.
+
+It is no nn.Module and never a child of one, so that no checkpoint holds it and no optimiser sees it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drafter.verifier.chat import Message, prompt_ids
+from drafter.verifier.loading import load_model
+from drafter.verifier.output import OutputHead
+
+
+class VerifierHead:
+    """The ends of a frozen causal language model: ids in, logits out.
+
+    Args:
+        model: a transformers causal LM, with layers or without.
+        tokenizer: its tokenizer; None where only token ids are used.
+    Attributes:
+        config: of the text model.
+        num_layers: of the whole model, whether they are here or not.
+        output: the head as a function; every law comes from it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None):
+        model.requires_grad_(False).eval()
+        self.model, self.tokenizer = model, tokenizer
+        self.config: Any = model.config.get_text_config()
+        self.num_layers: int = self.config.num_hidden_layers
+        self.keep_reasoning = True  # of chat models that think before they answer; see drafter.verifier.chat
+        self._body = model.get_decoder()
+        self.output = output_of(model)
+
+    @classmethod
+    def load(cls, source: str, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> "VerifierHead":
+        """Read the head alone of a hub id, a directory, a GGUF file or a packaged name (`smollm2`).
+
+        Raises:
+            ValueError: the source can't be found or is no causal LM.
+        """
+        return cls(*load_model(source, dtype, device, layers=False))
+
+    @property
+    def device(self) -> torch.device:
+        return self._body.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._body.get_input_embeddings().weight.dtype
+
+    @property
+    def head(self) -> Tensor:
+        """Weight of the output head, [V, D]; its law is `logits`."""
+        return self.output.weight
+
+    @property
+    def final_norm(self) -> Tensor:
+        """Gain of the norm before the head, [D]."""
+        return self._body.norm.weight
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of the generation config, and the tokenizer's."""
+        ids = self.model.generation_config.eos_token_id
+        found = {ids} if isinstance(ids, int) else set(ids or ())
+        if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
+            found.add(self.tokenizer.eos_token_id)
+        return tuple(sorted(found))
+
+    def chat_ids(self, prompt: str | Sequence[Message], tools: list[Any] | None = None) -> list[int]:
+        """Ids of one user turn, or of a conversation, in the chat template, up to where the answer begins.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or it refuses the conversation.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of `ids` [...], scaled where the embedding itself scales them; returns [..., D]."""
+        return self._body.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The verifier's logits of normed hidden states [..., D]; returns [..., V]."""
+        return self.output(hidden)
+
+    def check_taps(self, tap_layers: Sequence[int]) -> None:
+        """Raise a ValueError unless every tap is a layer below the last, in ascending order."""
+        last = self.num_layers - 1
+        if not tap_layers or list(tap_layers) != sorted(set(tap_layers)) or tap_layers[0] < 0 or tap_layers[-1] >= last:
+            raise ValueError(
+                f"drafter.tap_layers={list(tap_layers)}: name distinct layers in ascending order from 0 to {last - 1} "
+                f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
+            )
+
+
+def output_of(model: Any) -> OutputHead:
+    """The law of a model's head: its product, and the scale and soft cap that its config names."""
+    text = model.config.get_text_config()
+    linear = model.get_output_embeddings()
+    scale = getattr(text, "logit_scale", None) or 1.0
+    if getattr(text, "logits_scaling", None):
+        scale = 1 / text.logits_scaling
+    softcap = getattr(text, "final_logit_softcapping", None)
+    return OutputHead(linear.weight, getattr(linear, "bias", None), scale, softcap)

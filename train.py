@@ -1,23 +1,12 @@
-"""python train.py RECIPE.yaml [key=value ...]: train, evaluate and export into runs/<name>/."""
+"""python train.py RECIPE [key=value ...]: the same as `drafter train`."""
 
 import sys
 
-from drafter.__main__ import one_line_errors
-from drafter.config import load
+from drafter.__main__ import main as drafter
 
 
-def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, "Recipes are in recipes/; every key of one can be overridden.", sep="\n")
-        return 0 if arguments else 2
-    with one_line_errors():
-        config = load(arguments[0], arguments[1:])
-        from drafter.machine.memory import keep_freed_memory
-        from drafter.training.runs.alignment import train  # late: a wrong recipe should not wait for torch
-
-        keep_freed_memory()
-        train(config)
-    return 0
+def main(words: list[str]) -> int:
+    return drafter(["train", *words])
 
 
 if __name__ == "__main__":

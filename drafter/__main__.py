@@ -1,30 +1,13 @@
-"""python -m drafter COMMAND: what one does with a drafter besides training it."""
+"""Block-diffusion drafters for a frozen verifier: train, decode, measure, export."""
 
-import logging
-import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from drafter.commands import COMMANDS
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Show users messages, not tracebacks: a ValueError, or an error of the file system, ends the program in a line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        yield
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = error.filename or "input/output"
-        sys.exit(f"error: {where}: {error.strerror or error}; free space or choose another path")
+from drafter.commands.errors import one_line_errors
 
 
 class Command(ArgumentParser):
@@ -43,7 +26,7 @@ class Command(ArgumentParser):
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="python -m drafter", description=__doc__)
+    parser = ArgumentParser(prog="drafter", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Command)
     for name in COMMANDS:
         module = import_module(f"drafter.commands.{name}")

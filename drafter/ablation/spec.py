@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drafter import config as configs
 from drafter.config import Config, require
+from drafter.config.shipped import find, place
 from drafter.data.conversations import Prompt
 from drafter.evaluation.suites import evenly, load_suite
 
@@ -109,9 +110,7 @@ def load(path: str | Path, words: Sequence[str] = ()) -> Ablation:
     Raises:
         ValueError: one line that names the file, the key and the remedy, whatever is wrong with any arm or suite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"ablation={str(path)!r}: no such file; those that ship are in recipes/ablations/")
+    path = find(path, "ablation", "ablations")
     try:
         text = path.read_text()
         _refuse_twins(path, yaml.compose(text))
@@ -126,6 +125,8 @@ def load(path: str | Path, words: Sequence[str] = ()) -> Ablation:
     require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
     own = [word for word in words if word.split("=")[0].split(".")[0] in known]
     require(isinstance(said.get("arms", {}), dict), f"{path}: arms", said.get("arms"), "must hold `name: [key=value]`")
+    if isinstance(said.get("base"), str):
+        said["base"] = place(said["base"], path.parent)
     said["arms"] = {str(name): overrides or [] for name, overrides in (said.get("arms") or {}).items()}
     try:
         layers = OmegaConf.merge(OmegaConf.structured(Ablation), said, OmegaConf.from_dotlist(own))

@@ -1,6 +1,15 @@
-"""The commands of `python -m drafter`, one file each: a docstring for its help, `arguments(parser)` and `run(parsed)`.
+"""The commands of `drafter`, one file each: a docstring for its help, `arguments(parser)` and `run(parsed)`.
 
 Their modules import nothing heavy at the top, so that `--help` and a wrong recipe answer at once.
 """
 
-COMMANDS = ("regenerate", "export", "check", "ablate", "evaluate", "generate", "benchmark")
+COMMANDS = (
+    "train",
+    "regenerate",
+    "ablate",
+    "evaluate",
+    "generate",
+    "benchmark",
+    "export",
+    "check",
+)

@@ -10,21 +10,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from drafter.config.checks import check_keys, require
 from drafter.config.recipe import Config
+from drafter.config.shipped import find, place_data
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe and its overrides (`losses.first_error.weight=0`).
+    """Read a recipe, by path or by the name of one that ships, and its overrides (`losses.first_error.weight=0`).
 
     Raises:
         ValueError: one line that names the recipe, the key and the remedy.
     """
-    path = Path(recipe)
-    if not path.is_file():
-        raise ValueError(f"recipe={str(recipe)!r}: no such file; the recipes that ship are in recipes/")
+    path = find(recipe)
     try:
-        said = OmegaConf.load(path)
-        if not OmegaConf.is_dict(said):
+        said = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(said, dict):
             raise ValueError(f"{path}: must hold `key: value` lines")
+        place_data(said.get("data"), path.parent)
         wrong = [each for each in overrides if "=" not in each]
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))

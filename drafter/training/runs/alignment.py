@@ -13,26 +13,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from drafter import config as configs
-from drafter.training.batches import Steps, Streamed, loader, readers
 from drafter.config import Config, require
-from drafter.taps import TapCache
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
 from drafter.evaluation.agreement import best_draft_length, compare_answers, compare_greedy, measure_speed, table
+from drafter.evaluation.probe import probe, walk_along
+from drafter.evaluation.timing import measure_costs
+from drafter.evaluation.walk import Walk, walk
 from drafter.export import export
 from drafter.export.card import add_results
 from drafter.export.record import licence, provenance
 from drafter.files import write_json
-from drafter.training.logs import Metrics, callbacks, loggers
+from drafter.machine.ranks import lightning_devices, ranks
 from drafter.models import BlockDiffusionDrafter
+from drafter.taps import TapCache
+from drafter.training.batches import Steps, Streamed, loader, readers
+from drafter.training.logs import Metrics, callbacks, loggers
+from drafter.training.module import Batches, DrafterModule
 from drafter.training.pictures import curves, kept_per_slot
 from drafter.training.prepare import Material, held_out_batches, prepare, taps_of
-from drafter.evaluation.probe import probe, walk_along
-from drafter.machine.ranks import lightning_devices, ranks
-from drafter.evaluation.timing import measure_costs
-from drafter.verifier.tokenizer import tokenizer_hash
-from drafter.training.module import Batches, DrafterModule
 from drafter.verifier import Verifier
-from drafter.evaluation.walk import Walk, walk
+from drafter.verifier.tokenizer import tokenizer_hash
 
 log = logging.getLogger(__name__)
 

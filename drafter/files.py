@@ -1,31 +1,80 @@
-"""Files that are whole or not there: written beside their name first, renamed when they are on the disk."""
+"""Files and folders that are whole or not there: made beside their place, renamed to it once they are on the disk."""
 
 import csv
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+UNFINISHED = ".unfinished"
+
+
+class Scratch:
+    """A file, or a folder, in the making, beside the place that it will take.
+
+    Its maker holds a lock on it for as long as it lives; so what a killed one left can be told from what another
+    process is at, and the next maker in that place removes it.
+
+    Attributes:
+        path: where to write meanwhile; it exists already, empty.
+    """
+
+    def __init__(self, place: Path, folder: bool = False):
+        sweep(place.parent, place.name)
+        self._lock: int | None = None
+        while self._lock is None:
+            self.path = place.with_name(f".{place.name}.{uuid4().hex[:8]}{UNFINISHED}")
+            self.path.mkdir() if folder else self.path.touch(exist_ok=False)
+            self._lock = _locked(self.path)  # None: taken for a dead one's before it was locked
+
+    def publish(self, place: Path) -> None:
+        """Sync and rename: from here on it is there for everybody."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        self.path.replace(place)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        _remove(self.path)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what killed makers of `name`, or of anything, left in `folder`."""
+    for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*{UNFINISHED}"):
+        lock = _locked(path)
+        if lock is not None:
+            _remove(path)
+            os.close(lock)
 
 
 @contextmanager
-def atomically(path: Path) -> Iterator[Path]:
+def atomically(path: Path, folder: bool = False) -> Iterator[Path]:
     """A scratch path beside `path` that takes its name when the block ends well, and is gone otherwise.
 
+    Args:
+        folder: make a folder; `path` must then not exist, or be an empty one.
     Raises:
         OSError: with the path in it, where the system gave none (a full disk).
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            yield scratch
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with naming(path):
+        scratch = Scratch(path, folder)
+        try:
+            yield scratch.path
+            scratch.publish(path)
+        finally:
+            scratch.discard()
 
 
 @contextmanager
@@ -37,6 +86,13 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: all of it is gone at once, though a kill may leave something for a sweep."""
+    doomed = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}{UNFINISHED}")
+    folder.rename(doomed)
+    _remove(doomed)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -58,3 +114,24 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _locked(path: Path) -> int | None:
+    """A handle that holds the lock on `path`; None where it is gone, or somebody else holds it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(handle).st_ino:
+            return handle
+    os.close(handle)
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

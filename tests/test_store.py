@@ -11,12 +11,12 @@ from drafter.answers import journal as journals
 from drafter.answers import store as stores
 
 
-def go_on(path, kill_after=None):
+def go_on(path, kill_after=None, count=7, shard_prompts=3):
     """One process that answers what is missing and may be killed after some answers; returns what it answered."""
     answered = []
-    with Store(path, ORIGIN, 3) as store:
+    with Store(path, ORIGIN, shard_prompts) as store:
         if not store.drawn:
-            store.draw((prompt(number) for number in range(7)), {"empty": 2})
+            store.draw((prompt(number) for number in range(count)), {"empty": 2})
         for shard in store.unfinished():
             for number in shard.missing:
                 if len(answered) == kill_after:
@@ -72,7 +72,7 @@ def test_a_kill_while_prompts_are_drawn_draws_them_anew(tmp_path):
 
     with Store(tmp_path / "folder", ORIGIN, 3) as store, pytest.raises(Killed):
         store.draw(torn(), {})
-    (tmp_path / "folder/.shard-00000.parquet.123").write_text("scratch of a killed process")
+    (tmp_path / "folder/.shard-00000.parquet.12345678.unfinished").write_text("scratch of a killed process")
     assert go_on(tmp_path / "folder") == list(range(7))
     assert not list((tmp_path / "folder").glob(".*"))
 

@@ -36,9 +36,10 @@ def make(folder, **settings):
 
 
 def contents(folder):
-    """Checksums of what a cache's folder holds, by name."""
+    """Checksums of what a cache's folder holds, by name; of its files' times, that they are noted."""
     (inner,) = folder.iterdir()
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inner.iterdir()}
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inner.iterdir()}
+    return found | {"checked.json": sorted(json.loads((inner / "checked.json").read_text()))}
 
 
 @pytest.fixture

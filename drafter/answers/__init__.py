@@ -2,7 +2,7 @@
 
 from drafter.answers.files import SCHEMA, Answer, asked, digest, write
 from drafter.answers.reading import Answers, check_origin, open_answers, read
-from drafter.answers.store import OpenShard, Store
+from drafter.answers.store import OpenShard, Store, check_free
 
 __all__ = [
     "SCHEMA",
@@ -11,6 +11,7 @@ __all__ = [
     "OpenShard",
     "Store",
     "asked",
+    "check_free",
     "check_origin",
     "digest",
     "open_answers",

@@ -7,8 +7,6 @@ prompts were batched nor on kills. A single file is made the same way, beside it
 import fcntl
 import json
 import os
-import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -25,12 +23,28 @@ from drafter.answers.files import (
     write,
 )
 from drafter.answers.journal import Journal
-from drafter.answers.manifest import Manifest, ShardRecord, changes
+from drafter.answers.manifest import FILE, Manifest, ShardRecord, changes
 from drafter.answers.reading import ONE_SHARD, shard_name
-from drafter.files import atomically, sha256_of
+from drafter.files import atomically, remove_folder, sha256_of, sweep
 
 SHARD_PROMPTS = 4096
-SCRATCH = re.compile(r"\.(manifest\.json|(shard|prompts)-\d{5}\.parquet)\.\d+")
+
+
+def parts_of(path: Path) -> Path:
+    """Where the shards of a single file live until it is made."""
+    return path.with_name(path.name + ".parts")
+
+
+def check_free(path: Path) -> None:
+    """Refuse a file that is there; what it was merged from goes, if a kill came before that."""
+    parts = parts_of(path)
+    if not path.is_file():
+        return
+    sweep(path.parent, path.name)
+    sweep(path.parent, parts.name)
+    if (parts / FILE).is_file() and Manifest.load(parts).complete:
+        remove_folder(parts)
+    raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
 
 
 class Store:
@@ -48,9 +62,8 @@ class Store:
     def __init__(self, path: Path, origin: dict[str, Any], shard_prompts: int = SHARD_PROMPTS):
         self.path, self.shard_prompts = path, shard_prompts
         self.single = path.suffix == ".parquet"
-        self.folder = path.with_name(path.name + ".parts") if self.single else path
-        if self.single and path.exists():
-            raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
+        self.folder = parts_of(path) if self.single else path
+        check_free(path)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._take()
         try:
@@ -85,6 +98,9 @@ class Store:
             with atomically(path) as scratch:
                 pyarrow.parquet.write_table(pyarrow.table({"prompt": batch}), scratch, **COMPRESSION)
             self.manifest.shards.append(ShardRecord(len(batch), sha256_of(path)))
+        for path in self.folder.glob("prompts-*.parquet"):
+            if path not in map(self._prompts, range(len(self.manifest.shards))):  # drawn before a kill, or a change
+                path.unlink()
         if not self.manifest.shards:
             raise ValueError("data.sources: ask for no prompt; name one that has some")
         self.manifest.drawn, self.manifest.bad_rows = True, dict(bad_rows)
@@ -132,10 +148,7 @@ class Store:
                     for number, shard in enumerate(self.manifest.shards):
                         table = parse(self.folder / shard_name(number), ONE_SHARD, shard.sha256)
                         writer.write_table(table.replace_schema_metadata(columns.metadata))
-            shutil.rmtree(self.folder)
-        else:
-            for path in self.folder.glob("journal-*.jsonl"):  # a kill came between writing a shard and dropping it
-                path.unlink()
+            remove_folder(self.folder)
         return summary
 
     def close(self) -> None:
@@ -154,9 +167,7 @@ class Store:
         return handle
 
     def _open(self, origin: dict[str, Any]) -> None:
-        for path in list(self.folder.iterdir()):
-            if SCRATCH.fullmatch(path.name):  # of a process that was killed
-                path.unlink()
+        sweep(self.folder)
         if not any(self.folder.iterdir()):
             Manifest(origin).save(self.folder)
         self.manifest = Manifest.load(self.folder)
@@ -174,6 +185,7 @@ class Store:
                 self.manifest.shards[number] = ShardRecord(shard.prompts, shard.prompts_sha256)
             elif shard.sha256 is not None:
                 parse(path, ONE_SHARD, shard.sha256)
+                self.journal(number).unlink(missing_ok=True)  # a kill came between writing a shard and dropping it
         if self.manifest.complete and not self.single:
             raise ValueError(f"data.answers={str(self.path)!r}: exists already; delete it, or name another with --out")
 
@@ -184,6 +196,9 @@ class Store:
 
     def _prompts(self, number: int) -> Path:
         return self.folder / f"prompts-{number:05d}.parquet"
+
+    def journal(self, number: int) -> Path:
+        return self.folder / f"journal-{number:05d}.jsonl"
 
 
 class OpenShard:
@@ -199,7 +214,7 @@ class OpenShard:
         self.store, self.number = store, number
         self.prompts = store.prompts(number)
         self.first = sum(shard.prompts for shard in store.manifest.shards[:number])
-        self._journal = Journal(store.folder / f"journal-{number:05d}.jsonl")
+        self._journal = Journal(store.journal(number))
         self._failed: dict[int, dict[str, Any]] = {}
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from drafter.answers import Store
+from drafter.answers import Store, check_free
 from drafter.config import Config
 from drafter.config.data import TRAINING_ONLY
 from drafter.config.server import HOW
@@ -34,8 +34,7 @@ def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, in
         ValueError: `path` exists already or holds answers of another recipe, or a setting does not fit.
     """
     data = config.data
-    if path.is_file():
-        raise ValueError(f"data.answers={str(path)!r}: exists already; delete it, or name another with --out")
+    check_free(path)
     if data.answered_by == "authors":
         return by_authors(config, path, recipe_of(config), on_progress)
     answerer, ids, context, write = (by_verifier if data.server.url is None else by_server)(config)

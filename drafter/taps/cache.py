@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from drafter.config import CacheConfig
@@ -72,10 +71,10 @@ class TapCache:
         self.folder = folder / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
         bound = min(max(self.bytes // FILES, SMALLEST_FILE), LARGEST_FILE)
         self._check_size(settings)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "lock"):  # of several processes, one makes them and the others find them made
-            self.shards = Shards(self.folder, what, lengths, self.codec.bytes_per_token, bound)
-            if passes is None and not self.shards.whole:
+        self.shards = Shards(self.folder, what, lengths, self.codec.bytes_per_token, bound)
+        if passes is None and not self.shards.whole:
+            with self.shards.lock:  # of several processes, one makes them and the others find them made
+                self.shards.refresh()
                 self._fill(on_progress)
 
     @property

@@ -8,12 +8,11 @@ import hashlib
 import importlib.util
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drafter.files import atomically
 from drafter.verifier import tiny
 
 log = logging.getLogger(__name__)
@@ -83,16 +82,12 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
         return target
     log.info("making %s, once", target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
     try:
-        make(scratch)
-        try:
-            scratch.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with atomically(target, folder=True) as scratch:
+            make(scratch)
+    except OSError:
+        if not target.is_dir():  # else another process was first, with the same content
+            raise
     return target
 
 

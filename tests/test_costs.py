@@ -5,13 +5,13 @@ import torch
 from conftest import NEW_TOKENS, make_answers, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import Costs, SpeculativeDecoder
-from drafter.decode.chain import Chain
+from drafter.decode.answering import Answering
 from drafter.decode.costs import Survival
 from drafter.decode.deciding import Decider
-from drafter.decode.drafting import Drafts, Proposer
 from drafter.decode.pair import Pair
-from drafter.decode.row import Row
-from drafter.decode.sampling import probabilities
+from drafter.decode.proposers import BlockDiffusionProposer, Proposal
+from drafter.decode.sampling import Law, probabilities
+from drafter.decode.schemes import Chain
 from drafter.verification import block_verification
 
 
@@ -80,7 +80,7 @@ def test_lengths_follow_the_costs(verify, expected, batch_size):
 def test_a_length_is_a_function_of_the_laws_and_not_of_the_drawn_tokens(monkeypatch):
     """Else block verification would not be lossless: the drafts would not have the laws that it is told."""
     verifier, drafter, prompt = make_verifier("llama"), make_memorising("llama"), make_prompts()[0]
-    proposer, seen = Proposer(verifier, drafter, 3), []
+    proposer, seen = BlockDiffusionProposer(verifier, drafter, 3), []
     decide = Decider.decide
 
     def watch(self, drafts, hidden, noise):
@@ -90,14 +90,12 @@ def test_a_length_is_a_function_of_the_laws_and_not_of_the_drawn_tokens(monkeypa
     monkeypatch.setattr(Decider, "decide", watch)
     with torch.inference_mode():
         for seed in range(8):
-            pair = Pair(verifier, proposer, 1, 60)
-            decider = Decider(verifier, proposer, block_verification, (1.5, 1.0, 0), seed)
-            pair.prefill([0], prompt)
-            pair.set_lengths([len(prompt)])
-            row = Row(0, prompt)
+            decider = Decider(verifier, proposer, block_verification, Law(1.5), seed)
+            chain = Chain(Pair(verifier, proposer, 1, 60, 4), decider, 30, Costs(0.2, [1.0, 1.02, 1.2, 2.0]))
+            row = Answering(0, prompt)
+            chain.prefill([0], [row])
             row.result.token_ids = [5]
-            chain = Chain(pair, decider, 30, Costs(0.2, [1.0, 1.02, 1.2, 2.0]))
-            chain.cycle([row], torch.tensor([[5]]))
+            chain.cycle([row])
     lengths, drawn, laws = zip(*seen, strict=True)
     assert len(set(lengths)) == 1
     assert 0 < lengths[0] < 3
@@ -107,12 +105,12 @@ def test_a_length_is_a_function_of_the_laws_and_not_of_the_drawn_tokens(monkeypa
 
 def test_confidences_are_the_highest_probabilities(monkeypatch):
     verifier, drafter = make_verifier("llama"), make_memorising("llama")
-    proposer, seen = Proposer(verifier, drafter, 3), []
-    first = Drafts.first
-    monkeypatch.setattr(Drafts, "first", lambda self, length: seen.append(self) or first(self, length))
+    proposer, seen = BlockDiffusionProposer(verifier, drafter, 3), []
+    first = Proposal.first
+    monkeypatch.setattr(Proposal, "first", lambda self, length: seen.append(self) or first(self, length))
     laws = []
     logits = proposer.logits
-    monkeypatch.setattr(Proposer, "logits", lambda self, hidden: laws.append(logits(hidden)) or laws[-1])
+    monkeypatch.setattr(BlockDiffusionProposer, "logits", lambda self, hidden: laws.append(logits(hidden)) or laws[-1])
     for settings in ((0.0, 1.0, 0), (0.7, 0.9, 0)):
         decode([1.0] * 4, temperature=settings[0], top_p=settings[1])
         for drafts, values in zip(seen, laws, strict=True):

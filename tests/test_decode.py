@@ -6,7 +6,7 @@ import torch
 from conftest import NEW_TOKENS, make_drafter, make_memorising, make_verifier
 
 from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
-from drafter.decode.deciding import Decider
+from drafter.decode.proposers import BlockDiffusionProposer
 from drafter.verification import LOSSLESS, make_rule
 
 
@@ -96,8 +96,10 @@ def test_a_restricted_vocabulary_is_still_lossless(verifier, answers, prompts, m
     allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
     monkeypatch.setattr(drafter, "vocabulary", torch.tensor(allowed))
     drafted = []
-    draft = Decider.draft
-    monkeypatch.setattr(Decider, "draft", lambda *a: drafted.append(draft(*a)) or drafted[-1])
+    propose = BlockDiffusionProposer.propose
+    monkeypatch.setattr(
+        BlockDiffusionProposer, "propose", lambda *a, **b: drafted.append(propose(*a, **b)) or drafted[-1]
+    )
     found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=2)
     assert ids(found) == answers
     assert {token for step in drafted for token in step.ids.flatten().tolist()} <= set(allowed)

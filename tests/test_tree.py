@@ -12,8 +12,8 @@ from test_attention import HEADS, new_cache, new_tokens
 
 from drafter.attention import cache as caches
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
-from drafter.decode.deciding import Decider
 from drafter.decode.pair import Pair
+from drafter.decode.sampling import Law
 from drafter.decode.tree import Tree, ancestors, grow, most_nodes, walk
 from tests import naive_verification as naive
 
@@ -159,7 +159,7 @@ def decode(family, drafter=None, batch_size=1, **settings):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_trees_are_lossless_when_greedy(family, batch_size, monkeypatch):
     if family == "gemma3":  # its logits are all but equal: every tree would be as wide as it could
-        monkeypatch.setattr(Decider, "scores_of", lambda self, logits: (40 * logits.float()).log_softmax(-1))
+        monkeypatch.setattr(Law, "scores", lambda self, logits: (40 * logits.float()).log_softmax(-1))
     found = decode(family, batch_size=batch_size, tree_nodes=40)
     assert [one.token_ids for one in found] == make_answers(family)[: len(found)]
     kept = {count for one in found for count in one.accepted}
@@ -180,18 +180,18 @@ def test_kept_paths_leave_both_caches_as_a_prefill_would(family, monkeypatch):
     verifier, drafter, made = make_verifier(family), make_memorising(family), []
     build = Pair.__init__
     monkeypatch.setattr(Pair, "__init__", lambda self, *arguments: made.append(self) or build(self, *arguments))
-    monkeypatch.setattr(Decider, "scores_of", lambda self, logits: (9 * logits.float()).log_softmax(-1))
+    monkeypatch.setattr(Law, "scores", lambda self, logits: (9 * logits.float()).log_softmax(-1))
     prompt = make_prompts()[1]
     (found,) = SpeculativeDecoder(verifier, drafter, tree_nodes=30).generate([prompt], NEW_TOKENS)
     assert sum(found.accepted) > 8
     known = prompt + found.token_ids[:-1]
-    fresh = Pair(verifier, made[0].proposer, 1, len(known))
+    fresh = Pair(verifier, made[0].proposer, 1, len(known), 4)
     with torch.inference_mode():
         fresh.prefill([0], known)
-    for name in ("cache", "draft_cache"):
+    for name in ("cache", "state"):
         got, expected = getattr(made[0], name), getattr(fresh, name)
-        torch.testing.assert_close(got.keys[:, :, : len(known)], expected.keys, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(got.values[:, :, : len(known)], expected.values, rtol=1e-4, atol=1e-4)
+        for kept, filled in ((got.keys, expected.keys), (got.values, expected.values)):
+            torch.testing.assert_close(kept[:, :, : len(known)], filled[:, :, : len(known)], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama"])

@@ -93,7 +93,7 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     longest = int(facts["block_size"]) - 1
     to_come = Costs(0.0, [0.0] * (longest + 1))
     for length, nodes in drafts:
-        check_decoder(longest, Sampling(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
+        check_decoder(longest, longest, Sampling(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
     truths = VerifierFacts.load(parsed.verifier).truths
     for name in ("hidden_size", "num_target_layers", "vocab_size"):
         if facts.get(name) not in (None, 0, truths[name]):

@@ -11,6 +11,7 @@ AUTO = "auto"
 
 def check_decoder(
     longest: int,
+    usual: int,
     rule: Rule | str | None = None,
     draft_length: int | str | None = None,
     tree_nodes: int | str | None = None,
@@ -20,7 +21,8 @@ def check_decoder(
     """Check a decoder's arguments; returns the rule, made if it was a name.
 
     Args:
-        longest: tokens that the drafter proposes at most, its block size − 1; 0 without a drafter.
+        longest: tokens that the drafter proposes at most; 0 without a drafter.
+        usual: tokens that it proposes unless another number is asked for.
     Raises:
         ValueError: an argument is out of range or missing, or two do not go together.
     """
@@ -45,20 +47,20 @@ def check_decoder(
                 f"draft_length='auto', tree_nodes={tree_nodes}: choose one; a tree is as deep as it pays, give "
                 "tree_nodes='auto' alone"
             )
-        if draft_length == 0 or longest == 0:
+        if draft_length == 0 or usual == 0:
             raise ValueError(f"tree_nodes={tree_nodes}: a tree needs a drafter that proposes at least one token")
         if made not in (None, match, shared_noise):
             raise ValueError(
                 f"tree_nodes={tree_nodes}: a tree is walked by the verifier's own tokens; choose rule match or "
                 "shared_noise, or leave it out"
             )
-    if AUTO in (draft_length, tree_nodes) and longest:
+    if AUTO in (draft_length, tree_nodes) and usual:
         if costs is None:
             field = "draft_length" if draft_length == AUTO else "tree_nodes"
             raise ValueError(f"{field}='auto': needs costs; measure them by drafter.evaluation.timing.measure_costs")
-        if len(costs.verify) <= longest:
+        if len(costs.verify) <= usual:
             raise ValueError(
-                f"costs: hold verify passes of 1 to {len(costs.verify)} tokens, drafts need up to {longest + 1}; "
+                f"costs: hold verify passes of 1 to {len(costs.verify)} tokens, drafts need up to {usual + 1}; "
                 "measure wider ones"
             )
     return made

@@ -2,23 +2,23 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import index as integer
 
 import torch
 
-from drafter.decode.batch import Batch, Listeners
-from drafter.decode.branches import Branches
-from drafter.decode.chain import Chain
+from drafter.decode.answering import Answering
 from drafter.decode.checks import AUTO, check_decoder, check_generation
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Decider, Weight
-from drafter.decode.drafting import Proposer
 from drafter.decode.generation import Generation
 from drafter.decode.pair import Pair
-from drafter.decode.row import Row
+from drafter.decode.prompts import read_prompts
+from drafter.decode.proposers import Proposer, SlotProposer, make_proposer
+from drafter.decode.sampling import Law
+from drafter.decode.schemes import Branches, Chain, Scheme
+from drafter.decode.slots import Listeners, Slots
 from drafter.decode.text import Transcript, stop_strings
 from drafter.decode.tree import most_nodes
-from drafter.models import BlockDiffusionDrafter
+from drafter.models.base import Drafter
 from drafter.verification import Rule, block_verification, match, needs
 from drafter.verifier import Verifier
 
@@ -31,8 +31,8 @@ class SpeculativeDecoder:
         rule: a verification rule or its name. `match` drafts by argmax and keeps what the verifier's own choice agrees
             with; at temperature 0 every lossless rule does just that. None: `match` at temperature 0, when sampling
             `block_verification`.
-        draft_length: tokens proposed per cycle, at most the trained one; None for the trained one; `auto`: as many as
-            the drafter's confidences and the `costs` say pay best, cycle by cycle.
+        draft_length: tokens proposed per cycle; None for the drafter's own number; `auto`: as many of those as the
+            drafter's confidences and the `costs` say pay best, cycle by cycle.
         tree_nodes: drafts of a tree, verified in one pass and walked by the verifier's own tokens; `auto`: as many as
             pay best, at most as `costs` are known for; None for drafts in a row.
         verifier_weight: for the rule `dynamic_ensemble` alone: a number in [0, 1], or a function of the drafter's and
@@ -45,16 +45,16 @@ class SpeculativeDecoder:
     def __init__(
         self,
         verifier: Verifier,
-        drafter: BlockDiffusionDrafter | None = None,
+        drafter: Drafter | None = None,
         rule: Rule | str | None = None,
         draft_length: int | str | None = None,
         tree_nodes: int | str | None = None,
         verifier_weight: Weight | None = None,
         costs: Costs | None = None,
     ):
-        longest = 0 if drafter is None else drafter.block_size - 1
-        self.rule = check_decoder(longest, rule, draft_length, tree_nodes, verifier_weight, costs)
-        self.draft_length = draft_length if isinstance(draft_length, int) else longest
+        longest, usual = (0, 0) if drafter is None else (drafter.longest, drafter.draft_length)
+        self.rule = check_decoder(longest, usual, rule, draft_length, tree_nodes, verifier_weight, costs)
+        self.draft_length = draft_length if isinstance(draft_length, int) else usual
         self.verifier, self.verifier_weight = verifier, verifier_weight
         self.drafter = drafter if self.draft_length else None
         self.costs = costs if AUTO in (draft_length, tree_nodes) else None
@@ -63,14 +63,8 @@ class SpeculativeDecoder:
         self._kept: Pair | None = None
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
-            self.proposer = Proposer(verifier, self.drafter, self.draft_length)
-            most = most_nodes(self.draft_length, len(self.proposer.head.weight))
-            if isinstance(tree_nodes, int) and tree_nodes > most:
-                raise ValueError(f"tree_nodes={tree_nodes}: a tree of that depth and vocabulary has at most {most}")
-            if isinstance(tree_nodes, int):
-                self.tree_nodes = tree_nodes
-            elif tree_nodes == AUTO and costs is not None:
-                self.tree_nodes = min(most, len(costs.verify) - 1)
+            self.proposer = make_proposer(verifier, self.drafter, self.draft_length)
+            self.tree_nodes = self._nodes(tree_nodes)
 
     @torch.inference_mode()
     def generate(
@@ -114,58 +108,47 @@ class SpeculativeDecoder:
         reads = bool(strings or on_text)
         if reads and self.verifier.tokenizer is None:
             raise ValueError("stop, on_text: the verifier has no tokenizer; use token ids alone")
-        rows, waiting = [], deque[Row]()
-        vocabulary, context = self.verifier.head.shape[0], self.verifier.config.max_position_embeddings
-        for index, prompt in enumerate(prompts):
-            ids, reason = self._read(prompt, max_new_tokens, vocabulary, context)
-            row = Row(index, ids, Generation(stop=reason))
-            row.transcript = Transcript(self.verifier.tokenizer, strings) if reads else None
-            rows.append(row)
-            if row.ended:
-                if on_end is not None:
-                    on_end(index, row.result)
-            else:
+        verifier, tokenizer = self.verifier, self.verifier.tokenizer
+        vocabulary, context = verifier.head.shape[0], verifier.config.max_position_embeddings
+        rows = read_prompts(prompts, tokenizer, vocabulary, context, max_new_tokens)
+        waiting: deque[Answering] = deque()
+        for row in rows:
+            row.transcript = Transcript(tokenizer, strings) if reads else None
+            if not row.ended:
                 waiting.append(row)
+            elif on_end is not None:
+                on_end(row.index, row.result)
         rule = self.rule or (match if temperature == 0 or self.tree_nodes else block_verification)
-        settings = (temperature, top_p, top_k)
-        decider = Decider(
-            self.verifier, self.proposer, rule, settings, seed, self.verifier_weight, len(rows), max_new_tokens
-        )
+        law = Law(temperature, top_p, top_k)
+        decider = Decider(verifier, self.proposer, rule, law, seed, self.verifier_weight, len(rows), max_new_tokens)
         if waiting:
-            size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting)
-            block = 1 if self.drafter is None else max(self.drafter.block_size, 1 + self.tree_nodes)
-            pair = self._pair(size, longest + max_new_tokens + block)
-            scheme: Chain | Branches = Chain(pair, decider, max_new_tokens, self.costs)
-            if self.proposer is not None and self.tree_nodes:
-                scheme = Branches(pair, self.proposer, decider, self.tree_nodes, self.costs)
+            size = min(batch_size, len(waiting))
+            pair = self._pair(size, max(len(row.prompt) for row in waiting) + max_new_tokens)
             listeners = Listeners(on_tokens, on_text, on_end)
-            Batch(pair, decider, scheme, listeners, size, max_new_tokens).run(waiting)
-            self._kept = pair if self.verifier.replayed else None
+            scheme = self._scheme(pair, decider, max_new_tokens)
+            Slots(scheme, size, max_new_tokens, verifier.stop_ids, listeners).run(waiting)
+            self._kept = pair if verifier.replayed else None
         return [row.result for row in rows]
 
-    def _pair(self, size: int, capacity: int) -> Pair:
-        """Caches; those of the last call with their graphs, if they were kept and are large enough."""
-        kept, self._kept = self._kept, None
-        if kept is not None and kept.cache.batch == size and kept.cache.capacity >= capacity:
-            return kept
-        return Pair(self.verifier, self.proposer, size, capacity)
+    def _nodes(self, wanted: int | str | None) -> int:
+        """Nodes of a tree, at most; 0 for drafts in a row."""
+        if wanted is None:
+            return 0
+        if not isinstance(self.proposer, SlotProposer):
+            raise ValueError(f"tree_nodes={wanted}: this drafter's slots depend on each other; leave it out")
+        most = most_nodes(self.draft_length, self.proposer.choices)
+        if isinstance(wanted, int) and wanted > most:
+            raise ValueError(f"tree_nodes={wanted}: a tree of that depth and vocabulary has at most {most}")
+        return wanted if isinstance(wanted, int) else min(most, len(self.costs.verify) - 1) if self.costs else 0
 
-    def _read(
-        self, prompt: str | Sequence[int], max_new_tokens: int, vocabulary: int, context: int
-    ) -> tuple[list[int], str]:
-        """Token ids of a prompt, and why it can't run, or nothing."""
-        if isinstance(prompt, str) and self.verifier.tokenizer is None:
-            return [], "the prompt is text, and the verifier has no tokenizer"
-        try:
-            words = self.verifier.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            ids = [integer(token) for token in words]
-        except (TypeError, ValueError) as error:  # no text that a tokenizer takes, or no ids
-            return [], f"the prompt can't be read ({error})"
-        if not ids:
-            return ids, "the prompt is empty"
-        if outside := [token for token in ids if not 0 <= token < vocabulary]:
-            return ids, f"prompt token {outside[0]} is no id of the verifier, 0 to {vocabulary - 1}"
-        if len(ids) + max_new_tokens > context:
-            reason = f"{len(ids)} prompt tokens + max_new_tokens={max_new_tokens} exceed the context of {context}"
-            return ids, reason
-        return ids, ""
+    def _pair(self, size: int, tokens: int) -> Pair:
+        """Both models' memory; that of the last call with its graphs, if it was kept and is large enough."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.size == size and kept.tokens >= tokens:
+            return kept
+        return Pair(self.verifier, self.proposer, size, tokens, 1 + max(self.draft_length, self.tree_nodes))
+
+    def _scheme(self, pair: Pair, decider: Decider, limit: int) -> Scheme:
+        if isinstance(self.proposer, SlotProposer) and self.tree_nodes:
+            return Branches(pair, self.proposer, decider, self.tree_nodes, self.costs)
+        return Chain(pair, decider, limit, self.costs)

@@ -1,7 +1,40 @@
 """From logits to the law that a token is drawn from: temperature, top-k, top-p."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Law:
+    """How logits become the law that a token is drawn from; as it stands, by softmax alone.
+
+    Args:
+        temperature: 0 is greedy.
+        top_p, top_k: see `probabilities`.
+    Raises:
+        ValueError: one is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        check(self.temperature, self.top_p, self.top_k)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The law of each position, [..., V] -> float32 [..., V]."""
+        return probabilities(logits, self.temperature, self.top_p, self.top_k)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Log-probabilities of logits [..., V] at the temperature, which is 1 when greedy; nothing is left out."""
+        return (logits.float() / (self.temperature or 1.0)).log_softmax(-1)
 
 
 def check(temperature: float, top_p: float, top_k: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from drafter.decode import Costs, Generation, tokens_per_cycle
-from drafter.decode.drafting import Proposer
+from drafter.decode.proposers import BlockDiffusionProposer
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
@@ -130,7 +130,7 @@ class Parts:
         self.ids = torch.full((batch, widest), drafter.mask_token_id, device=verifier.device)
         taps = (batch, drafter.block_size, drafter.fc.in_features)
         self.taps = torch.zeros(taps, dtype=verifier.dtype, device=verifier.device)
-        self.proposers = {length: Proposer(verifier, drafter, length) for length in lengths}
+        self.proposers = {length: BlockDiffusionProposer(verifier, drafter, length) for length in lengths}
         self.drafts: dict[int, list[float]] = {length: [] for length in self.proposers}
         self.verifications: dict[int, list[float]] = {width: [] for width in sorted({1, *widths})}
         self.measure()  # warm up
@@ -169,7 +169,7 @@ class Parts:
     def _draft(self, length: int) -> object:
         self.drafter.extend(self.taps[:, : 1 + length], self.draft_cache)
         proposer = self.proposers[length]
-        return proposer.ids(proposer.logits(proposer.hidden(self.ids[:, :1], self.draft_cache)).argmax(-1))
+        return proposer.ids(proposer.logits(proposer.hidden(self.draft_cache, self.ids[:, :1])).argmax(-1))
 
 
 def measure_costs(

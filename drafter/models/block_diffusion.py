@@ -4,7 +4,7 @@ Context reaches it by KV injection: taps of the verifier, fused by one projectio
 layer. It has no embedding and no head; both are the verifier's. The same class trains, decodes and is exported.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RotaryEmbedding, rotate_half
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
-from drafter.layouts.base import SLIDING
 from drafter.layouts.canonical import CANONICAL
 from drafter.models import storage
+from drafter.models.layers import DrafterLayer
 from drafter.verifier import Verifier
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, value) of the block -> attended [B, Q, H, D]
 
 
 class BlockDiffusionConfig(Qwen3Config):
@@ -40,50 +38,6 @@ class BlockDiffusionConfig(Qwen3Config):
     num_target_layers: int = 0
     dflash_config: dict | None = None
     is_causal: bool | None = False
-
-
-class DrafterAttention(nn.Module):
-    """Queries from the block alone; keys and values from context and block by the same projections."""
-
-    def __init__(self, config: BlockDiffusionConfig):
-        super().__init__()
-        self.width, self.scale = config.head_dim, config.head_dim**-0.5
-        hidden, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(hidden, heads * self.width, bias=bias)
-        self.k_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
-        self.v_proj = nn.Linear(hidden, kv_heads * self.width, bias=bias)
-        self.o_proj = nn.Linear(heads * self.width, hidden, bias=bias)
-        self.q_norm = nn.RMSNorm(self.width, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(self.width, eps=config.rms_norm_eps)
-
-    def keys_values(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys (normed, rotated) and values, each [B, S, Hk, D]."""
-        shape = (*hidden.shape[:-1], -1, self.width)
-        key = _rotate(self.k_norm(self.k_proj(hidden).view(shape)), rope)
-        return key, self.v_proj(hidden).view(shape)
-
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        query = _rotate(self.q_norm(self.q_proj(hidden).view(*hidden.shape[:-1], -1, self.width)), rope)
-        return self.o_proj(attend(query, *self.keys_values(hidden, rope)).flatten(-2))
-
-
-class DrafterLayer(nn.Module):
-    """Pre-norm attention and SwiGLU MLP."""
-
-    def __init__(self, config: BlockDiffusionConfig, index: int):
-        super().__init__()
-        slides = (config.layer_types or ())[index] == SLIDING
-        self.window = config.sliding_window if slides else None
-        self.causal = slides if config.is_causal is None else config.is_causal
-        self.self_attn = DrafterAttention(config)
-        self.mlp = Qwen3MLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, attend)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class BlockDiffusionDrafter(PreTrainedModel):
@@ -134,6 +88,16 @@ class BlockDiffusionDrafter(PreTrainedModel):
     @property
     def block_size(self) -> int:
         return self.config.block_size
+
+    @property
+    def draft_length(self) -> int:
+        """Tokens proposed per cycle unless fewer are asked for."""
+        return self.block_size - 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens that can be proposed at most."""
+        return self.block_size - 1
 
     @property
     def tap_layers(self) -> Sequence[int]:
@@ -232,12 +196,6 @@ def _attend_context(
     keys: Tensor, values: Tensor, mask: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
     return attend(query, torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1), mask, scale)
-
-
-def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding of x [B, S, H, D] with cos, sin [B, S, D]."""
-    cos, sin = (part[:, :, None].to(x.dtype) for part in rope)
-    return x * cos + rotate_half(x) * sin
 
 
 def evenly_spaced(num_layers: int, count: int) -> list[int]:

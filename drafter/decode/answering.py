@@ -1,7 +1,7 @@
-"""A prompt being answered, in one slot of the batch."""
+"""A prompt being answered."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from drafter.decode.generation import Generation
@@ -9,13 +9,12 @@ from drafter.decode.text import Transcript
 
 
 @dataclass
-class Row:
+class Answering:
     """Where a prompt's answer stands.
 
     Attributes:
         index: of the prompt.
         transcript: the answer as text, where somebody listens or a string may end it.
-        length: slots committed in both caches; the anchor, the last known token, comes behind them.
     """
 
     index: int
@@ -23,11 +22,16 @@ class Row:
     result: Generation = field(default_factory=Generation)
     transcript: Transcript | None = None
     started: float = 0.0
-    length: int = 0
 
     @property
     def anchor(self) -> int:
+        """The last known token."""
         return self.result.token_ids[-1]
+
+    @property
+    def length(self) -> int:
+        """Tokens before the anchor."""
+        return len(self.prompt) + len(self.result.token_ids) - 1
 
     @property
     def ended(self) -> bool:
@@ -37,17 +41,19 @@ class Row:
         self.started = time.perf_counter()
 
     def append(
-        self, kept: list[int], chosen: int, limit: int, stop_ids: Collection[int], drafted: int | None
+        self, new: Sequence[int], accepted: int, limit: int, stop_ids: Collection[int], drafted: int | None, calls: int
     ) -> list[int]:
-        """Add accepted drafts and the verifier's token, cut at a stop token, a stop string or the limit.
+        """Add tokens, cut at a stop token, a stop string or the limit.
 
         Args:
-            drafted: tokens that were proposed; None for the prefill's token.
+            accepted: how many of `new` were drafts.
+            drafted: tokens that were proposed; None for the prefill's.
+            calls: passes of the verifier that they took.
         Returns:
             the tokens that were added.
         """
         result = self.result
-        tokens = [*kept, chosen][: limit - len(result.token_ids)]
+        tokens = list(new[: limit - len(result.token_ids)])
         stop = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         if stop is not None:
             tokens = tokens[: stop + 1]
@@ -57,10 +63,10 @@ class Row:
                     stop, tokens = i, tokens[: i + 1]
                     break
         result.token_ids += tokens
-        result.verifier_calls += 1
+        result.verifier_calls += calls
         if drafted is not None:
             result.emitted.append(len(tokens))
-            result.accepted.append(min(len(kept), len(tokens)))
+            result.accepted.append(min(accepted, len(tokens)))
             result.drafted.append(drafted)
         if stop is not None or len(result.token_ids) == limit:
             result.stop = "length" if stop is None else "stop"

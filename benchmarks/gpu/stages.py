@@ -1,0 +1,60 @@
+"""What each stage runs, in order. `{out}` stands for the stage's folder, `{own}` for the words after `--own`."""
+
+from dataclasses import dataclass
+
+PYTEST = "python -m pytest -q -p no:cacheprovider"
+ANSWERS = "data.answers={out}/tiny-answers.parquet"
+TINY = f"recipes/tiny.yaml {ANSWERS} output={{out}}/runs"
+ON_TINY = "{out}/exported --verifier tiny-llama"
+ON_QUICKSTART = "{out}/../start/runs/quickstart/export --verifier smollm2"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a stage.
+
+    Attributes:
+        device: False hides the GPU from it.
+        last: whether the stage ends where it fails, since the others build on it.
+    """
+
+    name: str
+    command: str
+    device: bool = True
+    last: bool = False
+
+
+STAGES: dict[str, list[Step]] = {
+    "tests": [
+        Step("gpu-tests", f"{PYTEST} -m gpu tests"),
+        Step("answers", f"python -m drafter regenerate {TINY}", last=True),
+        Step("train", f"python train.py {TINY} name=tiny", last=True),
+        Step("train-online", f"python train.py {TINY} name=online data.taps=online training.precision=bfloat16"),
+        Step("train-packed", f"python train.py {TINY} name=packed data.packing=true training.workers=1"),
+        Step("export", "python -m drafter export {out}/runs/tiny/checkpoints/best.ckpt {out}/exported"),
+        Step("check", f"python -m drafter check {ON_TINY}"),
+        Step("generate", f"python -m drafter generate {ON_TINY} --compare hello"),
+        Step("evaluate", f"python -m drafter evaluate {ON_TINY} --suites humaneval --prompts 4"),
+        Step("benchmark", f"python -m drafter benchmark {ON_TINY} --suites humaneval --prompts 4"),
+        Step("ablate", f"python -m drafter ablate recipes/ablations/tiny.yaml output={{out}}/ablation {ANSWERS}"),
+        Step("suite", f"{PYTEST} -n 14 tests", device=False),
+    ],
+    "start": [
+        Step("quickstart", "python train.py recipes/quickstart.yaml output={out}/runs", last=True),
+        Step("attention", "python benchmarks/attention.py --device cuda --dtype bfloat16 --csv {out}/attention.csv"),
+        Step("step-cost", "python benchmarks/step_cost.py recipes/quickstart.yaml --json {out}/step_cost.json"),
+    ],
+    "decoding": [
+        Step(
+            "decoding",
+            f"python benchmarks/decoding.py {ON_QUICKSTART} --out {{out}}/decoding --batch-sizes 1 8 64 --prompts 64",
+        ),
+        Step(
+            "exactness",
+            f"python benchmarks/decoding.py {ON_QUICKSTART} --out {{out}}/exactness --exactness --prompts 24",
+        ),
+    ],
+    "study": [
+        Step("block16", "python -m drafter ablate recipes/ablations/block16.yaml output={out}/block16 {own}"),
+    ],
+}

@@ -1,0 +1,1 @@
+"""One file per system: the stages of its runs, top to bottom."""

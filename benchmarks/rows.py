@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from drafter.answers import open_answers
-from drafter.config import CacheConfig, Config, load
+from drafter.config import AlignmentConfig, CacheConfig, load_as
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, RowMaker, make_rows, pad
 from drafter.data.stream import Stream
@@ -29,7 +29,7 @@ from drafter.files import write_json
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
-from drafter.taps import TapCache
+from drafter.taps import LocalTaps, TapCache
 from drafter.training.batches import Batch, Steps, Streamed, loader, packs_of
 from drafter.training.module import DrafterModule
 from drafter.training.prepare import start
@@ -45,7 +45,9 @@ def per_second(rows: int, work: Callable[[], Any], repeats: int) -> dict[str, fl
     return {"rows": rows, "rows_per_second": rows / statistics.median(taken)}
 
 
-def stages(options: argparse.Namespace, config: Config, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
+def stages(
+    options: argparse.Namespace, config: AlignmentConfig, folder: Path
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Each stage's name and figures, in the order of the data."""
     device = choose_device(config.verifier.device)
     dtype = choose(config.training.precision, device)
@@ -91,12 +93,12 @@ def read_all(cache: TapCache, count: int) -> None:
         cache[number]
 
 
-def padded(rows: list[Row], config: Config) -> None:
+def padded(rows: list[Row], config: AlignmentConfig) -> None:
     for at in range(0, len(rows), config.training.rows):
         pad(rows[at : at + config.training.rows])
 
 
-def packed(rows: list[Row], config: Config) -> None:
+def packed(rows: list[Row], config: AlignmentConfig) -> None:
     config.data.packing = True
     packs = packs_of(rows, config.data)
     config.data.packing = False
@@ -113,7 +115,7 @@ def drain(batches: Any) -> int:
 
 
 def waited(
-    config: Config, drafter: BlockDiffusionDrafter, verifier: Verifier, batches: Any, dtype: torch.dtype
+    config: AlignmentConfig, drafter: BlockDiffusionDrafter, verifier: Verifier, batches: Any, dtype: torch.dtype
 ) -> dict[str, float]:
     """Train on batches; the share of the time in which a step waits for one. The first step is not counted."""
     module = DrafterModule(config, drafter, verifier, [])
@@ -137,10 +139,9 @@ def waited(
 
 def step(module: DrafterModule, batch: Batch, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
     device = module.verifier.device
-    taps = None if batch.taps is None else batch.taps.to(device)
-    batch = batch._replace(
-        rows=batch.rows.to(device), taps=taps, anchors=batch.anchors.to(device), used=batch.used.to(device)
-    )
+    rows = batch.rows.to(device)
+    taps = LocalTaps(module.verifier, module.drafter.tap_layers)(rows) if batch.taps is None else batch.taps.to(device)
+    batch = batch._replace(rows=rows, taps=taps, anchors=batch.anchors.to(device), used=batch.used.to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
         total, _ = module.config.losses(module.scores(batch))
     total.backward()
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    config = load(options.recipe, options.overrides)
+    config = load_as(AlignmentConfig, options.recipe, options.overrides)
     found: Figures = {}
     print("| stage | rows | rows per second | |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from drafter.config import load
+from drafter.config import AlignmentConfig, load_as
 from drafter.files import write_json
 from drafter.training.batches import Batch, Steps
 from drafter.training.module import DrafterModule
@@ -53,7 +53,7 @@ class Clock(lightning.Callback):
 def measure(recipe: str, words: list[str], rows: int, steps: int) -> dict[str, Any]:
     every = 10 * steps  # neither logged nor validated between steps
     said = [f"data.max_rows={rows}", f"training.log_every={every}", f"training.max_steps={steps}"]
-    config = load(recipe, [*words, *said])
+    config = load_as(AlignmentConfig, recipe, [*words, *said])
     material = prepare(config)
     fast = Verifier.load(config.verifier.source, material.fast, material.device)
     taps = taps_of(material.training, fast, material.drafter, "training rows")

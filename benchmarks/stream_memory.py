@@ -53,7 +53,7 @@ def read(folder: Path, buffer: int) -> None:
     """An epoch of batches; prints what was seen, and this process's largest resident memory, as JSON."""
     import torch
 
-    from drafter.config import Config, DataConfig, DrafterSettings, TrainingConfig, VerifierConfig
+    from drafter.config import AlignmentConfig, DataConfig, DrafterSettings, TrainingConfig, VerifierConfig
     from drafter.data.rows import RowMaker
     from drafter.data.stream import Stream
     from drafter.training.batches import Streamed
@@ -64,7 +64,7 @@ def read(folder: Path, buffer: int) -> None:
     settings = DataConfig(
         answers=str(folder), taps="online", streaming=True, packing=True, shuffle_buffer=buffer, sequence_length=LENGTH
     )
-    config = Config(
+    config = AlignmentConfig(
         name="memory",
         verifier=VerifierConfig(source="tiny-llama"),
         data=settings,

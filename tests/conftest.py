@@ -17,6 +17,7 @@ from drafter.data.rows import Row, pad
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
 from drafter.regenerate import regenerate
+from drafter.taps import LocalTaps
 from drafter.training.runs.alignment import train
 from drafter.verifier import Verifier, tiny
 
@@ -92,6 +93,12 @@ def make_drafter(verifier, seed=0, **settings):
             spread = torch.randn(weight.shape, generator=generator)
             weight.copy_(1 + 0.3 * spread if "norm" in name else 0.15 * spread)
     return drafter
+
+
+def with_taps(batch, module):
+    """A batch with the taps that the module's own verifier makes of it, as a feed would give it."""
+    source = LocalTaps(module.verifier, module.drafter.tap_layers, module.config.needs_states)
+    return batch if batch.taps is not None else batch._replace(taps=source(batch.rows, batch.packs))
 
 
 @cache

@@ -14,7 +14,6 @@ from drafter.__main__ import main
 from drafter.ablation import report, runner, tables
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load
-from drafter.training.batches import Steps
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ARMS = """
@@ -288,11 +287,10 @@ def test_arms_of_a_seed_share_weights_rows_and_anchors(write_spec, monkeypatch):
     shared = Shared(spec)
     seen = {}
 
-    def look(config, module, taps, material, metrics):
-        steps = Steps(material.training, taps, config)
-        batches = [steps[number] for number in range(config.training.max_steps)]
+    def look(module, batches, directory, settings, monitor, **_):
+        made = list(batches.loader(0, 0, settings.max_steps))
         weights = {name: weight.clone() for name, weight in module.drafter.state_dict().items()}
-        seen[config.directory.parent.name, config.seed] = weights, batches
+        seen[directory.parent.name, module.config.seed] = weights, made
         raise InterruptedError
 
     monkeypatch.setattr(runner, "fit", look)

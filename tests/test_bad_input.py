@@ -148,7 +148,9 @@ def test_a_recipe_put_right_runs_under_the_same_name(complaint, tiny_words, tmp_
     complaint("drafter.tap_layers=[9]")
     run = importlib.import_module("drafter.training.runs.alignment")
     reached = []
-    monkeypatch.setattr(run, "fit", lambda *_: reached.append(True) or (_ for _ in ()).throw(ValueError("far enough")))
+    monkeypatch.setattr(
+        run, "fit", lambda *_, **__: reached.append(True) or (_ for _ in ()).throw(ValueError("far enough"))
+    )
     assert message_of(train.main, tiny_words(tmp_path / "runs")) == "far enough"
     assert reached
 

@@ -8,9 +8,10 @@ from conftest import make_answers, make_drafter, make_prompts
 
 from drafter.config import load
 from drafter.data.rows import Row
-from drafter.training.logs import Metrics
-from drafter.training.module import DrafterModule
-from drafter.training.runs.alignment import fit, training_taps
+from drafter.training.batches.feed import Feed
+from drafter.training.fitting import fit
+from drafter.training.module import MONITOR, DrafterModule
+from drafter.training.runs.alignment import training_taps
 from drafter.verifier import Verifier, tiny
 
 
@@ -36,13 +37,12 @@ def losses(tiny_words, tmp_path, monkeypatch):
         words = tiny_words(tmp_path, name, "training.max_steps=6", "training.validate_every=100", *overrides)
         config = load(words[0], words[1:])
         drafter = make_drafter(verifier)
-        material = SimpleNamespace(
-            device="cpu", fast=torch.bfloat16, training=rows, drafter=drafter.float(), streaming=None
-        )
-        taps = training_taps(config, material, verifier)
-        assert (taps is None) == (config.data.taps == "online")
+        taps = training_taps(config, SimpleNamespace(training=rows, drafter=drafter), verifier)
+        assert taps.ahead == (config.data.taps != "online")
         module = DrafterModule(config, drafter, verifier, [])
-        fit(config, module, taps, material, Metrics(config.directory))
+        batches = Feed(config, rows, None, taps)
+        fit(module, batches, config.directory, config.training, MONITOR, dtype=torch.bfloat16)
+        taps.close()
         return seen
 
     return run

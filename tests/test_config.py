@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 from conftest import ROOT
 
-from drafter.config import Config, DataConfig, load, save
+from drafter.config import AlignmentConfig, DataConfig, load, save
 from drafter.config.data import TRAINING_ONLY
 from drafter.sources import File, StandardLibrary
 
@@ -25,7 +25,7 @@ def test_overrides_go_over_the_recipe_and_the_recipe_over_defaults():
 
 def test_a_config_is_plain_dataclasses():
     config = load(TINY)
-    assert type(config) is Config
+    assert type(config) is AlignmentConfig
     assert [type(source) for source in config.data.sources] == [StandardLibrary]
     assert type(load(TINY, ["drafter.tap_layers=[1,2]"]).drafter.tap_layers) is list
 
@@ -49,7 +49,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
             "losses.first_error.wieght=1",
             "losses.first_error.wieght: unknown key; did you mean losses.first_error.weight",
         ),
-        ("zzz=1", "zzz: unknown key; known here: name, seed, output, verifier"),
+        ("zzz=1", "zzz: unknown key; known here: name, system, seed, output, verifier"),
         ("training.max_steps=many", "training.max_steps='many': Value 'many' of type 'str' could not be converted to"),
         ("training.rows=1.5", "training.rows=1.5: "),
         ("training.rows=null", "training.rows=None: "),

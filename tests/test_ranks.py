@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import socket
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from conftest import make_answers, make_drafter, make_prompts, make_verifier
 from drafter.config import load
 from drafter.data.rows import Row
 from drafter.machine.ranks import lightning_devices, own_device, ranks
-from drafter.training.logs import Metrics
-from drafter.training.module import DrafterModule
-from drafter.training.runs.alignment import fit
+from drafter.taps import LocalTaps
+from drafter.training.batches.feed import Feed
+from drafter.training.fitting import fit
+from drafter.training.module import MONITOR, DrafterModule
 
 WORLD, WORKERS, PER_STEP = 2, 2, 2
 
@@ -42,8 +42,8 @@ def one_rank(rank, port, words, folder):
     config = load(words[0], words[1:])
     verifier = make_verifier("llama")
     module = DrafterModule(config, make_drafter(verifier), verifier, [])
-    material = SimpleNamespace(device="cpu", fast=torch.float32, training=make_rows(), streaming=None)
-    fit(config, module, None, material, Metrics(config.directory))
+    batches = Feed(config, make_rows(), None, LocalTaps(verifier, module.drafter.tap_layers), WORLD)
+    fit(module, batches, config.directory, config.training, MONITOR)
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
     torch.save(module.drafter.state_dict(), folder / f"weights-{rank}.pt")
     os._exit(0)  # now and then a thread of gloo's, still there, would abort an ordinary exit

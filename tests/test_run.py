@@ -13,9 +13,10 @@ import torch
 from conftest import ROOT
 
 from drafter.config import load
+from drafter.training.claim import settle
 from drafter.training.logs import Metrics
 from drafter.training.prepare import Material
-from drafter.training.runs.alignment import settle, train
+from drafter.training.runs.alignment import train
 
 REQUIRED = {
     "tokens_per_cycle",

@@ -1,6 +1,5 @@
 """Answers read as training goes on: each once an epoch by one reader, from where it stood, in little memory."""
 
-import gc
 from collections import Counter
 from types import SimpleNamespace
 
@@ -15,10 +14,11 @@ from drafter.config import load
 from drafter.data.rows import Row, make_rows, one_answer_each, split
 from drafter.data.stream import Place, Stream, buffers
 from drafter.data.streaming import open_stream
+from drafter.taps import LocalTaps
 from drafter.training.batches import Streamed, loader
-from drafter.training.logs import Metrics
-from drafter.training.module import DrafterModule
-from drafter.training.runs.alignment import fit
+from drafter.training.batches.feed import Feed
+from drafter.training.fitting import fit
+from drafter.training.module import MONITOR, DrafterModule
 
 FILES = (23, 9, 40)
 
@@ -188,9 +188,9 @@ def test_a_killed_run_goes_on_with_the_batch_that_would_have_been_next(stream, c
         torch.manual_seed(0)
         module = DrafterModule(settings, make_drafter(verifier), verifier, [])
         streaming = SimpleNamespace(stream=stream, make=make_row)
-        material = SimpleNamespace(device="cpu", fast=torch.float32, training=[], streaming=streaming)
+        batches = Feed(settings, [], streaming, LocalTaps(verifier, module.drafter.tap_layers))
         try:
-            fit(settings, module, None, material, Metrics(settings.directory))
+            fit(module, batches, settings.directory, settings.training, MONITOR)
         except SystemExit:
             assert dies_at is not None
         return seen
@@ -204,32 +204,8 @@ def test_a_killed_run_goes_on_with_the_batch_that_would_have_been_next(stream, c
 
 
 def test_a_changed_number_of_readers_is_refused(stream, config):
-    settings = config("training.workers=2", "training.max_steps=4")
-    folder = settings.directory / "checkpoints"
-    folder.mkdir(parents=True)
-    state = {"global_step": 2, "seconds": 0.0, "readers": 3, "places": {}, "coverage": {}}
-    torch.save(state, folder / "last.ckpt")
-    module = DrafterModule(settings, make_drafter(make_verifier("llama")), make_verifier("llama"), [])
-    material = SimpleNamespace(device="cpu", fast=torch.float32, training=[], streaming=SimpleNamespace())
+    streaming, taps = SimpleNamespace(stream=stream, make=make_row), LocalTaps(make_verifier("llama"), [1, 3])
+    three, two = (Feed(config(f"training.workers={count}"), [], streaming, taps) for count in (3, 2))
+    two.load_state_dict(Feed(config("training.workers=2"), [], streaming, taps).state_dict())
     with pytest.raises(ValueError, match="the checkpoint is of a stream's 3 readers; train with as many"):
-        fit(settings, module, None, material, Metrics(settings.directory))
-
-
-def test_memory_does_not_grow_with_the_data(tmp_path):
-    """12 000 answers of 300 tokens in one row group, 14 MB, of which a buffer of 200 rows is in memory."""
-    table = pyarrow.Table.from_pylist([answer_of(number) for number in range(12000)], schema=answers.SCHEMA)
-    ids = pyarrow.array([list(range(300))] * 12000, type=pyarrow.list_(pyarrow.int32()))
-    table = table.set_column(table.schema.get_field_index("answer_ids"), "answer_ids", ids)
-    pyarrow.parquet.write_table(table, tmp_path / "many.parquet", compression="none", use_dictionary=False)
-    del table, ids
-    stream = Stream([tmp_path / "many.parquet"], [None], seed=0)
-    before, most, rows = pyarrow.total_allocated_bytes(), 0, 0
-    for place, buffer, _ in buffers(stream, make_row, 0, 1, size=200, start=Place()):
-        if place.epoch:
-            break
-        most = max(most, pyarrow.total_allocated_bytes() - before)
-        rows += len(buffer)
-        if rows % 2000 == 0:
-            assert sum(isinstance(each, Row) for each in gc.get_objects()) <= 2 * 200 + 100
-    assert rows == 12000
-    assert most < 4e6
+        two.load_state_dict(three.state_dict())

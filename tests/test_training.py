@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import naive
 import pytest
 import torch
-from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_prompts, make_verifier
+from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_prompts, make_verifier, with_taps
 
 from drafter.config import load
 from drafter.data.rows import Row, pad
@@ -63,7 +63,7 @@ def test_slot_k_is_scored_on_the_token_at_anchor_plus_k(rows, make, tmp_path, ta
     cache = TapCache(make_verifier("llama"), rows, drafter.tap_layers, tmp_path) if taps == "cached" else None
     steps = Steps(rows, cache, config)
     for number in (0, 1):
-        scores = module.scores(steps[number])
+        scores = module.scores(with_taps(steps[number], module))
         seen = torch.zeros_like(scores.valid)
         for row, block, slot, label, logits in every_slot(drafter, steps[number]):
             seen[row, block, slot] = True
@@ -82,7 +82,7 @@ def test_laws_are_compared_where_the_verifier_predicts_the_slots_token(rows, mak
     module, config = make(drafter, *words, *PACKING[packing])
     verifier = make_verifier("llama")
     cache = TapCache(verifier, rows, drafter.tap_layers, tmp_path, final=True) if taps == "cached" else None
-    batch = Steps(rows, cache, config)[0]
+    batch = with_taps(Steps(rows, cache, config)[0], module)
     scores = module.scores(batch)
     wide = naive.wide(verifier.model)
     for row, block, slot, _, logits in every_slot(drafter, batch):
@@ -99,7 +99,7 @@ def test_a_draft_vocabulary_is_scored_through_its_head(rows, make):
     drafter = make_drafter(make_verifier("llama"))
     drafter.vocabulary = torch.arange(0, 288, 2)
     module, config = make(drafter, "training.sampled_tokens=0")
-    batch = Steps(rows, None, config)[0]
+    batch = with_taps(Steps(rows, None, config)[0], module)
     scores = module.scores(batch)
     slots = list(every_slot(drafter, batch))
     scored = sorted({*drafter.vocabulary.tolist(), *(label for *_, label, _ in slots)})
@@ -111,7 +111,7 @@ def test_a_draft_vocabulary_is_scored_through_its_head(rows, make):
 def test_the_gradient_reaches_all_of_the_drafter_and_nothing_of_the_verifier(rows, make):
     drafter = make_drafter(make_verifier("llama"))
     module, config = make(drafter)
-    total, _ = config.losses(module.scores(Steps(rows, None, config)[0]))
+    total, _ = config.losses(module.scores(with_taps(Steps(rows, None, config)[0], module)))
     total.backward()
     assert all(weight.grad.abs().sum() > 0 for weight in drafter.parameters())
     assert all(weight.grad is None for weight in make_verifier("llama").model.parameters())
@@ -163,11 +163,13 @@ def test_learning_rates_rise_then_fall_to_zero(rows, make):
 def test_padding_is_no_context(rows, make):
     """A row scores alone as it does beside a longer one."""
     module, config = make(make_drafter(make_verifier("llama")))
-    batch = Steps(rows, None, config)[0]
+    batch = with_taps(Steps(rows, None, config)[0], module)
     whole = module.scores(batch)
     for row in range(3):
         length = int(batch.rows.supervised[row].nonzero().max()) + 1
         start, ids = int(batch.rows.supervised[row].int().argmax()), batch.rows.ids[row, :length].tolist()
         alone = pad([Row(ids, ((start, length),))])
-        part = batch._replace(rows=alone, anchors=batch.anchors[row : row + 1], used=batch.used[row : row + 1])
-        torch.testing.assert_close(module.scores(part).nll[0], whole.nll[row], rtol=1e-4, atol=1e-4)
+        part = batch._replace(
+            rows=alone, anchors=batch.anchors[row : row + 1], used=batch.used[row : row + 1], taps=None
+        )
+        torch.testing.assert_close(module.scores(with_taps(part, module)).nll[0], whole.nll[row], rtol=1e-4, atol=1e-4)

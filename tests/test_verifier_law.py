@@ -3,13 +3,14 @@
 import lightning
 import pytest
 import torch
-from conftest import make_answers, make_drafter, make_prompts, make_verifier
+from conftest import make_answers, make_drafter, make_prompts, make_verifier, with_taps
 
 from drafter import config as configs
 from drafter.blocks import every_anchor, slots_before
 from drafter.data.rows import Row, pad
-from drafter.taps import TapCache
-from drafter.training.batches import Steps, loader
+from drafter.taps import LocalTaps, TapCache
+from drafter.training.batches import Steps
+from drafter.training.batches.feed import Feed
 from drafter.training.module import DrafterModule
 
 LAYERS = [1, 3]
@@ -76,13 +77,13 @@ def test_training_on_the_verifiers_law(loss, cached, tmp_path):
     off = [f"losses.{name}.weight=0" for name in ("decayed_ce", "first_error", "chain_reward")]
     config = recipe(tmp_path, *off, f"losses.{loss}.weight=1", "training.temperature=0.8")
     drafter = make_drafter(verifier)
-    taps = TapCache(verifier, rows, LAYERS, tmp_path, final=True) if cached else None
+    taps = TapCache(verifier, rows, LAYERS, tmp_path, final=True) if cached else LocalTaps(verifier, LAYERS, final=True)
     module = DrafterModule(config, drafter, verifier, [])
     before = {name: weight.clone() for name, weight in drafter.named_parameters()}
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(module, loader(Steps(rows, taps, config), 0, 3))
+    trainer.fit(module, datamodule=Feed(config, rows, None, taps))
     assert set(trainer.logged_metrics) >= {f"train/{loss}", f"gradient_norm/{loss}"}
     assert all(torch.isfinite(value) for value in trainer.logged_metrics.values())
     assert any(not torch.equal(weight, before[name]) for name, weight in drafter.named_parameters())
@@ -95,7 +96,7 @@ def test_one_law_against_itself_has_no_distance(tmp_path):
     config = recipe(tmp_path, "losses.forward_kl.weight=1", "losses.total_variation.weight=1")
     module = DrafterModule(config, make_drafter(verifier), verifier, [])
     module.trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    batch = Steps(rows, None, config)[0]
+    batch = with_taps(Steps(rows, None, config)[0], module)
     size = module.drafter.block_size
     final = verifier.states(batch.rows.ids, LAYERS)[..., 128:]
 
@@ -122,7 +123,7 @@ def test_labels_may_be_the_verifiers_argmax_behind_any_text(vocabulary, tmp_path
     drafter.vocabulary = None if vocabulary is None else torch.tensor(list(vocabulary))
     module = DrafterModule(config, drafter, verifier, [])
     module.trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    batch = Steps(rows, None, config)[0]
+    batch = with_taps(Steps(rows, None, config)[0], module)
     size = drafter.block_size
     final = verifier.states(batch.rows.ids, LAYERS)[..., 128:]
 

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -18,12 +17,14 @@ import torch
 
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
-from drafter.config import Config
+from drafter.config import AlignmentConfig
 from drafter.files import write_json
+from drafter.training.batches.feed import Feed
+from drafter.training.claim import claim
+from drafter.training.fitting import fit, weights_of
 from drafter.training.logs import Metrics
-from drafter.training.module import DrafterModule
+from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.prepare import start
-from drafter.training.runs.alignment import claim, fit
 
 log = logging.getLogger(__name__)
 RESULT = "result.json"
@@ -32,11 +33,11 @@ CURVES = ("loss", "tokens_per_block", "tokens_per_cycle_held_out", "accepted_per
 Result = dict[str, Any]
 
 
-def result_path(config: Config) -> Path:
+def result_path(config: AlignmentConfig) -> Path:
     return config.directory / RESULT
 
 
-def read_result(config: Config) -> Result | None:
+def read_result(config: AlignmentConfig) -> Result | None:
     """A finished run's result; None where the run is not finished.
 
     Raises:
@@ -56,23 +57,21 @@ def read_result(config: Config) -> Result | None:
     return result
 
 
-def train_one(shared: Shared, config: Config) -> DrafterModule:
+def train_one(shared: Shared, config: AlignmentConfig) -> DrafterModule:
     """Train the drafter of a run; ready to be measured when returned."""
-    material, dtype = shared.material, shared.precision(config)
+    verifier, dtype = shared.material.verifier, shared.precision(config)
     torch.manual_seed(config.seed)
     rows = shared.training(config)
-    drafter = start(config, material.verifier, rows)
-    taps = shared.training_taps(config, drafter, dtype)
-    verifier = material.verifier if taps else shared.verifier(dtype)
+    drafter = start(config, verifier, rows)
     module = DrafterModule(config, drafter, verifier, shared.held_out(drafter))
-    fit(config, module, taps, replace(material, training=rows, drafter=drafter, fast=dtype), Metrics(config.directory))
+    batches = Feed(config, rows, None, shared.training_taps(config, drafter, dtype))
+    fit(module, batches, config.directory, config.training, MONITOR, device=shared.material.device, dtype=dtype)
     last = torch.load(config.directory / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
-    weights = {name.removeprefix("drafter."): value for name, value in last["state_dict"].items()}
-    drafter.load_state_dict(weights)
+    drafter.load_state_dict(weights_of(last, "drafter"))
+    drafter.eval()
     module.seconds = last["seconds"]
-    drafter.to(verifier.device).eval()
     return module
 
 
@@ -169,7 +168,7 @@ def make_taps(shared: Shared) -> None:
             shared.taps(name, rows, drafter, torch.float32)
 
 
-def unfinished(spec: Ablation) -> list[tuple[str, int, Config]]:
+def unfinished(spec: Ablation) -> list[tuple[str, int, AlignmentConfig]]:
     """Runs without a result, in order."""
     runs = [(arm, seed, spec.config(arm, seed)) for arm, seed in spec.runs()]
     return [run for run in runs if read_result(run[2]) is None]

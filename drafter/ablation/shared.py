@@ -13,7 +13,7 @@ from tqdm import tqdm
 from drafter import answers
 from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
 from drafter.answers import digest
-from drafter.config import Config, require
+from drafter.config import AlignmentConfig, require
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
 from drafter.evaluation.walk import Walk, leading_matches, walk
@@ -22,7 +22,7 @@ from drafter.files import write_json
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.regenerate import regenerate
-from drafter.taps import TapCache
+from drafter.taps import LocalTaps, TapCache, TapSource
 from drafter.training.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
 from drafter.verifier import Verifier
 
@@ -71,11 +71,11 @@ class Shared:
             "hardware": hardware(self.material.device),
         }
 
-    def training(self, config: Config) -> list[Row]:
+    def training(self, config: AlignmentConfig) -> list[Row]:
         """The rows that a run trains on: its own answers where its arm names some, never a held-out document's."""
         return self._rows[config.data.answers]
 
-    def precision(self, config: Config) -> torch.dtype:
+    def precision(self, config: AlignmentConfig) -> torch.dtype:
         """What a run trains in: the base's choice, measured once, unless the arm names another."""
         same = config.training.precision == self.base.training.precision
         return self.material.fast if same else choose(config.training.precision, self.material.device)
@@ -96,10 +96,10 @@ class Shared:
             self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final, settings)
         return self._taps[key]
 
-    def training_taps(self, config: Config, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapCache | None:
-        """Of the training rows, with the final states where any arm wants them; None where steps make their own."""
+    def training_taps(self, config: AlignmentConfig, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapSource:
+        """Of the training rows; from the disk with the final states where any arm wants them."""
         if self.base.data.taps == "online":
-            return None
+            return LocalTaps(self.verifier(dtype), drafter.tap_layers, config.needs_states)
         return self.taps(self._named(config.data.answers), self.training(config), drafter, dtype, self.needs_states)
 
     def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:

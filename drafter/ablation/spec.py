@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from drafter import config as configs
-from drafter.config import Config, require
+from drafter.config import AlignmentConfig, require
 from drafter.config.shipped import find, place
 from drafter.data.conversations import Prompt
 from drafter.evaluation.suites import evenly, load_suite
@@ -79,15 +79,15 @@ class Ablation:
     def directory(self) -> Path:
         return Path(self.output)
 
-    def base_config(self) -> Config:
+    def base_config(self) -> AlignmentConfig:
         """The base recipe with the overrides that all arms share."""
-        return configs.load(self.base, [*self.overrides, "name=base"])
+        return configs.load_as(AlignmentConfig, self.base, [*self.overrides, "name=base"])
 
-    def config(self, arm: str, seed: int) -> Config:
+    def config(self, arm: str, seed: int) -> AlignmentConfig:
         """The recipe of one run, whole."""
         own = [f"name={arm}/seed_{seed}", f"seed={seed}", f"output={self.directory / 'runs'}"]
         try:
-            return configs.load(self.base, [*self.overrides, *self.arms[arm], *own])
+            return configs.load_as(AlignmentConfig, self.base, [*self.overrides, *self.arms[arm], *own])
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {error}") from None
 
@@ -171,6 +171,6 @@ def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def recipe_of(config: Config) -> dict[str, Any]:
+def recipe_of(config: AlignmentConfig) -> dict[str, Any]:
     """The settings of a run that decide its numbers: all but its name and place."""
     return {key: value for key, value in asdict(config).items() if key not in ("name", "output", "seed")}

@@ -16,7 +16,7 @@ def run(parsed: Namespace) -> None:
 
     config = load(parsed.recipe, parsed.overrides)
     from drafter.machine.memory import keep_freed_memory
-    from drafter.training.runs.alignment import train  # late: a wrong recipe should not wait for torch
+    from drafter.training import runs  # late: a wrong recipe should not wait for torch
 
     keep_freed_memory()
-    train(config)
+    runs.run(config)

@@ -5,22 +5,27 @@ from drafter.config.checks import require
 from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
 from drafter.config.drafter import DrafterSettings
-from drafter.config.files import load, save
-from drafter.config.recipe import Config
+from drafter.config.files import load, load_as, save
+from drafter.config.fitting import FittingConfig
+from drafter.config.recipe import SYSTEMS, AlignmentConfig, Config
 from drafter.config.server import ServerConfig
 from drafter.config.training import TrainingConfig
 from drafter.config.verifier import VerifierConfig
 
 __all__ = [
+    "SYSTEMS",
+    "AlignmentConfig",
     "CacheConfig",
     "Config",
     "DataConfig",
     "DecodingConfig",
     "DrafterSettings",
+    "FittingConfig",
     "ServerConfig",
     "TrainingConfig",
     "VerifierConfig",
     "load",
+    "load_as",
     "require",
     "save",
 ]

@@ -3,21 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from drafter.config.checks import check_keys, require
-from drafter.config.recipe import Config
+from drafter.config.recipe import SYSTEMS, Config
 from drafter.config.shipped import find, place_data
+
+Schema = TypeVar("Schema", bound=Config)
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, by path or by the name of one that ships, and its overrides (`losses.first_error.weight=0`).
 
+    Its `system` says what else it may hold.
+
     Raises:
         ValueError: one line that names the recipe, the key and the remedy.
+    """
+    return load_as(Config, recipe, overrides)
+
+
+def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] = ()) -> Schema:
+    """`load`, for what takes only recipes of one schema, such as `AlignmentConfig`.
+
+    Raises:
+        ValueError: as `load`, or the recipe is of another system.
     """
     path = find(recipe)
     try:
@@ -28,19 +42,29 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
         wrong = [each for each in overrides if "=" not in each]
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
-        check_keys(OmegaConf.to_container(layers), Config(), "")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), layers))
+        plain: Any = OmegaConf.to_container(layers)
+        system = _system(plain)
+        check_keys(plain, system(), "")
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(system), layers))
     except MissingMandatoryValue as error:
         raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe") from None
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {error.full_key}={error.value!r}: {str(error.msg).splitlines()[0]}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, Config):
-        raise TypeError(f"{path}: made a {type(config).__name__}")
+    if not isinstance(config, schema):
+        able = [name for name, each in SYSTEMS.items() if issubclass(each, schema)]
+        raise ValueError(f"{path}: system={plain.get('system')!r}: not for this; it takes {' or '.join(able)}")
     return config
 
 
 def save(config: Config, path: Path) -> None:
     """Write the resolved config as a recipe."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def _system(said: dict[str, Any]) -> type[Config]:
+    """The schema of a recipe's system."""
+    name = said.get("system", Config.system)
+    require(name in SYSTEMS, "system", name, f"choose among {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]

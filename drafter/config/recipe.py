@@ -1,4 +1,4 @@
-"""A recipe, whole."""
+"""A recipe, whole: what all systems say, and the schema of each."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,30 @@ from losses import Losses
 
 @dataclass
 class Config:
-    """A run, whole: everything that decides its numbers."""
+    """What every system's recipe says.
+
+    Args:
+        name: of the run; it writes into `output`/`name`.
+        system: what is trained, and so what else the recipe may say: one of `SYSTEMS`.
+    """
 
     name: str = MISSING
+    system: str = "alignment"
     seed: int = 0
     output: str = "runs"
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     data: DataConfig = field(default_factory=DataConfig)
+
+    @property
+    def directory(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output) / self.name
+
+
+@dataclass
+class AlignmentConfig(Config):
+    """`system: alignment`, a block-diffusion drafter aligned with its verifier: all that decides the run's numbers."""
+
     drafter: DrafterSettings = field(default_factory=DrafterSettings)
     losses: Losses = field(default_factory=Losses)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -48,7 +65,5 @@ class Config:
         """Whether training reads the verifier's last hidden states beside its taps."""
         return self.losses.compare_laws or self.training.labels == "verifier"
 
-    @property
-    def directory(self) -> Path:
-        """Where the run writes."""
-        return Path(self.output) / self.name
+
+SYSTEMS: dict[str, type[Config]] = {"alignment": AlignmentConfig}

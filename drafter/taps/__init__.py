@@ -1,5 +1,6 @@
-"""Taps of rows, made by the verifier once and kept on disk: later epochs do not pay for it."""
+"""Taps of training rows: made by a verifier in each step, or once and kept on disk. Pick a `TapSource`."""
 
 from drafter.taps.cache import TapCache
+from drafter.taps.source import LocalTaps, TapSource
 
-__all__ = ["TapCache"]
+__all__ = ["LocalTaps", "TapCache", "TapSource"]

@@ -5,14 +5,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
 from torch import Tensor
 
 from drafter.config import CacheConfig
-from drafter.data.rows import Row, pad
+from drafter.data.rows import Row, Rows, pad
 from drafter.taps.codec import Codec
 from drafter.taps.shards import Shards
 from drafter.verifier import Verifier
@@ -35,6 +35,8 @@ class TapCache:
     Raises:
         ValueError: they would take more than `settings.max_gb`, or the disk has no room.
     """
+
+    ahead: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -87,6 +89,10 @@ class TapCache:
         if number not in self.shards:
             self._make(number)
         return self.codec.decode(self.shards.read(number, start, start + len(self.rows[index].ids)))
+
+    def __call__(self, rows: Rows, packs: Sequence[Sequence[int]]) -> Tensor:
+        """Taps of a batch by the numbers of its documents, as `TapSource` asks."""
+        return self.packed(packs)
 
     def padded(self, indices: Sequence[int]) -> Tensor:
         """Taps of some rows, right-padded with zeros, [B, S, T*D]."""

@@ -9,13 +9,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from drafter.files import write_csv
 
-MONITOR = "tokens_per_cycle_held_out"
 
-
-def callbacks(folder: Path, max_steps: int) -> list[Callback]:
+def callbacks(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
     """Keep the best and the last checkpoint; the last one often, and after validations, so that it knows the best."""
     settings: dict[str, Any] = {"enable_version_counter": False}  # a resumed run overwrites
-    best = ModelCheckpoint(folder, "best", monitor=MONITOR, mode="max", save_weights_only=True, **settings)
+    best = ModelCheckpoint(folder, "best", monitor=monitor, mode="max", save_weights_only=True, **settings)
     every = max(1, min(100, max_steps // 10))
     last = ModelCheckpoint(folder, "last", every_n_train_steps=every, save_on_train_epoch_end=True, **settings)
     validated = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=False, **settings)

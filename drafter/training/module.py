@@ -1,20 +1,16 @@
-"""The Lightning module: it wires rows, taps, drafter, scores and losses; the mathematics lives in those."""
+"""The Lightning module: it wires batches, drafter, scores and losses; the mathematics lives in those."""
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 
 import lightning
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.blocks import slot_ids, slot_labels, slots_before
-from drafter.config import Config
+from drafter.config import AlignmentConfig
 from drafter.data.coverage import Coverage
-from drafter.data.packing import repack, unpack
 from drafter.data.rows import Rows
 from drafter.evaluation.walk import Walk, leading_matches, walk
 from drafter.models import BlockDiffusionDrafter
@@ -24,12 +20,18 @@ from drafter.training.head import Head
 from drafter.verifier import Verifier
 from losses import BlockScores, score_blocks, verifier_labels
 
+MONITOR = "tokens_per_cycle_held_out"
+
 
 class DrafterModule(lightning.LightningModule):
     """Trains a drafter; the frozen verifier is held in a tuple, so that it is no child and in no checkpoint."""
 
     def __init__(
-        self, config: Config, drafter: BlockDiffusionDrafter, verifier: Verifier, held_out: list[tuple[Rows, Tensor]]
+        self,
+        config: AlignmentConfig,
+        drafter: BlockDiffusionDrafter,
+        verifier: Verifier,
+        held_out: list[tuple[Rows, Tensor]],
     ):
         super().__init__()
         self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
@@ -39,8 +41,6 @@ class DrafterModule(lightning.LightningModule):
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Walk | None = None
         self.coverage = Coverage()
-        self.readers = 0  # of a stream
-        self.places: dict[int, tuple[int, ...]] = {}  # where they stand
         self.seconds = 0.0
         self._began = 0.0
         self.to(verifier.device)  # walks come before the trainer moves it, too
@@ -49,19 +49,12 @@ class DrafterModule(lightning.LightningModule):
     def verifier(self) -> Verifier:
         return self._frozen[0]
 
-    def taps(self, rows: Rows) -> Tensor:
-        """The verifier's taps of a batch, each document by itself, [B, S, T*D], or its `states`."""
-        read = self.verifier.states if self.config.needs_states else self.verifier.taps
-        if rows.documents is None:
-            return read(rows.ids, self.drafter.tap_layers).clone()  # one that autograd may keep
-        return repack(read(unpack(rows.ids, rows.documents), self.drafter.tap_layers), rows.documents)
-
     def scores(self, batch: Batch) -> BlockScores:
-        """Taps → drafter → per-slot scores of a batch."""
+        """Drafter → per-slot scores of a batch with its taps."""
         number, rows, taps, anchors, used, *_ = batch
         size, mask_id = self.drafter.block_size, self.drafter.mask_token_id
         if taps is None:
-            taps = self.taps(rows)
+            raise TypeError("a batch comes with its taps: see drafter.taps.TapSource")
         taps, final = taps.tensor_split([self.drafter.fc.in_features], dim=-1)  # [B, S, T*D], [B, S, D or 0]
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         hidden = self.drafter(block, taps.to(self.dtype), anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
@@ -95,8 +88,6 @@ class DrafterModule(lightning.LightningModule):
             self.log("loss", total.detach(), prog_bar=True, sync_dist=True)
             self.log("tokens_per_block", leading.float().mean() + 1, prog_bar=True, sync_dist=True)
         self.coverage.add(batch.drafted, batch.supervised, batch.epoch_ends)
-        if batch.place:
-            self.places[batch.place[0]] = tuple(batch.place[1:])
         if batch.epoch_ends:  # by the loggers themselves: what `log` is told between two logged steps is lost
             for logger in self.loggers:
                 logger.log_metrics({"anchor_coverage": self.coverage.share}, self.global_step)
@@ -112,7 +103,7 @@ class DrafterModule(lightning.LightningModule):
         """Log what the walk over the held-out rows found; the walk itself is one pass over all of them."""
         if self.walked is not None:
             found = {
-                "tokens_per_cycle_held_out": self.walked.tokens_per_cycle,
+                MONITOR: self.walked.tokens_per_cycle,
                 "accepted_per_cycle_held_out": self.walked.accepted_per_cycle,
             }
             self.log_dict(found, prog_bar=True, sync_dist=True, batch_size=1)
@@ -140,8 +131,6 @@ class DrafterModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["seconds"] = self.seconds
         checkpoint["coverage"] = self.coverage.state()
-        checkpoint["readers"] = self.readers
-        checkpoint["places"] = of_all_ranks(self.places)
         checkpoint["drafter"] = {  # what an export needs beside the weights
             "facts": facts_of(self.drafter.config, torch.float32),
             "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
@@ -152,7 +141,6 @@ class DrafterModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.seconds = checkpoint["seconds"]
         self.coverage = Coverage(**checkpoint["coverage"])
-        self.places = dict(checkpoint["places"])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here: Lightning refuses to clip for a fused optimiser, whose step takes two thirds of the other's."""
@@ -173,30 +161,3 @@ class DrafterModule(lightning.LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def of_all_ranks(places: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
-    """Where the readers of all ranks stand; every rank must call."""
-    if not dist.is_available() or not dist.is_initialized():
-        return dict(places)
-    gathered: list[dict[int, tuple[int, ...]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(gathered, places)
-    return {reader: place for each in gathered for reader, place in each.items()}
-
-
-class Batches(lightning.LightningDataModule):
-    """Makes a rank's loader when that rank is known: behind the launch of all of them.
-
-    Args:
-        make: rank → its loader.
-    """
-
-    def __init__(self, make: Callable[[int], DataLoader]):
-        super().__init__()
-        self.make = make
-
-    def train_dataloader(self) -> DataLoader:
-        return self.make(self.trainer.global_rank)
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(TensorDataset(torch.zeros(1)))  # validation is one walk, not a pass over batches

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drafter import answers
-from drafter.config import CacheConfig, Config, require
+from drafter.config import AlignmentConfig, CacheConfig, require
 from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.order import check_enough
@@ -65,7 +65,7 @@ class Material:
         return [row.ids[: row.start] for row in self.held_out]
 
 
-def prepare(config: Config) -> Material:
+def prepare(config: AlignmentConfig) -> Material:
     """Load the verifier and the answers, split them, start the drafter.
 
     Raises:
@@ -104,7 +104,7 @@ def prepare(config: Config) -> Material:
     return Material(device, verifier, fast, training, held_out, drafter, found.manifest, streaming)
 
 
-def check_answers(config: Config, verifier: Verifier, manifest: dict[str, Any]) -> None:
+def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
     """Refuse answers of another verifier, of another tokenizer, or with reasoning where none is wanted."""
     path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
     answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
@@ -125,7 +125,7 @@ def warn_of_coverage(share: float, anchors: int) -> None:
 
 
 def start(
-    config: Config, verifier: Verifier, training: list[Row], streaming: Streaming | None = None
+    config: AlignmentConfig, verifier: Verifier, training: list[Row], streaming: Streaming | None = None
 ) -> BlockDiffusionDrafter:
     """Build the drafter and give it its first weights and its draft vocabulary."""
     settings = config.drafter
@@ -153,7 +153,7 @@ def start(
     return drafter.to(verifier.device)
 
 
-def proposed(config: Config, size: int, training: list[Row], streaming: Streaming | None) -> list[int]:
+def proposed(config: AlignmentConfig, size: int, training: list[Row], streaming: Streaming | None) -> list[int]:
     """The draft vocabulary as `drafter.vocabulary` asks for it, ascending; empty for the whole vocabulary.
 
     Args:

@@ -1,14 +1,14 @@
 """Batches of rows in memory: each decided by its number alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from drafter.config import Config, DataConfig
+from drafter.config import AlignmentConfig, DataConfig
 from drafter.data.order import Order
 from drafter.data.packing import pack
 from drafter.data.rows import Row
-from drafter.taps import TapCache
+from drafter.taps import TapSource
 from drafter.training.batches.assembly import Assembly, Batch
 
 
@@ -22,11 +22,11 @@ class Steps(Dataset[Batch]):
     """Batch number i of a run, a pure function of the seed, i and the rank: a resumed run sees the same ones.
 
     Args:
-        taps: cached taps of the rows, or None when the verifier makes them in each step.
+        taps: a source that is asked ahead; None where taps are made within the step.
         rank, world: which of how many ranks this one is.
     """
 
-    def __init__(self, rows: list[Row], taps: TapCache | None, config: Config, rank: int = 0, world: int = 1):
+    def __init__(self, rows: list[Row], taps: TapSource | None, config: AlignmentConfig, rank: int = 0, world: int = 1):
         self.rows, self.taps, self.rank = rows, taps, rank
         self.assemble, self.per_rank = Assembly.of(config, rank), config.training.rows
         self.packs = packs_of(rows, config.data)
@@ -34,10 +34,10 @@ class Steps(Dataset[Batch]):
         self.order = Order(lengths, self.per_rank * world, config.seed)
 
     def __getitem__(self, step: int) -> Batch:
-        packs = [self.packs[number] for number in self._chosen(step)]
-        taps = self.taps.packed(packs) if self.taps else None
+        packs = tuple(tuple(self.packs[number]) for number in self._chosen(step))
         epoch_ends = (step + 1) % self.order.steps_per_epoch == 0
-        return self.assemble(step, [[self.rows[index] for index in pack] for pack in packs], taps, epoch_ends)
+        batch = self.assemble(step, [[self.rows[index] for index in pack] for pack in packs], epoch_ends)
+        return batch._replace(taps=self.taps(batch.rows, packs) if self.taps else None, packs=packs)
 
     def _chosen(self, step: int) -> list[int]:
         """Numbers of the packs of this rank's step."""
@@ -49,16 +49,3 @@ class Steps(Dataset[Batch]):
         left = sorted(set(range(len(self.packs))).difference(*steps))
         steps += [left[at : at + self.per_rank] for at in range(0, len(left), self.per_rank)]
         return [[index for number in chosen for index in self.packs[number]] for chosen in steps]
-
-
-class Numbers(Sampler[int]):
-    """`first` to `last`, of a length counted from 0: a resumed trainer counts the batches before `first` too."""
-
-    def __init__(self, first: int, last: int):
-        self.first, self.last = first, last
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.last))
-
-    def __len__(self) -> int:
-        return self.last

@@ -7,7 +7,7 @@ from itertools import islice
 from torch.utils.data import IterableDataset, get_worker_info
 
 from drafter.answers import Answer
-from drafter.config import Config
+from drafter.config import AlignmentConfig
 from drafter.data.order import groups
 from drafter.data.rows import Row
 from drafter.data.stream import Place, Stream, buffers
@@ -31,7 +31,7 @@ class Streamed(IterableDataset[Batch]):
         self,
         stream: Stream,
         make: Callable[[str, Answer], Row | None],
-        config: Config,
+        config: AlignmentConfig,
         rank: int = 0,
         world: int = 1,
         first: int = 0,
@@ -47,7 +47,7 @@ class Streamed(IterableDataset[Batch]):
         number = self.first + (info.id if info else 0)  # worker i gives batches first + i, first + i + workers, ...
         reader = self.rank * self.workers + number % self.workers
         for packs, place, epoch_ends in self._batches(reader):
-            yield self.assemble(number, packs, None, epoch_ends)._replace(place=(reader, *place))
+            yield self.assemble(number, packs, epoch_ends)._replace(place=(reader, *place))
             number += self.workers
 
     def _batches(self, reader: int) -> Iterator[tuple[list[list[Row]], Place, bool]]:
@@ -67,6 +67,6 @@ class Streamed(IterableDataset[Batch]):
             rows.clear()  # before the next buffer fills: one of them is in memory at a time
 
 
-def readers(config: Config, world: int) -> int:
+def readers(config: AlignmentConfig, world: int) -> int:
     """How many processes read parts of the data."""
     return world * max(1, config.training.workers)

@@ -1,1 +1,14 @@
-"""One file per system: the stages of its runs, top to bottom."""
+"""The systems that can be trained: a file each, its stages from top to bottom. `system:` in the recipe picks."""
+
+from importlib import import_module
+from typing import Any
+
+from drafter.config import Config
+
+RUNS = {"alignment": "drafter.training.runs.alignment"}  # the module whose `train` is a system's run
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run a recipe by its system; returns what `summary.json` holds (nothing on all ranks but the first)."""
+    result: dict[str, Any] = import_module(RUNS[config.system]).train(config)
+    return result

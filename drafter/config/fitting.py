@@ -1,0 +1,51 @@
+"""What `training.*` says in the recipes of all systems."""
+
+import re
+from dataclasses import dataclass
+
+from drafter.config.checks import require
+
+
+@dataclass
+class FittingConfig:
+    """Optimisation, whatever is trained.
+
+    Args:
+        max_steps: optimiser steps.
+        rows: rows of a micro-step and rank.
+        accumulate: micro-steps per optimiser step.
+        warmup: share of the steps that raise the learning rate; a cosine lowers it after that.
+        clip: largest norm of the gradient.
+        precision: `float32`, `bfloat16` (parameters stay float32), or `auto`: whichever a short probe finds faster.
+        validate_every: steps between validations; null for once an epoch.
+        workers: processes that make a rank's batches beside it; 0: itself.
+        devices, strategy: as Lightning understands them.
+    """
+
+    max_steps: int = 1000
+    rows: int = 8
+    accumulate: int = 1
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.0
+    warmup: float = 0.04
+    clip: float = 1.0
+    precision: str = "auto"
+    validate_every: int | None = None
+    log_every: int = 10
+    workers: int = 0
+    devices: str = "1"
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "rows", "accumulate", "log_every"):
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        for name in ("learning_rate", "clip"):
+            require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
+        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "must lie in [0, 1): a share of the steps")
+        require(self.workers >= 0, "training.workers", self.workers, "must be >= 0")
+        known = ("auto", "float32", "bfloat16")
+        require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
+        said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None
+        require(said, "training.devices", self.devices, "say auto, how many (>= 1), or which ones: '0,2'")
+        every = self.validate_every
+        require(every is None or every >= 1, "training.validate_every", every, "must be >= 1, or null")

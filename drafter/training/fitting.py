@@ -1,0 +1,99 @@
+"""Fitting: any Lightning module on any batches, from where its last checkpoint stands to the best of its checkpoints.
+
+It knows no drafter, no taps and no system. A system of several stages gives each stage a directory of its own: a stage
+that has ended is not trained again.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from drafter.config import FittingConfig
+from drafter.machine.ranks import lightning_devices
+from drafter.training.logs import Metrics, callbacks, loggers
+
+log = logging.getLogger(__name__)
+
+
+class Batches(lightning.LightningDataModule):
+    """What a module trains on, as the trainer asks for it: it alone knows its rank and the step with which it goes on.
+
+    What a resumed run must know beside the number of its first batch goes into `state_dict`.
+    """
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps between validations where a recipe does not say."""
+        raise NotImplementedError
+
+    def loader(self, rank: int, first: int, last: int) -> DataLoader:
+        """This rank's batches number `first` to `last`, of a length counted from 0."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        trainer: Any = self.trainer
+        each = trainer.accumulate_grad_batches
+        return self.loader(trainer.global_rank, trainer.global_step * each, trainer.max_steps * each)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(torch.zeros(1)))  # a validation is a step of the module's own making
+
+
+def fit(
+    module: lightning.LightningModule,
+    batches: Batches,
+    directory: Path,
+    settings: FittingConfig,
+    monitor: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Train `module` to `settings.max_steps`, from the last checkpoint in `directory` if there is one.
+
+    Args:
+        directory: gets `checkpoints/`, `metrics/` and `tensorboard/`.
+        monitor: what the module logs in validation and the best checkpoint has most of.
+        device: where the module ends.
+        dtype: bfloat16 for mixed precision: parameters stay float32.
+    Returns:
+        the best checkpoint, or the last where none was validated; its weights are not loaded.
+    """
+    last, best = (directory / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
+    first = state.get("global_step", 0)
+    if first >= settings.max_steps:
+        module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
+        return best if best.is_file() else last
+    if first:
+        log.info("resuming %s at step %d of %d", directory.name, first, settings.max_steps)
+    trainer = lightning.Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=lightning_devices(settings.devices, device),
+        strategy=settings.strategy,
+        precision="bf16-mixed" if dtype is torch.bfloat16 else "32-true",
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=settings.accumulate,
+        val_check_interval=(settings.validate_every or batches.steps_per_epoch) * settings.accumulate,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=settings.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=callbacks(last.parent, settings.max_steps, monitor),
+        logger=loggers(Metrics(directory).part(first), directory),
+    )
+    trainer.fit(module, datamodule=batches, ckpt_path=last if first else None, weights_only=True)
+    module.to(device)  # the trainer leaves a module on the CPU
+    return best if best.is_file() else last
+
+
+def weights_of(checkpoint: dict[str, Any], child: str) -> dict[str, torch.Tensor]:
+    """The weights of a module's child in one of its checkpoints."""
+    prefix = f"{child}."
+    found = checkpoint["state_dict"].items()
+    return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}

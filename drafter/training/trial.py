@@ -1,0 +1,73 @@
+"""The trained drafter at work: held-out prompts decoded plainly and with it, exactly and against the clock."""
+
+from pathlib import Path
+from typing import Any
+
+from drafter.config import DecodingConfig
+from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
+from drafter.evaluation.agreement import best_draft_length, compare_answers, compare_greedy, measure_speed, table
+from drafter.evaluation.probe import walk_along
+from drafter.evaluation.timing import measure_costs
+from drafter.evaluation.walk import Walk, walk
+from drafter.models import BlockDiffusionDrafter
+from drafter.verifier import Verifier
+
+
+def choose_length(settings: DecodingConfig, costs: Costs, leading: list[list[int]]) -> tuple[int, Walk]:
+    """The recipe's draft length, or the best by the costs measured here; with the held-out walk at that length."""
+    length = settings.draft_length
+    return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
+
+
+def decode_both_ways(
+    settings: DecodingConfig,
+    prompts: list[list[int]],
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    fast: Verifier,
+    exported: Path,
+    leading: list[list[int]],
+) -> dict[str, Any]:
+    """Decode prompts plainly and speculatively: exactly in float32, then against the clock.
+
+    Args:
+        verifier, drafter: in float32.
+        fast, exported: the verifier in the precision of timed decoding, and where the drafter was exported.
+        leading: matches of the drafter at every anchor of the held-out rows.
+    """
+    agreement = compare_greedy(verifier, drafter, prompts, settings.max_new_tokens)
+    same = walk_along(agreement.plain, prompts, verifier, drafter)
+    compared = [agreement]
+    if settings.tree_nodes:
+        decoder = SpeculativeDecoder(verifier, drafter, tree_nodes=settings.tree_nodes)
+        answers = decoder.generate(prompts, settings.max_new_tokens, batch_size=len(prompts))
+        compared.append(compare_answers(verifier, prompts, agreement.plain, answers))
+    mismatches, ties = sum(one.mismatches for one in compared), sum(one.ties for one in compared)
+
+    # read, not cast: `.to` would round the frequencies of the positions, too
+    quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=fast.device)
+    wide = measure_costs(fast, quick, widest=1 + (settings.tree_nodes or 0))
+    costs = Costs(wide.draft, wide.verify[: quick.block_size])
+    length, ideal_walk = choose_length(settings, costs, leading)
+    speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
+    plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
+    ideal = costs.ideal(ideal_walk.tokens_per_cycle, length)
+    if settings.tree_nodes:
+        ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
+    print(table(speeds))
+    print(f"float32: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts")
+    return {
+        "tokens_per_cycle_decoded": tokens_per_cycle(agreement.speculative),
+        "tokens_per_cycle_walk_of_decoded": same.tokens_per_cycle,
+        "greedy_mismatches": mismatches,
+        "greedy_ties": ties,
+        "verifier_calls": speculative.verifier_calls,
+        "verifier_calls_plain": plain.verifier_calls,
+        "speedup": speculative.tokens_per_second / plain.tokens_per_second,
+        "speedup_ideal": ideal,
+        "draft_length": length,
+        "tree_nodes": settings.tree_nodes,
+        "tokens_per_cycle_timed": speculative.tokens_per_cycle,
+        "tokens_per_second": {one.name: one.tokens_per_second for one in speeds},
+        "milliseconds": {"draft": costs.draft * 1e3, "verify": [seconds * 1e3 for seconds in costs.verify]},
+    }

@@ -3,23 +3,41 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import AttentionInterface
 
-from drafter.attention import KVCache
 from drafter.attention.sdpa import attend, visible
 
 ATTENTION = "block_drafter"
 HARMLESS = {"position_ids", "position_embeddings", "use_cache", "output_attentions", "output_hidden_states"}
 
-_cache: ContextVar[KVCache | None] = ContextVar("the cache that a pass reads and writes", default=None)
+
+class Attends(Protocol):
+    """What attention may be over: a cache, or what takes its place."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool,
+        scale: float,
+        window: int | None = None,
+    ) -> Tensor:
+        """Attend from query [B, Q, H, D], given the new key and value [B, Q, Hk, D]; returns [B, Q, H, D]."""
+        ...
+
+
+_cache: ContextVar[Attends | None] = ContextVar("the cache that a pass reads and writes", default=None)
 
 
 @contextmanager
-def over(cache: KVCache) -> Iterator[None]:
+def over(cache: Attends) -> Iterator[None]:
     """Attention inside is over `cache`. A context and no argument: some layers do not hand arguments on."""
     token = _cache.set(cache)
     try:

@@ -1,0 +1,230 @@
+"""Joint or not: how far what k tokens at a time are sampled from is from the law of a source that is known exactly.
+
+    python benchmarks/joint.py docs/results/k_forcing/joint [--seeds 5] [--steps 1500]
+
+A Markov chain writes rows; a small Llama learns them (the teacher); push-forward models of the same size learn 2 and 4
+tokens at a time, by self-forcing, by noise inversion, and as independent marginals. For each, the total variation
+between the law of the next 2 and 4 tokens and the chain's own, mean over contexts. Noise: Sobol points, the same for
+all, so that the row `exact`, which maps them by the chain itself, shows what the finite number of points costs.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from drafter.files import write_csv
+from drafter.models.push_forward import PushForwardModel
+from drafter.training.distillation.scoring import score_tokens
+from drafter.training.distillation.targets import Lesson, independent, inverted, sampled, self_forced
+from drafter.verification.base import inverse_cdf
+from drafter.verifier import Verifier
+
+VOCABULARY, LENGTH, ROWS = 5, 4, 32
+POINTS, CONTEXTS = 4096, 12
+WIDTHS = (2, 4)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A Markov chain of order 1.
+
+    Attributes:
+        step: law of the next state, [V, V]; each row from a Dirichlet, peaked.
+    """
+
+    step: Tensor
+
+    @classmethod
+    def draw(cls, seed: int) -> "Chain":
+        torch.manual_seed(seed)
+        return cls(torch.distributions.Dirichlet(torch.full((VOCABULARY,), 0.5)).sample((VOCABULARY,)).double())
+
+    def rows(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """Rows from a uniform first state, [count, length]."""
+        noise = torch.rand(count, length, generator=generator, dtype=torch.float64)
+        states = [(noise[:, 0] * VOCABULARY).long()]
+        for at in range(1, length):
+            states.append(inverse_cdf(self.step[states[-1]], noise[:, at]))
+        return torch.stack(states, 1)
+
+    def joint(self, state: int, count: int) -> Tensor:
+        """Law of the next `count` states, [V^count]."""
+        law = self.step[state]  # [V]
+        for _ in range(count - 1):
+            last = torch.arange(len(law)) % VOCABULARY
+            law = (law[:, None] * self.step[last]).flatten()  # [V^(j+1)]
+        return law
+
+
+def teacher_of(chain: Chain, seed: int, steps: int) -> Verifier:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=None, **sizes))
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        ids = chain.rows(ROWS, LENGTH, generator)
+        return model(input_ids=ids, labels=ids).loss
+
+    fit(model, loss, steps)
+    return Verifier(model)
+
+
+def fit(model: torch.nn.Module, loss: Callable[[], Tensor], steps: int, rate: float = 2e-3) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
+    for _ in range(steps):
+        value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def distil(
+    student: PushForwardModel, chain: Chain, lesson: Callable[[Tensor, torch.Generator], Lesson], steps: int, seed: int
+) -> PushForwardModel:
+    generator = torch.Generator().manual_seed(seed)
+    count = student.tokens_per_pass
+
+    def loss() -> Tensor:
+        made = lesson(chain.rows(ROWS, LENGTH + count, generator), generator)
+        hidden = student(made.ids, made.noise, made.temperature)
+        return score_tokens(student.logits, hidden, made.targets, 1 << 20).loss
+
+    fit(student.train(), loss, steps)
+    return student.eval()
+
+
+def grown(model: PushForwardModel, count: int) -> PushForwardModel:
+    made = PushForwardModel(model.config)
+    made.load_state_dict(model.state_dict())
+    made.config.tokens_per_pass = count
+    return made
+
+
+ONE = torch.ones(ROWS)
+
+
+def self_forcing(
+    chain: Chain, verifier: Verifier, steps: int, seed: int, periods: float
+) -> dict[int, PushForwardModel]:
+    def first(ids: Tensor, generator: torch.Generator) -> Lesson:
+        noise = torch.rand(*ids[:, :-1].shape, 1, generator=generator, dtype=torch.float64)
+        return Lesson(ids[:, :-1], noise, ONE, sampled(verifier, ids[:, :-1], noise, ONE))
+
+    model = distil(PushForwardModel.from_verifier(verifier, 1, noise_periods=periods), chain, first, steps, seed)
+    found = {}
+    for count in WIDTHS:
+        teacher = model
+
+        def later(ids: Tensor, generator: torch.Generator, teacher=teacher, count=count) -> Lesson:
+            noise = torch.rand(*ids[:, :-count].shape, count, generator=generator, dtype=torch.float64)
+            return Lesson(ids[:, :-count], noise, ONE, self_forced(teacher, ids[:, :-count], noise, ONE))
+
+        model = found[count] = distil(grown(teacher, count), chain, later, steps, seed)
+    return found
+
+
+def baseline(
+    name: str, chain: Chain, verifier: Verifier, steps: int, seed: int, periods: float
+) -> dict[int, PushForwardModel]:
+    """As many steps on 4 tokens at once as self-forcing takes to get there; 2 tokens are its first two."""
+
+    def lesson(ids: Tensor, generator: torch.Generator) -> Lesson:
+        if name == "independent":
+            return independent(ids, WIDTHS[-1], ONE)
+        uniforms = torch.rand(*ids[:, 1:].shape, generator=generator, dtype=torch.float64)
+        return inverted(verifier, ids, WIDTHS[-1], uniforms, ONE)
+
+    start = PushForwardModel.from_verifier(verifier, WIDTHS[-1], noise_periods=periods)
+    return dict.fromkeys(WIDTHS, distil(start, chain, lesson, 3 * steps, seed))
+
+
+@torch.no_grad()
+def tokens_of(model: PushForwardModel, context: Tensor, noise: Tensor, name: str) -> Tensor:
+    """What each row of noise [P, k] becomes behind context [S]: [P, k]."""
+    count, length = noise.shape[1], len(context)
+    shown = torch.zeros_like(noise) if name == "independent" else noise
+    cache = model.new_cache(len(noise), length + count)
+    logits = model.logits(model.push(context.expand(len(noise), -1), shown, torch.ones(len(noise)), cache))
+    return inverse_cdf(logits.softmax(-1), noise) if name == "independent" else logits.argmax(-1)
+
+
+def one_by_one(law: Callable[[Tensor], Tensor], context: Tensor, noise: Tensor) -> Tensor:
+    """Inverse-CDF sampling from law(ids [P, S]) -> [P, V]: [P, k]."""
+    ids = context.expand(len(noise), -1)
+    for at in range(noise.shape[1]):
+        ids = torch.cat([ids, inverse_cdf(law(ids), noise[:, at])[:, None]], 1)
+    return ids[:, len(context) :]
+
+
+def distance(tokens: Tensor, law: Tensor) -> float:
+    index = tokens @ (VOCABULARY ** torch.arange(tokens.shape[1]).flip(0))
+    found = torch.bincount(index, minlength=len(law)).double() / len(tokens)
+    return float((found - law).abs().sum() / 2)
+
+
+def measure(seed: int, steps: int, periods: float) -> list[dict]:
+    chain = Chain.draw(seed)
+    verifier = teacher_of(chain, seed, steps)
+    models = {"k_forcing": self_forcing(chain, verifier, steps, seed, periods)}
+    models |= {
+        name: baseline(name, chain, verifier, steps, seed, periods) for name in ("noise_inversion", "independent")
+    }
+    contexts = chain.rows(CONTEXTS, LENGTH, torch.Generator().manual_seed(1000 + seed))
+    noise = torch.quasirandom.SobolEngine(max(WIDTHS), scramble=True, seed=seed).draw(POINTS, dtype=torch.float64)
+    records = []
+    for count, context in itertools.product(WIDTHS, contexts):
+        own, law = noise[:, :count], chain.joint(int(context[-1]), count)
+        found = {name: tokens_of(kind[count], context, own, name) for name, kind in models.items()}
+        found["autoregressive"] = one_by_one(
+            lambda ids: verifier.model(input_ids=ids).logits[:, -1].softmax(-1), context, own
+        )
+        found["exact"] = one_by_one(lambda ids: chain.step[ids[:, -1]], context, own)
+        records += [
+            {"seed": seed, "tokens": count, "method": name, "distance": distance(each, law)}
+            for name, each in found.items()
+        ]
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--periods", type=float, default=1.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    records: list[dict] = []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        began = time.perf_counter()
+        records += measure(seed, options.steps, options.periods)
+        mine = [r for r in records if r["seed"] == seed]
+        for count in WIDTHS:
+            print(
+                seed,
+                count,
+                {
+                    m: round(sum(r["distance"] for r in mine if (r["method"], r["tokens"]) == (m, count)) / CONTEXTS, 4)
+                    for m in dict.fromkeys(r["method"] for r in mine)
+                },
+                f"{time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_csv(options.folder / "joint.csv", records)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,4 +12,5 @@ COMMANDS = (
     "benchmark",
     "export",
     "check",
+    "doctor",
 )

@@ -8,6 +8,8 @@ failed.
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
 
+FILES = ("report.html", "report.md", "results.csv", "runs.csv", "gains.png")
+
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -30,6 +32,7 @@ def run(parsed: Namespace) -> None:
         return
     spec = load(parsed.ablation, parsed.overrides)
     from drafter.ablation import report, runner, tables  # late: a wrong file should not wait for torch
+    from drafter.commands.endings import ending
 
     if parsed.report_only:
         report.build(spec.directory)
@@ -46,9 +49,25 @@ def run(parsed: Namespace) -> None:
     results = runner.results(spec)
     tables.write(spec, results)
     report.build(spec.directory)
-    print(spec.directory / "report.md")
+    print(ending(gains(spec.directory), [spec.directory / name for name in FILES], []))
     broken = [result for result in results if result["status"] != "finished"]
     for result in broken:
         print(f"{result['arm']}, seed {result['seed']}: {result['status']}: {result['error']}")
     if broken:
         raise SystemExit(1)
+
+
+def gains(directory: Path) -> str:
+    """A line for each suite and arm: the gain in tokens per cycle over the baseline, with its interval."""
+    from drafter.ablation import tables
+    from drafter.ablation.report import compare_all
+
+    read = tables.read(directory)
+    lines = [
+        f"{suite}: {arm} {one.gain.value:+.1%} tokens per cycle over {read.baseline} [{one.gain.low:+.1%}, "
+        f"{one.gain.high:+.1%}]"
+        for suite, arms in compare_all(read).items()
+        for arm, one in arms.items()
+        if arm != read.baseline
+    ]
+    return "\n".join(lines) or f"{directory}: no arm beside the baseline has finished"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drafter.commands import decoding
+from drafter.commands.endings import ending
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
@@ -61,6 +62,8 @@ def run(parsed: Namespace) -> None:
             report["against"] = {"drafter": source, "suites": found, "gain": _gain(*walks)}
     if parsed.json:
         write_json(parsed.json, {**report, "settings": decoding.settings(parsed), "provenance": provenance()})
+    after = ["benchmark", parsed.drafter, "--verifier", parsed.verifier, "--suites", *parsed.suites]
+    print(ending("tokens per cycle are not speed: measure that here", [parsed.json] if parsed.json else [], [after]))
 
 
 def _plain(

@@ -19,6 +19,7 @@ def run(parsed: Namespace) -> None:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from drafter.commands.endings import ending
     from drafter.config import load
     from drafter.files import write_json
     from drafter.regenerate import regenerate_recipe
@@ -32,7 +33,8 @@ def run(parsed: Namespace) -> None:
             bar.update(done - bar.n)
 
         summary = regenerate_recipe(config, path, show)
-    print(report(path, summary))
+    there = [f"data.answers={path}"] if parsed.out else []
+    print(ending(report(path, summary), [], [["train", parsed.recipe, *parsed.overrides, *there]]))
     if parsed.json:
         write_json(parsed.json, {"answers": str(path), **summary})
 

@@ -15,8 +15,11 @@ def run(parsed: Namespace) -> None:
     from drafter.config import load
 
     config = load(parsed.recipe, parsed.overrides)
+    from drafter.commands.endings import run_ending
     from drafter.machine.memory import keep_freed_memory
     from drafter.training import runs  # late: a wrong recipe should not wait for torch
 
     keep_freed_memory()
-    runs.run(config)
+    summary = runs.run(config)
+    if summary:  # only the first rank has one
+        print(run_ending(config.directory, config.verifier.source, summary))

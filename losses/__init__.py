@@ -12,15 +12,10 @@ from losses.accept_until_fail import AcceptUntilFail
 from losses.base import BlockScores, Loss, OverRanks, Term, mean_over_ranks, slot_decay, valid_prefix
 from losses.chain_reward import ChainReward
 from losses.decayed_ce import DecayedCE
+from losses.distribution import JSD, LK, ForwardKL, OverlapChain, ReverseKL, TotalVariation
 from losses.dpace import DPace
 from losses.first_error import FirstError
-from losses.forward_kl import ForwardKL
-from losses.jsd import JSD
-from losses.lk import LK
-from losses.overlap_chain import OverlapChain
-from losses.reverse_kl import ReverseKL
 from losses.scoring import SlotScores, score, score_blocks, score_slots, verifier_labels
-from losses.total_variation import TotalVariation
 
 __all__ = [
     "JSD",

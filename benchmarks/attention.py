@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drafter.attention import KVCache, flash
-from drafter.evaluation.timing import timed
+from drafter.evaluation.race import timed
 
 
 def tokens(batch: int, count: int, heads: int, options: argparse.Namespace) -> Tensor:

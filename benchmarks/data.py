@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from drafter.answers import Store
 from drafter.data.conversations import as_prompt, gather
-from drafter.evaluation.timing import timed
+from drafter.evaluation.race import timed
 from drafter.files import write_json
 from drafter.machine.devices import choose_device
 from drafter.regenerate import regenerate

@@ -34,8 +34,9 @@ from matplotlib import pyplot
 from transformers import AutoModel
 
 from drafter.decode import Generation, SpeculativeDecoder
+from drafter.evaluation.parts import Parts
+from drafter.evaluation.race import Way, race
 from drafter.evaluation.suites import evenly, load_suite
-from drafter.evaluation.timing import Parts, Way, race
 from drafter.export import convert
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
@@ -146,27 +147,27 @@ def compare(options: argparse.Namespace, device: str, size: int, suites: Sequenc
     ways = {name: way for name, way in ways.items() if size == 1 or name not in ALONE}
     context = sum(map(len, prompts)) // len(prompts) + options.max_new_tokens // 2
     parts = Parts(verifier, drafter, min(size, len(prompts)), context, [1 + length], [length])
-    laps = race(ways, rounds, options.max_new_tokens, options.repeats, verifier.device, parts.measure)
-    for name, lap in laps.items():
-        rate = lap.tokens / lap.seconds
+    found = race(ways, rounds, options.max_new_tokens, options.repeats, verifier.device, parts.measure)
+    for name, one in found.items():
+        rate = one.tokens / one.seconds
         result = Result(
             way=name,
             device=device,
             dtype=str(verifier.dtype).removeprefix("torch."),
             batch_size=size,
-            tokens=lap.tokens,
-            tokens_per_call=lap.tokens / lap.verifier_calls,
+            tokens=one.tokens,
+            tokens_per_call=one.tokens / one.verifier_calls,
             tokens_per_second=rate,
-            speedup=laps[PLAIN].seconds_per_token * rate,
-            over_loop=laps[LOOP].seconds_per_token * rate,
+            speedup=found[PLAIN].seconds_per_token * rate,
+            over_loop=found[LOOP].seconds_per_token * rate,
         )
         if name == OURS:
-            ideal = parts.ideal(lap.tokens_per_cycle, length)
+            ideal = parts.ideal(one.tokens_per_cycle, length)
             result = dataclasses.replace(
                 result,
                 ideal=ideal,
                 share_of_ideal=result.over_loop / ideal,
-                host_ms=1e3 * (lap.seconds / lap.cycles - parts.cycle(length)) if size == 1 else None,
+                host_ms=1e3 * (one.seconds / one.cycles.count - parts.cycle(length)) if size == 1 else None,
                 plain_ms=1e3 * parts.verify(1),
                 verify_ms=1e3 * parts.verify(1 + length),
                 draft_ms=1e3 * parts.draft(length),

@@ -24,7 +24,7 @@ from drafter.config import AlignmentConfig, CacheConfig, load_as
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, RowMaker, make_rows, pad
 from drafter.data.stream import Stream
-from drafter.evaluation.timing import timed
+from drafter.evaluation.race import timed
 from drafter.files import write_json
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose

@@ -14,6 +14,7 @@ from drafter.__main__ import main
 from drafter.ablation import report, runner, tables
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load
+from drafter.evaluation.statistics import Estimate
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ARMS = """
@@ -147,6 +148,28 @@ def test_the_report_names_what_was_run(finished):
     assert "1 decayed_ce(decay_slots=None, reduction=mean)" in text
     assert "| full |  |" in text  # an arm without overrides
     assert "4 of 4 finished" in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[0].startswith("## Gain over uniform")  # what was found stands first, how it was made last
+    assert headings[-1] == "## How this was made"
+
+
+SURE, UNSURE, HINT = Estimate(0.2, 0.1, 0.3, 3), Estimate(0.2, -0.1, 0.3, 3), Estimate(0.2, 0.1, 0.3)
+WORSE = Estimate(-0.2, -0.3, -0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "suites", "said"),
+    [
+        (SURE, [SURE, SURE], "ahead on every suite"),
+        (SURE, [SURE, UNSURE], "ahead on average"),
+        (UNSURE, [SURE, UNSURE], "not settled"),
+        (WORSE, [WORSE, UNSURE], "behind on average"),
+        (WORSE, [WORSE, WORSE], "behind on every suite"),
+        (HINT, [HINT, HINT], "a hint: one seed"),
+    ],
+)
+def test_a_verdict_needs_an_interval_over_seeds(mean, suites, said):
+    assert report.verdict(mean, suites) == said
 
 
 def test_curves_hold_each_term_and_its_gradient_norm(finished):

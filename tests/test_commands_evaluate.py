@@ -8,8 +8,9 @@ from test_export_layouts import exported
 
 from drafter.__main__ import main
 from drafter.decode import SpeculativeDecoder
-from drafter.evaluation.acceptance import Sampling, by_walk, counts, cycles_of, figures
-from drafter.evaluation.walk import walk
+from drafter.evaluation.cycles import Cycles, paired
+from drafter.evaluation.decoding import Decoding
+from drafter.evaluation.walk import walk, walk_along
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,10 @@ def test_decoder_and_walk_find_the_same_cycles(drafter_directory, suite, tmp_pat
 def test_figures_are_those_of_the_decoder():
     verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()
     made = SpeculativeDecoder(verifier, drafter, draft_length=2).generate([[], *prompts], 20, batch_size=3)
-    found = cycles_of(made, 2)
-    plain = Sampling().decoder(verifier, None, None)([[], *prompts], max_new_tokens=20, batch_size=3)
-    assert by_walk(verifier, drafter, [[], *prompts], plain, 2) == found
-    shown = figures(found)
+    found = Cycles.of(made, 2)
+    plain = Decoding().decoder(verifier, None, None)([[], *prompts], max_new_tokens=20, batch_size=3)
+    assert walk_along(plain, [[], *prompts], verifier, drafter, 2) == found
+    shown = found.figures()
     assert shown["prompts"] == len(prompts)  # the empty one could not run
     assert shown["tokens_per_cycle"] == sum(sum(one.emitted) for one in made) / sum(len(one.emitted) for one in made)
     first, second = shown["accepted_when_reached"]
@@ -59,12 +60,12 @@ def test_figures_are_those_of_the_decoder():
 
 
 def test_slots_never_reached_have_no_acceptance():
-    shown = figures(walk([[0, 0, 0]], 2))
+    shown = walk([[0, 0, 0]], 2).figures()
     assert shown["accepted_when_reached"] == [0.0, None]
 
 
 def test_pairs_leave_out_prompts_that_either_side_could_not_run():
-    one, other = counts(walk([[1, 0], [], [0, 0]], 1), walk([[0, 0], [0], []], 1))
+    one, other = paired(walk([[1, 0], [], [0, 0]], 1), walk([[0, 0], [0], []], 1))
     assert one["emitted"].tolist() == other["emitted"].tolist() == [[2]]
     assert (one["cycles"].tolist(), other["cycles"].tolist()) == ([[1]], [[2]])
 

@@ -10,7 +10,7 @@ from test_export_layouts import exported
 
 from drafter.__main__ import main
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.evaluation.comparison import ACCEPTED, coloured, kept
+from drafter.evaluation.answer import ACCEPTED, coloured, kept
 from drafter.verifier import Verifier
 
 VERIFIER = ["--verifier", "tiny-llama"]

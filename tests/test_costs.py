@@ -125,7 +125,7 @@ def test_confidences_are_the_highest_probabilities(monkeypatch):
     [
         (
             {"draft_length": "auto"},
-            r"draft_length='auto': needs costs; measure them by drafter.evaluation.timing.measure_costs",
+            r"draft_length='auto': needs costs; measure them by drafter.evaluation.parts.measure_costs",
         ),
         (
             {"draft_length": "auto", "costs": Costs(1.0, [1.0] * 3)},

@@ -10,7 +10,7 @@ from drafter import answers
 from drafter.config import load
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.agreement import TIE, compare_greedy, margin
-from drafter.evaluation.probe import walk_along
+from drafter.evaluation.walk import walk_along
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_diffusion import config_for
 from drafter.models.start import start_from_verifier

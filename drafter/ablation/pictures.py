@@ -29,7 +29,7 @@ def draw_all(tables: Tables, comparisons: Mapping[str, Mapping[str, Comparison]]
 
 
 def tokens_per_cycle(tables: Tables, comparisons: Mapping[str, Mapping[str, Comparison]], path: Path) -> None:
-    """Per suite and arm, with intervals over prompts; a dot is a seed."""
+    """Per suite and arm, with intervals over seeds and prompts; a dot is a seed."""
     figure, panels = _panels(len(comparisons))
     for axes, (suite, arms) in zip(panels, comparisons.items(), strict=True):
         for place, (arm, found) in enumerate(arms.items()):
@@ -47,7 +47,7 @@ def tokens_per_cycle(tables: Tables, comparisons: Mapping[str, Mapping[str, Comp
 
 
 def gains(comparisons: Mapping[str, Mapping[str, Comparison]], path: Path) -> None:
-    """Relative gains over the baseline, in tokens and in accepted tokens per cycle, with paired intervals."""
+    """Relative gains over the baseline, in tokens and in accepted tokens per cycle, paired; a stroke is a seed."""
     figure, panels = _panels(len(comparisons))
     for axes, (suite, arms) in zip(panels, comparisons.items(), strict=True):
         for shift, name in ((-0.15, "tokens"), (0.15, "accepted tokens")):
@@ -57,6 +57,8 @@ def gains(comparisons: Mapping[str, Mapping[str, Comparison]], path: Path) -> No
                 color = "tab:blue" if name == "tokens" else "tab:orange"
                 axes.hlines(place + shift, 100 * one.low, 100 * one.high, color=color)
                 axes.plot(100 * one.value, place + shift, "o", color=color, markersize=4, label=label)
+                if name == "tokens" and not one.hint:
+                    axes.plot([100 * gain for gain in found.gains], [place + shift] * one.seeds, "|", color="black")
         axes.axvline(0, color="gray", linewidth=1)
         axes.set(yticks=range(len(arms)), yticklabels=list(arms), xlabel="gain over the baseline, %", title=suite)
         axes.invert_yaxis()
@@ -65,14 +67,14 @@ def gains(comparisons: Mapping[str, Mapping[str, Comparison]], path: Path) -> No
 
 
 def learning_curves(tables: Tables, path: Path) -> None:
-    """Tokens per cycle on held-out rows over steps: the mean over seeds, each seed thin behind it."""
+    """Tokens per cycle on validation rows over steps: the mean over seeds, each seed thin behind it."""
     figure, (axes,) = _panels(1, height=4.5)
     for arm in tables.seeds:
         seeds = tables.curves.get((arm, "tokens_per_cycle_held_out"), {})
         for steps, values in seeds.values():
             axes.plot(steps, values, color=_color(tables, arm), linewidth=0.5, alpha=0.5)
         axes.plot(*mean_curve(seeds), color=_color(tables, arm), label=arm, marker="." if len(seeds) else None)
-    axes.set(xlabel="step", ylabel="tokens per cycle, held out", title="learning curves")
+    axes.set(xlabel="step", ylabel="tokens per cycle, validation rows", title="learning curves")
     axes.legend(fontsize=8)
     _save(figure, path)
 

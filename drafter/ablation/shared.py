@@ -16,7 +16,8 @@ from drafter.answers import digest
 from drafter.config import AlignmentConfig, require
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
-from drafter.evaluation.walk import Walk, leading_matches, walk
+from drafter.evaluation.cycles import Cycles
+from drafter.evaluation.walk import leading_matches, walk
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
 from drafter.machine.precision import choose
@@ -110,14 +111,14 @@ class Shared:
             self._held_out[key] = held_out_batches(self.material, taps)
         return self._held_out[key]
 
-    def walks(self, drafter: BlockDiffusionDrafter) -> dict[str, list[Walk]]:
+    def walks(self, drafter: BlockDiffusionDrafter) -> dict[str, list[Cycles]]:
         """Cycles along the answer to each prompt of each suite, in float32."""
         verifier, length = self.material.verifier, drafter.block_size - 1
         found = {}
         for name, rows in self.suites.items():
             taps = self.taps(name, rows, drafter, torch.float32)
             order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-            walks: dict[int, Walk] = {}
+            walks: dict[int, Cycles] = {}
             for start in tqdm(range(0, len(order), ROWS_PER_PASS), desc=f"walk of {name}", leave=False):
                 some = order[start : start + ROWS_PER_PASS]
                 batch = pad([rows[index] for index in some]).to(verifier.device)

@@ -36,31 +36,29 @@ def run(parsed: Namespace) -> None:
     longest = decoding.check_models(parsed, parsed.drafter, *wanted)
     vocabulary = decoding.draft_vocabulary(parsed)
 
-    from dataclasses import asdict
-
     from tqdm import tqdm
 
-    from drafter.evaluation import speed as benchmark
-    from drafter.evaluation.acceptance import Sampling
+    from drafter.evaluation import grid
+    from drafter.evaluation.decoding import Decoding
+    from drafter.evaluation.measured import table
     from drafter.export.record import hardware, provenance
     from drafter.files import write_csv, write_json
 
     verifier = decoding.load_verifier(parsed)
     drafter = decoding.load_drafter(parsed.drafter, verifier, vocabulary)
-    sampling = Sampling(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
-    drafts = [benchmark.Drafts(*one) for one in wanted or [(longest, None)]]
-    grid = benchmark.Grid(
-        parsed.temperatures, parsed.batch_sizes, drafts, parsed.max_new_tokens, parsed.repeats, sampling
-    )
+    how = Decoding(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    drafts = [grid.Drafts(*one) for one in wanted or [(longest, None)]]
+    asked = grid.Grid(parsed.temperatures, parsed.batch_sizes, drafts, parsed.max_new_tokens, parsed.repeats, how)
     prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
-    total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({benchmark.Drafts(0), *drafts})
-    cells = list(tqdm(benchmark.measure(verifier, drafter, prompts, grid), total=total, desc="cells", leave=False))
+    total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({grid.Drafts(0), *drafts})
+    cells = list(tqdm(grid.measure(verifier, drafter, prompts, asked), total=total, desc="cells", leave=False))
+    lines = [cell.figures() for cell in cells]
     about = f"{hardware(str(verifier.device))}; {verifier.dtype}; attention {verifier.kernel}".replace("torch.", "")
-    print(f"{about}\n\n{benchmark.table(cells)}")
+    print(f"{about}\n\n{table(lines, grid.COLUMNS)}")
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
-        write_csv(parsed.out / "benchmark.csv", list(map(asdict, cells)))
-        benchmark.plot(cells, parsed.out / "benchmark.png")
+        write_csv(parsed.out / "benchmark.csv", lines)
+        grid.plot(cells, parsed.out / "benchmark.png")
     if parsed.json:
-        found = {"cells": [asdict(cell) for cell in cells], "hardware": about, "settings": decoding.settings(parsed)}
+        found = {"cells": lines, "hardware": about, "settings": decoding.settings(parsed)}
         write_json(parsed.json, {**found, "provenance": provenance()})

@@ -86,14 +86,14 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     from drafter.check.verifier import VerifierFacts
     from drafter.decode import Costs
     from drafter.decode.checks import check_decoder
-    from drafter.evaluation.acceptance import Sampling
+    from drafter.evaluation.decoding import Decoding
     from drafter.models.storage import Stored, find
 
     facts = Stored(find(drafter)).facts
     longest = int(facts["block_size"]) - 1
     to_come = Costs(0.0, [0.0] * (longest + 1))
     for length, nodes in drafts:
-        check_decoder(longest, longest, Sampling(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
+        check_decoder(longest, longest, Decoding(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
     truths = VerifierFacts.load(parsed.verifier).truths
     for name in ("hidden_size", "num_target_layers", "vocab_size"):
         if facts.get(name) not in (None, 0, truths[name]):
@@ -125,10 +125,10 @@ def draft_vocabulary(parsed: Namespace) -> list[int] | None:
 def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
     from drafter.decode.sampling import check
-    from drafter.evaluation.acceptance import Sampling
+    from drafter.evaluation.decoding import Decoding
 
     check(temperature, parsed.top_p, parsed.top_k)
-    Sampling(rule=parsed.rule).make_rule()
+    Decoding(rule=parsed.rule).make_rule()
 
 
 def read_suites(parsed: Namespace) -> dict[str, list[str]]:
@@ -203,7 +203,7 @@ def costs_of(
     context: int,
 ) -> "Costs | None":
     """Costs of passes of one row, measured here where a draft length or a number of tree nodes is `auto`."""
-    from drafter.evaluation.speed import Drafts
+    from drafter.evaluation.grid import Drafts
 
     return Drafts(*drafts).costs(verifier, drafter, context)
 

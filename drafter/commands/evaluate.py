@@ -14,11 +14,12 @@ from drafter.commands.endings import ending
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
-    from drafter.evaluation.walk import Walk
+    from drafter.evaluation.cycles import Cycles
     from drafter.models import BlockDiffusionDrafter
     from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
+SHOWN = ("suite", "prompts", "tokens_per_cycle", "low", "high", "accepted_per_cycle", "accepted_when_reached")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def run(parsed: Namespace) -> None:
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
     vocabulary = decoding.draft_vocabulary(parsed)
 
-    from drafter.evaluation import acceptance
+    from drafter.evaluation.measured import table
     from drafter.export.record import provenance
     from drafter.files import write_json
 
@@ -54,8 +55,8 @@ def run(parsed: Namespace) -> None:
         drafter = decoding.load_drafter(source, verifier, vocabulary)
         walks.append(_walks(parsed, verifier, drafter, parsed.draft_length or length, prompts, answers))
         print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
-        found = {name: acceptance.figures(one) for name, one in walks[-1].items()}
-        print(acceptance.table(found))
+        found = {name: one.figures() for name, one in walks[-1].items()}
+        print(table([{"suite": name, **one} for name, one in found.items()], SHOWN))
         if len(walks) == 1:
             report: dict[str, Any] = {"suites": found}
         else:
@@ -69,10 +70,10 @@ def run(parsed: Namespace) -> None:
 def _plain(
     parsed: Namespace, verifier: "Verifier", prompts: dict[str, list[list[int]]]
 ) -> dict[str, list["Generation"]]:
-    from drafter.evaluation.acceptance import Sampling
+    from drafter.evaluation.decoding import Decoding
 
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
-    return {name: Sampling().decoder(verifier, None, None)(some, **how) for name, some in prompts.items()}
+    return {name: Decoding().decoder(verifier, None, None)(some, **how) for name, some in prompts.items()}
 
 
 def _walks(
@@ -82,20 +83,22 @@ def _walks(
     length: int,
     prompts: dict[str, list[list[int]]],
     answers: dict[str, list["Generation"]],
-) -> dict[str, "Walk"]:
+) -> dict[str, "Cycles"]:
     """The cycles of a drafter on each suite."""
-    from drafter.evaluation.acceptance import Sampling, by_walk, cycles_of
+    from drafter.evaluation.cycles import Cycles
+    from drafter.evaluation.decoding import Decoding
+    from drafter.evaluation.walk import walk_along
 
-    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    how_drawn = Decoding(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
     found = {}
     for name, some in prompts.items():
         if answers:
             made = answers[name]
-            found[name] = by_walk(verifier, drafter, some, made, length)
+            found[name] = walk_along(made, some, verifier, drafter, length)
         else:
-            made = sampling.decoder(verifier, drafter, length)(some, **how)
-            found[name] = cycles_of(made, length)
+            made = how_drawn.decoder(verifier, drafter, length)(some, **how)
+            found[name] = Cycles.of(made, length)
         for number, one in enumerate(made, 1):
             if not one.token_ids:
                 log.warning("%s: prompt %d was left out: %s", name, number, one.stop)
@@ -104,14 +107,14 @@ def _walks(
     return found
 
 
-def _gain(ours: dict[str, "Walk"], theirs: dict[str, "Walk"]) -> dict[str, dict[str, float]]:
+def _gain(ours: dict[str, "Cycles"], theirs: dict[str, "Cycles"]) -> dict[str, dict[str, float]]:
     """Gain in tokens per cycle over the other drafter, per suite, with its paired interval."""
-    from drafter.evaluation.acceptance import counts
+    from drafter.evaluation.cycles import paired
     from drafter.evaluation.statistics import compare
 
     gains = {}
     for name, walk in ours.items():
-        mine, others = counts(walk, theirs[name])
+        mine, others = paired(walk, theirs[name])
         one = compare(mine, others).gain
         gains[name] = {"gain": one.value, "low": one.low, "high": one.high}
         print(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Decode = Callable[..., list[Generation]]
 
 WARM_UP = 8
+SHOWN = ("name", "tokens", "seconds", "tokens_per_second", "verifier_calls", "tokens_per_cycle")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -97,13 +98,13 @@ def _decoder(
     parsed: Namespace, verifier: "Verifier", drafter: "BlockDiffusionDrafter | None", context: int
 ) -> "Decode":
     """What decodes a prompt; its costs, where `auto` wants them, are measured behind `context` tokens, once."""
-    from drafter.evaluation.acceptance import Sampling
+    from drafter.evaluation.decoding import Decoding
 
-    sampling = Sampling(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+    how = Decoding(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     if drafter is None:
-        return sampling.decoder(verifier, None, None)
+        return how.decoder(verifier, None, None)
     costs = decoding.costs_of(verifier, drafter, (parsed.draft_length, parsed.tree_nodes), context)
-    return sampling.decoder(verifier, drafter, parsed.draft_length, parsed.tree_nodes, costs)
+    return how.decoder(verifier, drafter, parsed.draft_length, parsed.tree_nodes, costs)
 
 
 def _decode(
@@ -121,7 +122,7 @@ def _decode(
 
 def _answer(parsed: Namespace, verifier: "Verifier", decode: "Decode", ids: list[int], drafted: bool) -> "Generation":
     """Decode and show: as it is found or, where drafts are to be coloured, when they are known."""
-    from drafter.evaluation.comparison import coloured
+    from drafter.evaluation.answer import coloured
 
     colour = parsed.colour == "always" or (parsed.colour == "auto" and sys.stdout.isatty())
     if drafted and parsed.compare and colour:
@@ -141,13 +142,15 @@ def _report(
     parsed: Namespace, verifier: "Verifier", prompt: str, ids: list[int], answers: dict[str, "Generation"]
 ) -> None:
     """Figures, on standard error and in the file."""
-    from drafter.evaluation import comparison
     from drafter.evaluation.agreement import first_difference, margin
+    from drafter.evaluation.answer import figures
+    from drafter.evaluation.measured import Measured, table
     from drafter.export.record import provenance
     from drafter.files import write_json
 
-    found: dict[str, Any] = {name: comparison.figures(one) for name, one in answers.items()}
-    print(comparison.table(answers), file=sys.stderr)
+    found: dict[str, Any] = {name: figures(one) for name, one in answers.items()}
+    lines = [Measured.whole(name, [one]).figures() for name, one in answers.items()]
+    print(table(lines, SHOWN), file=sys.stderr)
     if parsed.compare:
         plain, drafted = answers.values()
         rates = [one["tokens_per_second"] for one in found.values()]

@@ -57,7 +57,7 @@ def check_decoder(
     if AUTO in (draft_length, tree_nodes) and usual:
         if costs is None:
             field = "draft_length" if draft_length == AUTO else "tree_nodes"
-            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.evaluation.timing.measure_costs")
+            raise ValueError(f"{field}='auto': needs costs; measure them by drafter.evaluation.parts.measure_costs")
         if len(costs.verify) <= usual:
             raise ValueError(
                 f"costs: hold verify passes of 1 to {len(costs.verify)} tokens, drafts need up to {usual + 1}; "

@@ -37,7 +37,7 @@ class SpeculativeDecoder:
             pay best, at most as `costs` are known for; None for drafts in a row.
         verifier_weight: for the rule `dynamic_ensemble` alone: a number in [0, 1], or a function of the drafter's and
             the verifier's hidden states of the drafted slots, two [B, G, D] -> [B, G].
-        costs: of passes at the batch size that will be used, as `drafter.evaluation.timing.measure_costs` finds them.
+        costs: of passes at the batch size that will be used, as `drafter.evaluation.parts.measure_costs` finds them.
     Raises:
         ValueError: the drafter was made for another verifier, or an argument is out of range or missing.
     """

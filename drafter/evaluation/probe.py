@@ -7,9 +7,8 @@ the code that serves it. A drafter that is served otherwise than it was trained 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from drafter.data.rows import Row, pad
-from drafter.decode import Generation, SpeculativeDecoder
-from drafter.evaluation.walk import Walk, leading_matches, walk
+from drafter.decode import SpeculativeDecoder
+from drafter.evaluation.walk import walk_along
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
@@ -36,27 +35,6 @@ class Probe:
         return asdict(self)
 
 
-def leading_along(
-    plain: Sequence[Generation], prompts: Sequence[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
-) -> list[list[int]]:
-    """`leading_matches` along answers just decoded; none of a prompt that could not run."""
-    leading: list[list[int]] = []
-    for prompt, answer in zip(prompts, plain, strict=True):
-        if len(answer.token_ids) < 2:  # no anchor has a token behind it
-            leading.append([])
-            continue
-        rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
-        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
-    return leading
-
-
-def walk_along(
-    plain: Sequence[Generation], prompts: Sequence[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
-) -> Walk:
-    """The walk along answers just decoded: what the decoder's own count must equal."""
-    return walk(leading_along(plain, prompts, verifier, drafter), drafter.block_size - 1)
-
-
 def probe(
     verifier: Verifier,
     drafter: BlockDiffusionDrafter,
@@ -71,4 +49,4 @@ def probe(
     used = [prompt for prompt in prompts if len(prompt) <= LONGEST][:PROMPTS] or [list(prompts[0][:LONGEST])]
     plain = SpeculativeDecoder(verifier).generate(used, max_new_tokens, batch_size=len(used))
     found = walk_along(plain, used, verifier, drafter)
-    return Probe(used, max_new_tokens, found.tokens_per_cycle, sum(map(len, found.emitted)))
+    return Probe(used, max_new_tokens, found.tokens_per_cycle, found.count)

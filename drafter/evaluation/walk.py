@@ -4,78 +4,20 @@ Greedy decoding is lossless, so along the verifier's own greedy answer its cycle
 equals the decoder's own count in exact arithmetic and has no sampling noise.
 """
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from drafter.blocks import every_anchor, slot_ids, slot_labels
-from drafter.data.rows import Rows
+from drafter.data.rows import Row, Rows, pad
+from drafter.decode import Generation
+from drafter.evaluation.cycles import Cycles
 from drafter.models import BlockDiffusionDrafter
-from drafter.verifier import VerifierHead
+from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.output import OutputHead
 
 ANCHORS_PER_PASS = 512
-
-
-@dataclass
-class Walk:
-    """Cycles along the answers of some rows.
-
-    Attributes:
-        emitted: tokens of each cycle, per row.
-        accepted: draft tokens kept in each cycle, per row.
-        reached, kept: per slot, how many cycles came to it with all earlier slots accepted, and how many kept it too.
-    """
-
-    emitted: list[list[int]] = field(default_factory=list)
-    accepted: list[list[int]] = field(default_factory=list)
-    reached: list[int] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-
-    def add(self, emitted: list[int], accepted: list[int]) -> None:
-        """Take in the cycles of one more row."""
-        self.emitted.append(emitted)
-        self.accepted.append(accepted)
-        left = sum(emitted)
-        for tokens, keep in zip(emitted, accepted, strict=True):
-            for slot in range(min(len(self.kept), left)):
-                self.reached[slot] += slot <= keep
-                self.kept[slot] += slot < keep
-            left -= tokens
-
-    @property
-    def tokens_per_cycle(self) -> float:
-        """Tokens emitted by cycles over cycles, summed over rows."""
-        return sum(map(sum, self.emitted)) / max(1, sum(map(len, self.emitted)))
-
-    def interval(self, share: float = 0.95, draws: int = 2000) -> tuple[float, float]:
-        """Where tokens per cycle lie in `share` of bootstrap samples of the rows; the same for the same walk."""
-        tokens = torch.tensor([sum(row) for row in self.emitted], dtype=torch.float64)
-        cycles = torch.tensor([len(row) for row in self.emitted], dtype=torch.float64)
-        rows = max(1, len(tokens))
-        drawn = torch.randint(0, rows, (draws, rows), generator=torch.Generator().manual_seed(0))
-        found = (tokens[drawn].sum(1) / cycles[drawn].sum(1).clamp(min=1)).sort().values
-        cut = round(draws * (1 - share) / 2)
-        return float(found[cut]), float(found[-1 - cut])
-
-    @property
-    def accepted_per_cycle(self) -> float:
-        """Draft tokens kept over cycles, summed over rows."""
-        return sum(map(sum, self.accepted)) / max(1, sum(map(len, self.accepted)))
-
-    @property
-    def kept_share(self) -> list[float]:
-        """Per slot, the share of all cycles that kept it."""
-        cycles = max(1, sum(map(len, self.emitted)))
-        return [count / cycles for count in self.kept]
-
-    @property
-    def acceptance(self) -> list[float]:
-        """Per slot, the share that kept it of the cycles that had kept all slots before it; NaN without one."""
-        return [kept / reached if reached else math.nan for kept, reached in zip(self.kept, self.reached, strict=True)]
 
 
 def walk_row(leading: list[int], draft_length: int) -> tuple[list[int], list[int]]:
@@ -129,9 +71,31 @@ def _propose(hidden: Tensor, head: OutputHead, vocabulary: Tensor | None, chunk_
     return best if vocabulary is None else vocabulary[best]
 
 
-def walk(leading: Iterable[list[int]], draft_length: int) -> Walk:
-    """Walk along rows given their `leading_matches`."""
-    result = Walk(reached=[0] * draft_length, kept=[0] * draft_length)
+def walk(leading: Iterable[list[int]], draft_length: int) -> Cycles:
+    """The cycles along answers, given the `leading_matches` of each."""
+    result = Cycles(reached=[0] * draft_length, kept=[0] * draft_length)
     for row in leading:
         result.add(*walk_row(row, draft_length))
     return result
+
+
+def walk_along(
+    answers: Sequence[Generation],
+    prompts: Sequence[list[int]],
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    draft_length: int | None = None,
+) -> Cycles:
+    """The walk along greedy answers just decoded: what the decoder's own count must equal.
+
+    Args:
+        draft_length: None for the trained number.
+    """
+    leading: list[list[int]] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if len(answer.token_ids) < 2:  # no anchor has a token behind it
+            leading.append([])
+            continue
+        rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
+        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
+    return walk(leading, drafter.block_size - 1 if draft_length is None else draft_length)

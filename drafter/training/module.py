@@ -12,7 +12,8 @@ from drafter.blocks import slot_ids, slot_labels, slots_before
 from drafter.config import AlignmentConfig
 from drafter.data.coverage import Coverage
 from drafter.data.rows import Rows
-from drafter.evaluation.walk import Walk, leading_matches, walk
+from drafter.evaluation.cycles import Cycles
+from drafter.evaluation.walk import leading_matches, walk
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
 from drafter.training.batches import Batch
@@ -39,7 +40,7 @@ class DrafterModule(lightning.LightningModule):
         self._frozen = (verifier,)
         self._held_out = held_out
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
-        self.walked: Walk | None = None
+        self.walked: Cycles | None = None
         self.coverage = Coverage()
         self.seconds = 0.0
         self._began = 0.0
@@ -117,7 +118,7 @@ class DrafterModule(lightning.LightningModule):
                 for row in leading_matches(self.drafter, self.verifier, rows.to(self.device), taps.to(self.device))
             ]
 
-    def walk(self) -> Walk:
+    def walk(self) -> Cycles:
         """Tokens per cycle over the held-out rows."""
         return walk(self.leading(), self.drafter.block_size - 1)
 

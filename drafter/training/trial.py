@@ -5,15 +5,19 @@ from typing import Any
 
 from drafter.config import DecodingConfig
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
-from drafter.evaluation.agreement import best_draft_length, compare_answers, compare_greedy, measure_speed, table
-from drafter.evaluation.probe import walk_along
-from drafter.evaluation.timing import measure_costs
-from drafter.evaluation.walk import Walk, walk
+from drafter.evaluation.agreement import compare_answers, compare_greedy
+from drafter.evaluation.cycles import Cycles
+from drafter.evaluation.measured import table
+from drafter.evaluation.parts import best_draft_length, measure_costs
+from drafter.evaluation.race import race_plain
+from drafter.evaluation.walk import walk, walk_along
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
+SHOWN = ("name", "tokens_per_second", "verifier_calls", "tokens_per_cycle")
 
-def choose_length(settings: DecodingConfig, costs: Costs, leading: list[list[int]]) -> tuple[int, Walk]:
+
+def choose_length(settings: DecodingConfig, costs: Costs, leading: list[list[int]]) -> tuple[int, Cycles]:
     """The recipe's draft length, or the best by the costs measured here; with the held-out walk at that length."""
     length = settings.draft_length
     return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
@@ -49,12 +53,12 @@ def decode_both_ways(
     wide = measure_costs(fast, quick, widest=1 + (settings.tree_nodes or 0))
     costs = Costs(wide.draft, wide.verify[: quick.block_size])
     length, ideal_walk = choose_length(settings, costs, leading)
-    speeds = measure_speed(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
+    speeds = race_plain(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
     ideal = costs.ideal(ideal_walk.tokens_per_cycle, length)
     if settings.tree_nodes:
         ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
-    print(table(speeds))
+    print(table([one.figures() for one in speeds], SHOWN))
     print(f"float32: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts")
     return {
         "tokens_per_cycle_decoded": tokens_per_cycle(agreement.speculative),

@@ -90,8 +90,8 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
     write_json(directory / "summary.json", summary)
-    low, high = found.interval()
-    suite = {"tokens_per_cycle": found.tokens_per_cycle, "low": low, "high": high, "prompts": len(material.held_out)}
+    sure = found.interval()
+    suite = {"tokens_per_cycle": sure.value, "low": sure.low, "high": sure.high, "prompts": len(material.held_out)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
 

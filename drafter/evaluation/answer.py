@@ -1,4 +1,4 @@
-"""One prompt decoded plainly and with drafts, as a reader sees it: accepted tokens coloured, then the figures."""
+"""One answer as a reader sees it, accepted tokens coloured, and as a file keeps it."""
 
 from typing import Any
 
@@ -43,16 +43,3 @@ def figures(answer: Generation) -> dict[str, Any]:
         "seconds": answer.seconds,
         "tokens_per_second": len(answer.token_ids) / answer.seconds,
     }
-
-
-def table(answers: dict[str, Generation]) -> str:
-    """Ways of decoding, one per line."""
-    width = max(map(len, answers))
-    lines = [f"{'':<{width}}{'tokens':>8}{'seconds':>9}{'tokens/s':>10}{'verifier calls':>16}{'tokens/cycle':>14}"]
-    for name, one in answers.items():
-        rate = len(one.token_ids) / one.seconds
-        lines.append(
-            f"{name:<{width}}{len(one.token_ids):>8}{one.seconds:>9.2f}{rate:>10.1f}{one.verifier_calls:>16}"
-            f"{one.tokens_per_cycle:>14.2f}"
-        )
-    return "\n".join(lines)

@@ -1,104 +1,18 @@
-"""Ways of decoding against each other and against their parts: same prompts, same process, taking turns.
+"""The passes that a cycle is made of, alone: what a cycle would take if the host did nothing, and the best length."""
 
-A slow minute of the machine then slows all of them. The time up to the first token is taken apart, since the prefill is
-the same whatever decodes after it.
-"""
-
-import math
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
 
 import torch
 
-from drafter.decode import Costs, Generation, tokens_per_cycle
+from drafter.decode import Costs
 from drafter.decode.proposers import BlockDiffusionProposer
+from drafter.evaluation.cycles import Cycles
+from drafter.evaluation.race import timed
+from drafter.evaluation.walk import walk
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
-
-T = TypeVar("T")
-Way = Callable[[Sequence[list[int]], int], list[Generation]]  # (prompts decoded together, longest answer) -> answers
-
-
-@dataclass(frozen=True)
-class Lap:
-    """One way of decoding some prompts.
-
-    Attributes:
-        seconds: behind the first token of each answer, summed over rounds; of each round the median of its repeats.
-    """
-
-    answers: list[Generation]
-    seconds: float
-
-    @property
-    def tokens(self) -> int:
-        """Tokens behind the first of each answer."""
-        return sum(max(0, len(one.token_ids) - 1) for one in self.answers)
-
-    @property
-    def seconds_per_token(self) -> float:
-        """Wall time over the tokens of all rows."""
-        return self.seconds / self.tokens if self.tokens else math.nan
-
-    @property
-    def cycles(self) -> int:
-        """Summed over rows."""
-        return sum(len(one.emitted) for one in self.answers)
-
-    @property
-    def tokens_per_cycle(self) -> float:
-        """Tokens emitted by cycles over cycles, summed over rows."""
-        return tokens_per_cycle(self.answers)
-
-    @property
-    def verifier_calls(self) -> int:
-        """Behind the prefills, summed over rows."""
-        return sum(max(0, one.verifier_calls - 1) for one in self.answers)
-
-
-def race(
-    ways: Mapping[str, Way],
-    rounds: Sequence[Sequence[list[int]]],
-    max_new_tokens: int,
-    repeats: int,
-    device: torch.device,
-    between: Callable[[], object] = lambda: None,
-) -> dict[str, Lap]:
-    """Let each way decode each round's prompts, `repeats` times, in turn.
-
-    Args:
-        rounds: prompts that are decoded together.
-        between: called once before each turn of all ways, as measurements of their parts are.
-    """
-    for way in ways.values():
-        way([prompt[:8] for prompt in rounds[0]], 8)  # warm up
-    answers: dict[str, list[Generation]] = {name: [] for name in ways}
-    seconds = dict.fromkeys(ways, 0.0)
-    for prompts in rounds:
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for repeat in range(repeats):
-            between()
-            for name, way in ways.items():
-                first, _ = timed(device, way, prompts, 1)
-                whole, made = timed(device, way, prompts, max_new_tokens)
-                taken[name].append(whole - first)
-                answers[name] += made if repeat == 0 else []
-        for name, found in taken.items():
-            seconds[name] += statistics.median(found)
-    return {name: Lap(answers[name], seconds[name]) for name in ways}
-
-
-def timed(device: torch.device, run: Callable[..., T], *arguments: Any) -> tuple[float, T]:
-    """Seconds of `run(*arguments)`, the device's work included, and what it returned."""
-    start = time.perf_counter()
-    result = run(*arguments)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
 
 
 class Parts:
@@ -202,3 +116,14 @@ def between(widths: Sequence[int], seconds: Sequence[float]) -> list[float]:
     for (low, high), (first, last) in zip(pairwise(widths), pairwise(seconds), strict=True):
         filled += [first + (last - first) * step / (high - low) for step in range(1, high - low + 1)]
     return filled
+
+
+def best_draft_length(costs: Costs, leading: Sequence[list[int]]) -> tuple[int, Cycles]:
+    """The draft length with the highest ideal speed-up along known answers, and its walk.
+
+    Args:
+        leading: matches of whole blocks, as `leading_matches` finds them.
+    """
+    walks = {length: walk(leading, length) for length in range(1, len(costs.verify))}
+    length = max(walks, key=lambda one: costs.ideal(walks[one].tokens_per_cycle, one))
+    return length, walks[length]

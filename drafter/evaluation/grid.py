@@ -1,10 +1,11 @@
-"""A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → table, CSV, plot."""
+"""A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → cells, plot."""
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -12,8 +13,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from drafter.decode import Costs
-from drafter.evaluation.acceptance import Sampling
-from drafter.evaluation.timing import Lap, Parts, Way, measure_costs, race
+from drafter.evaluation.decoding import Decoding
+from drafter.evaluation.measured import Measured
+from drafter.evaluation.parts import Parts, measure_costs
+from drafter.evaluation.race import Way, race
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
@@ -45,8 +48,6 @@ class Cell:
     """One suite, temperature, batch size and way of drafting.
 
     Attributes:
-        tokens: behind the first of each answer, over all rows; so are `verifier_calls`.
-        ms_per_token: wall time over tokens of all rows.
         speedup: over draft length 0 of the same loop, in the same run.
         ideal: speed-up if a cycle were its passes alone: tokens per cycle · t_plain / (t_verify + t_draft).
         share_of_ideal: speedup / ideal. Both are None without drafts, for trees and for lengths that change.
@@ -58,12 +59,7 @@ class Cell:
     temperature: float
     batch_size: int
     drafts: str
-    prompts: int
-    tokens: int
-    tokens_per_cycle: float
-    verifier_calls: int
-    ms_per_token: float
-    tokens_per_second: float
+    measured: Measured
     speedup: float
     ideal: float | None
     share_of_ideal: float | None
@@ -71,6 +67,13 @@ class Cell:
     verify_ms: float | None
     draft_ms: float | None
     host_ms_per_cycle: float | None
+
+    def figures(self) -> dict[str, Any]:
+        """A line of the table and of the CSV file."""
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "measured"}
+        way = {name: value for name, value in self.measured.figures().items() if name != "name"}
+        place = ("suite", "temperature", "batch_size", "drafts")
+        return {name: own.pop(name) for name in place} | way | own
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Grid:
     drafts: Sequence[Drafts]
     max_new_tokens: int = 128
     repeats: int = 3
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
 
 
 def measure(
@@ -98,76 +101,61 @@ def measure(
     widths = [1 + length for length in lengths]
     for suite, prompts in suites.items():
         for temperature in grid.temperatures:
-            sampling = dataclasses.replace(grid.sampling, temperature=temperature)
+            decoding = dataclasses.replace(grid.decoding, temperature=temperature)
             for size in grid.batch_sizes:
                 rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
                 context = sum(map(len, prompts)) // len(prompts) + grid.max_new_tokens // 2
                 parts = Parts(verifier, drafter, min(size, len(prompts)), context, widths, lengths)
-                found = {str(one): _way(verifier, drafter, sampling, one, size, context) for one in ways}
-                laps = race(found, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
+                found = {str(one): _way(verifier, drafter, decoding, one, size, context) for one in ways}
+                measured = race(found, rounds, grid.max_new_tokens, grid.repeats, verifier.device, parts.measure)
                 for one in ways:
-                    yield _cell(suite, temperature, size, one, laps, parts)
+                    yield _cell(suite, temperature, size, one, measured, parts)
 
 
 def _way(
-    verifier: Verifier, drafter: BlockDiffusionDrafter, sampling: Sampling, drafts: Drafts, size: int, context: int
+    verifier: Verifier, drafter: BlockDiffusionDrafter, decoding: Decoding, drafts: Drafts, size: int, context: int
 ) -> Way:
     costs = drafts.costs(verifier, drafter, context, size)
-    decode = sampling.decoder(verifier, None if drafts.length == 0 else drafter, drafts.length, drafts.nodes, costs)
+    decode = decoding.decoder(verifier, None if drafts.length == 0 else drafter, drafts.length, drafts.nodes, costs)
     return lambda prompts, limit: decode(prompts, max_new_tokens=limit, batch_size=len(prompts))
 
 
-def _cell(suite: str, temperature: float, size: int, drafts: Drafts, laps: Mapping[str, Lap], parts: Parts) -> Cell:
-    lap, length = laps[str(drafts)], drafts.length if isinstance(drafts.length, int) else None
-    speedup = laps["0"].seconds_per_token / lap.seconds_per_token
-    ideal = parts.ideal(lap.tokens_per_cycle, length) if length else None
+def _cell(
+    suite: str, temperature: float, size: int, drafts: Drafts, found: Mapping[str, Measured], parts: Parts
+) -> Cell:
+    way, length = found[str(drafts)], drafts.length if isinstance(drafts.length, int) else None
+    speedup = found["0"].seconds_per_token / way.seconds_per_token
+    ideal = parts.ideal(way.tokens_per_cycle, length) if length else None
+    alone = size == 1 and length is not None and way.cycles.count > 0
     return Cell(
         suite=suite,
         temperature=temperature,
         batch_size=size,
         drafts=str(drafts),
-        prompts=len(lap.answers),
-        tokens=lap.tokens,
-        tokens_per_cycle=lap.tokens_per_cycle,
-        verifier_calls=lap.verifier_calls,
-        ms_per_token=1e3 * lap.seconds_per_token,
-        tokens_per_second=1 / lap.seconds_per_token,
+        measured=way,
         speedup=speedup,
         ideal=ideal,
         share_of_ideal=speedup / ideal if ideal else None,
         plain_ms=1e3 * parts.verify(1),
         verify_ms=None if length is None else 1e3 * parts.verify(1 + length),
         draft_ms=None if length is None else 1e3 * parts.draft(length),
-        host_ms_per_cycle=1e3 * (lap.seconds / lap.cycles - parts.cycle(length))
-        if size == 1 and length is not None
-        else None,
+        host_ms_per_cycle=1e3 * (way.seconds / way.cycles.count - parts.cycle(length or 0)) if alone else None,
     )
 
 
-COLUMNS = {
-    "suite": "{}",
-    "temperature": "{:g}",
-    "batch_size": "{}",
-    "drafts": "{}",
-    "tokens_per_cycle": "{:.2f}",
-    "verifier_calls": "{}",
-    "ms_per_token": "{:.2f}",
-    "tokens_per_second": "{:.1f}",
-    "speedup": "{:.2f}",
-    "share_of_ideal": "{:.2f}",
-    "host_ms_per_cycle": "{:.2f}",
-}
-
-
-def table(cells: Sequence[Cell]) -> str:
-    """One line per cell, as a Markdown table."""
-    rows = [[name.replace("_", " ") for name in COLUMNS]]
-    for cell in cells:
-        values = {name: getattr(cell, name) for name in COLUMNS}
-        rows.append(["" if value is None else COLUMNS[name].format(value) for name, value in values.items()])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+COLUMNS = (
+    "suite",
+    "temperature",
+    "batch_size",
+    "drafts",
+    "tokens_per_cycle",
+    "verifier_calls",
+    "ms_per_token",
+    "tokens_per_second",
+    "speedup",
+    "share_of_ideal",
+    "host_ms_per_cycle",
+)
 
 
 def plot(cells: Sequence[Cell], path: Path) -> None:

@@ -104,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         message = choice["message"] | changes.get("message", {})
         usage = usage | changes.get("usage", {})
-        return {"choices": [choice | changes.get("choice", {}) | {"message": message}], "usage": usage}
+        choices = [choice | changes.get("choice", {}) | {"message": message}]
+        return {"choices": choices, "usage": usage} | changes.get("reply", {})
 
     def send(self, status, content, headers=None):
         self.leave()

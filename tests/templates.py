@@ -48,12 +48,18 @@ QWEN3 = """{%- if tools %}{{- '<|im_start|>system\ntools' }}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
 {%- if enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"""
 
+# the prompt opens the thought, answers are written without theirs, an end of turn that is no end of text: DeepSeek-R1's
+R1 = """{%- for message in messages %}{% if message.role == 'user' %}{{- '<|im_start|>' + message.content }}
+{%- elif message.role == 'assistant' %}
+{{- '<|start_header_id|>' + message.content.split('</think>')[-1] + '<|im_end|>' }}
+{%- endif %}{% endfor %}{% if add_generation_prompt %}{{- '<|start_header_id|><think>\n' }}{% endif %}"""
+
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 PLAIN = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 WORDS = r" ?\w+|\n+| ?[^\w\s]+|\s"  # newlines that touch are one token, as in real vocabularies
 
 
-def make_tokenizer(template, text, end="<|im_end|>"):
+def make_tokenizer(template, text, end="<|im_end|>", special_thoughts=False):
     """A tokenizer whose tokens are the words of `text`, newlines and the markers of all templates."""
     words = sorted({*text.split(), "system", "user", "assistant", "Be", "kind", "tools", "x"})
     known = ["<unk>", *SPECIAL, *PLAIN, "\n", "\n\n", *words, *(f" {word}" for word in words)]
@@ -67,6 +73,6 @@ def make_tokenizer(template, text, end="<|im_end|>"):
         eos_token=end,
         additional_special_tokens=[token for token in SPECIAL if token not in ("<|begin_of_text|>", end)],
     )
-    tokenizer.add_tokens(PLAIN)
+    tokenizer.add_tokens(PLAIN, special_tokens=special_thoughts)
     tokenizer.chat_template = template
     return tokenizer

@@ -61,9 +61,9 @@ def test_each_answer_keeps_its_own_reasoning():
     messages = [said("user", "Why"), said("assistant", "So", reasoning_content="Well")]
     messages += [said("user", "When"), said("assistant", "Now", reasoning_content="Hm")]
     conversation = {"source": "a", "kind": "b", "messages": messages}
-    first, second = Authors(tokenizer, 100, keep_reasoning=True).rows(conversation)
+    first, second = Authors(tokenizer, 100, keep_reasoning=True, context=500).rows(conversation)
     assert tokenizer.decode(first["answer_ids"]) == "<think>\nWell\n</think>\n\nSo<|im_end|>"
     assert tokenizer.decode(second["answer_ids"]) == "<think>\nHm\n</think>\n\nNow<|im_end|>"
     assert json.loads(second["messages"]) == messages[:3]
-    bare = Authors(tokenizer, 100, keep_reasoning=False).rows(conversation)
+    bare = Authors(tokenizer, 100, keep_reasoning=False, context=500).rows(conversation)
     assert [tokenizer.decode(row["answer_ids"]) for row in bare] == ["So<|im_end|>", "Now<|im_end|>"]

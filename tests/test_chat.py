@@ -61,7 +61,7 @@ NO_THOUGHT = ["<think>", "\n\n", "</think>", "\n\n"]
         ("tagged", [SYSTEM, *TWO], [*BRIEF, *QUESTION, *HELLO, *WHY, *BECAUSE], [(17, 20), (30, 32)]),
         ("llama3", ONE, LLAMA_ONE, [(12, 15)]),
         ("llama3", TWO, [*LLAMA_ONE, *LLAMA_MORE], [(12, 15), (25, 27)]),
-        ("qwen3", ONE, [*QUESTION, *NO_THOUGHT, *HELLO], [(10, 17)]),
+        ("qwen3", ONE, [*QUESTION, *NO_THOUGHT, *HELLO], [(14, 17)]),
         (
             "qwen3",
             THOUGHT[2:],

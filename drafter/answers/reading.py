@@ -93,12 +93,15 @@ def read(path: Path) -> tuple[list[Answer], dict[str, Any]]:
     return found.all(), found.manifest
 
 
-def check_origin(path: Path, manifest: dict[str, Any], fingerprint: str, tokenizer: str | None) -> None:
-    """Refuse answers of another verifier, or of a server whose tokens are another tokenizer's.
+def check_origin(
+    path: Path, manifest: dict[str, Any], fingerprint: str, tokenizer: str | None, template: str | None = None
+) -> None:
+    """Refuse answers of another verifier, or of a server whose tokens are another tokenizer's or template's.
 
     Args:
         fingerprint: of the verifier.
         tokenizer: hash of its vocabulary.
+        template: hash of its chat template; None is not compared.
     """
     remedy = "make answers with `python -m drafter regenerate`"
     made_by = manifest.get("verifier")
@@ -106,12 +109,17 @@ def check_origin(path: Path, manifest: dict[str, Any], fingerprint: str, tokeniz
         raise ValueError(
             f"data.answers={str(path)!r}: written by another verifier ({made_by}, not {fingerprint}); {remedy}"
         )
-    tokens = manifest.get("tokenizer")
+    who = manifest.get("server_model") or ("their authors" if manifest.get("answered_by") else "the verifier")
+    tokens, shape = manifest.get("tokenizer"), manifest.get("template")
     if tokens not in (None, tokenizer):
-        who = manifest.get("server_model") or "their authors"
         raise ValueError(
             f"data.answers={str(path)!r}: {who} answered in another tokenizer's tokens ({tokens}, not {tokenizer}); "
             f"{remedy}"
+        )
+    if template is not None and shape not in (None, template):
+        raise ValueError(
+            f"data.answers={str(path)!r}: made with another chat template ({shape}, not {template}), in which prompts "
+            f"are other tokens; go back to it, or {remedy}"
         )
 
 

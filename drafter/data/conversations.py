@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from drafter.sources import BadRow, BadRows, Conversation, Message, SelfPrompting, Source
-from drafter.verifier.chat import user_turns
+from drafter.verifier.chat import ControlToken, user_turns
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def gather(
         else:
             found = source.conversations(seed, bad)
         for conversation in found:
-            asked = [message["content"] for message in chain(*user_turns(conversation["messages"]))]
-            key = hashlib.sha256(json.dumps(asked).encode()).digest()[:16]
+            asked = [*chain(*user_turns(conversation["messages"])), conversation.get("tools")]
+            key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()[:16]
             if key in seen:
                 repeats += 1
             else:
@@ -47,10 +47,15 @@ def gather(
 def as_prompt(conversation: Conversation) -> Prompt:
     """A conversation as the verifier is asked it: without its author's answers."""
     prompt = {key: value for key, value in conversation.items() if key != "messages"}
-    turns = user_turns(conversation["messages"])
+    turns = [[_unweighed(message) for message in turn] for turn in user_turns(conversation["messages"])]
     (first, *more) = turns[0]
     plain = len(turns) == 1 and not more and first.keys() == {"role", "content"} and "tools" not in prompt
     return {**prompt, "prompt": first["content"]} if plain else {**prompt, "turns": turns}
+
+
+def _unweighed(message: Message) -> Message:
+    """What an author would not have learnt, the verifier is not told."""
+    return {key: value for key, value in message.items() if key != "weight"}
 
 
 def as_conversation(prompt: Prompt) -> Conversation:
@@ -75,6 +80,8 @@ def fitting(
                 if len(turns) > 1:
                     answer = {"role": "assistant", "content": "."}
                     ids([message for turn in turns for message in (*turn, answer)][:-1], prompt.get("tools"))
+            except ControlToken as error:
+                raise BadRow("control token", str(error)) from None
             except ValueError as error:
                 raise BadRow("unfit for the chat template", str(error)) from None
             if length > room:

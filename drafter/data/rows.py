@@ -1,6 +1,8 @@
 """Training rows: a prompt in its chat template, the verifier's answer behind it, and which of both is supervised."""
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +10,11 @@ import torch
 from torch import Tensor
 
 from drafter.answers import Answer, asked
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
 from drafter.verifier.chat import prompt_ids
+from drafter.verifier.thoughts import empty_thought
+
+log = logging.getLogger(__name__)
 
 Span = tuple[int, int]
 
@@ -74,20 +79,23 @@ class RowMaker:
 
     Args:
         vocabulary: ids that there are.
-        sequence_length: longer rows are cut.
+        limit: longer rows are cut: the verifier reads no more, or the recipe wants no more.
     """
 
     tokenizer: Any
     keep_reasoning: bool
     vocabulary: int
-    sequence_length: int
+    limit: int
 
     @classmethod
-    def of(cls, verifier: Verifier, sequence_length: int) -> "RowMaker":
-        return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], sequence_length)
+    def of(cls, verifier: VerifierHead, sequence_length: int) -> "RowMaker":
+        limit = min(sequence_length, verifier.config.max_position_embeddings)
+        return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], limit)
 
-    def __call__(self, where: str, answer: Answer) -> Row | None:
-        """The answer behind its prompt in the chat template; None where it has no room.
+    def whole(self, where: str, answer: Answer) -> Row:
+        """The answer behind its prompt in the chat template.
+
+        Supervised is what was written; not a thought without a word that a template put there.
 
         Args:
             where: the answer stands, for errors.
@@ -101,20 +109,40 @@ class RowMaker:
             raise ValueError(
                 f"data.answers: {where} holds an id outside the verifier's vocabulary of {self.vocabulary}"
             )
-        return Row.of(prompt, ids, answer["source"], answer["kind"]).cut(self.sequence_length)
+        start = len(prompt) + empty_thought(self.tokenizer, ids)
+        return Row([*prompt, *ids], ((start, len(prompt) + len(ids)),), answer["source"], answer["kind"])
+
+    def __call__(self, where: str, answer: Answer) -> Row | None:
+        """The row, cut; None where its answer has no room. Raises as `whole` does."""
+        return self.whole(where, answer).cut(self.limit)
 
 
-def make_rows(answers: list[Answer], verifier: Verifier, sequence_length: int) -> list[Row]:
+def make_rows(answers: list[Answer], verifier: VerifierHead, sequence_length: int) -> list[Row]:
     """Put each answer behind its prompt in the verifier's chat template, cut at `sequence_length`.
 
     Raises:
         ValueError: an answer was made by another vocabulary, or no row has room for its answer.
     """
     make = RowMaker.of(verifier, sequence_length)
-    rows = [row for number, answer in enumerate(answers) if (row := make(f"row {number}", answer))]
-    if not rows:
-        raise ValueError(f"data.sequence_length={sequence_length}: no row has room for its answer; raise it")
-    return rows
+    whole = [make.whole(f"row {number}", answer) for number, answer in enumerate(answers)]
+    rows = [row.cut(make.limit) for row in whole]
+    tell_of_cuts(whole, rows, make.limit)
+    made = [row for row in rows if row]
+    if not made:
+        raise ValueError(f"data.sequence_length={make.limit}: no row has room for its answer; raise it")
+    return made
+
+
+def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -> None:
+    """Say how many rows lost their answer, or a part of it, to the cut at `limit`, and name the first."""
+    lost = [before for before, row in zip(whole, rows, strict=True) if row is None]
+    cut = [before for before, row in zip(whole, rows, strict=True) if row and len(row.ids) < len(before.ids)]
+    for found, what in ((lost, "have no room for their answer and are left out"), (cut, "lose a part of it")):
+        if found:
+            log.warning(
+                "data.sequence_length=%d: %d of %d rows %s, the first of %r (%d tokens)",
+                *(limit, len(found), len(whole), what, found[0].source, len(found[0].ids)),
+            )
 
 
 def is_held_out(source: str, validation_share: float) -> bool:

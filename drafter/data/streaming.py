@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from drafter.answers import Answer
 from drafter.config import DataConfig
-from drafter.data.rows import Row, RowMaker, is_held_out, one_answer_each
+from drafter.data.rows import Row, RowMaker, is_held_out, one_answer_each, tell_of_cuts
 from drafter.data.stream import Stream, Survey
 from drafter.verifier import Verifier
 
@@ -49,12 +49,15 @@ def open_stream(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[S
     training = TrainingOnly(make, data.validation_share)
     held_out: list[Row] = []
     sample: list[Row] = []
+    whole: list[Row] = []
     for where, answer in stream.in_order():
         if len(held_out) >= data.validation_rows and len(sample) >= SAMPLE:
             break
         wanted = held_out if is_held_out(answer["source"], data.validation_share) else sample
-        if len(wanted) < max(SAMPLE, data.validation_rows) and (row := make(where, answer)):
-            wanted += [row]
+        if len(wanted) < max(SAMPLE, data.validation_rows):
+            whole.append(make.whole(where, answer))
+            wanted += filter(None, [whole[-1].cut(make.limit)])
+    tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make.limit)
     if not sample or not held_out:
         raise ValueError(
             f"data.validation_share={data.validation_share}: leaves {len(sample)} training and {len(held_out)} "

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drafter.answers import Answer
+from drafter.verifier.chat import template_hash
+from drafter.verifier.tokenizer import tokenizer_hash
 
 
 @dataclass
-class Conversation:
-    """Where a prompt's conversation stands.
+class OpenConversation:
+    """A conversation that is being answered: where it stands.
 
     Attributes:
         messages: what was said before the next answer.
@@ -28,7 +30,7 @@ class Conversation:
     rows: list[Answer] = field(default_factory=list)
 
     @classmethod
-    def of(cls, prompt: Mapping[str, Any]) -> "Conversation":
+    def of(cls, prompt: Mapping[str, Any]) -> "OpenConversation":
         """From `prompt` (one user turn), `messages` (ending where an answer is due) or `turns` (a list of such)."""
         single = [{"role": "user", "content": prompt.get("prompt")}]
         first, *later = prompt.get("turns") or [prompt.get("messages") or single]
@@ -53,6 +55,11 @@ class Conversation:
             return False
         self.messages = [*self.messages, {"role": "assistant", "content": text}, *self.later.pop(0)]
         return True
+
+
+def origin_of(tokenizer: Any) -> dict[str, str | None]:
+    """What decides the tokens of a conversation: the vocabulary, and the chat template as it is cut."""
+    return {"tokenizer": tokenizer_hash(tokenizer), "template": template_hash(tokenizer)}
 
 
 def answer_seed(seed: int, index: int, turn: int, bits: int) -> int:

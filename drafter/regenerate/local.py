@@ -6,8 +6,9 @@ from typing import Any
 from drafter.answers import OpenShard
 from drafter.config import require
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.regenerate.conversation import Conversation, answer_seed
+from drafter.regenerate.conversation import OpenConversation, answer_seed, origin_of
 from drafter.verifier import Verifier
+from drafter.verifier.chat import spoken
 
 
 class LocalAnswerer:
@@ -38,7 +39,11 @@ class LocalAnswerer:
             "temperature": temperature,
             "top_p": top_p,
         }
-        self.origin = {"verifier": verifier.fingerprint(), "dtype": str(verifier.dtype).removeprefix("torch.")}
+        self.origin = {
+            "verifier": verifier.fingerprint(),
+            "dtype": str(verifier.dtype).removeprefix("torch."),
+            **origin_of(verifier.tokenizer),
+        }
 
     def answer(self, shard: OpenShard, on_done: Callable[[], None]) -> None:
         """Answer what a shard misses: first turns together, then second ones.
@@ -46,29 +51,28 @@ class LocalAnswerer:
         Raises:
             ValueError: a prompt and its answer exceed the verifier's context; before anything is answered.
         """
-        open_ones = {number: Conversation.of(shard.prompts[number]) for number in shard.missing}
+        open_ones = {number: OpenConversation.of(shard.prompts[number]) for number in shard.missing}
         turn = 0
         while open_ones:
             open_ones = self._round(shard, open_ones, turn, on_done)
             turn += 1
 
     def _round(
-        self, shard: OpenShard, conversations: dict[int, Conversation], turn: int, on_done: Callable[[], None]
-    ) -> dict[int, Conversation]:
+        self, shard: OpenShard, conversations: dict[int, OpenConversation], turn: int, on_done: Callable[[], None]
+    ) -> dict[int, OpenConversation]:
         """Answer the next turn of each conversation; returns those that have another."""
         questions = {number: self.verifier.chat_ids(one.messages, one.tools) for number, one in conversations.items()}
         order = sorted(questions, key=lambda number: -len(questions[number]))  # what fills the memory comes first
         if turn == 0:
             self._check_length(len(questions[order[0]]))
-        going_on: dict[int, Conversation] = {}
+        going_on: dict[int, OpenConversation] = {}
 
         def keep(position: int, generation: Generation) -> None:
             number = order[position]
             conversation, ids = conversations[number], generation.token_ids
             if generation.stop not in ("stop", "length"):
                 return
-            text = self.verifier.tokenizer.decode(ids, skip_special_tokens=True)
-            if conversation.add(ids, generation.stop, text):
+            if conversation.add(ids, generation.stop, spoken(self.verifier.tokenizer, ids)):
                 going_on[number] = conversation
             else:
                 shard.add(number, conversation.rows)

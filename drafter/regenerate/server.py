@@ -10,10 +10,10 @@ from typing import Any
 from drafter.answers import OpenShard
 from drafter.config import ServerConfig
 from drafter.engine.client import FIRST_WAIT, Client, Failure
-from drafter.regenerate.conversation import Conversation, answer_seed
+from drafter.regenerate.conversation import OpenConversation, answer_seed, origin_of
 from drafter.regenerate.reply import Reply, read_reply
-from drafter.verifier.chat import prompt_ids
-from drafter.verifier.tokenizer import tokenizer_hash, turn_end
+from drafter.verifier.chat import prompt_ids, turn_end
+from drafter.verifier.thoughts import hides_thoughts
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class ServerAnswerer:
     ):
         self.settings, self.tokenizer, self.seed, self.keep_reasoning = settings, tokenizer, seed, keep_reasoning
         self.end = turn_end(tokenizer)
+        if keep_reasoning and not settings.token_ids and hides_thoughts(tokenizer):
+            raise ValueError(
+                "data.server.token_ids=False: <think> is a special token of the verifier's, which the text of a reply "
+                "lacks; set true (vLLM), or data.keep_reasoning=false"
+            )
         key = None
         if settings.api_key_env is not None:
             key = os.environ.get(settings.api_key_env)
@@ -57,7 +62,7 @@ class ServerAnswerer:
         self.body |= {"return_token_ids": True} if settings.token_ids else {}
         self.body |= {} if keep_reasoning else {"chat_template_kwargs": {"enable_thinking": False}}
         self.body |= settings.extra
-        self.origin = {"server_model": settings.model, "tokenizer": tokenizer_hash(tokenizer)}
+        self.origin = {"server_model": settings.model, **origin_of(tokenizer)}
         self._answered = False
 
     def answer(self, shard: OpenShard, on_done: Callable[[], None]) -> None:
@@ -68,14 +73,14 @@ class ServerAnswerer:
                 many times in a row; what is answered by then is kept.
         """
         waiting = deque(shard.missing)
-        running: dict[Future[tuple[Conversation, int]], int] = {}
+        running: dict[Future[tuple[OpenConversation, int]], int] = {}
         in_a_row = 0
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             try:
                 while waiting or running:
                     while waiting and len(running) < 2 * self.settings.concurrency:
                         number = waiting.popleft()
-                        conversation = Conversation.of(shard.prompts[number])
+                        conversation = OpenConversation.of(shard.prompts[number])
                         running[pool.submit(self._converse, conversation, shard.first + number)] = number
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         number = running.pop(future)
@@ -102,7 +107,7 @@ class ServerAnswerer:
                 f"{failure}; what is answered is kept: mend it and run the same command again"
             )
 
-    def _converse(self, conversation: Conversation, index: int) -> tuple[Conversation, int]:
+    def _converse(self, conversation: OpenConversation, index: int) -> tuple[OpenConversation, int]:
         """All turns of a conversation; with it, how many answers were tokenised otherwise here."""
         retokenised, turn, more = 0, 0, True
         while more:
@@ -116,7 +121,7 @@ class ServerAnswerer:
             retokenised, turn = retokenised + reply.retokenised, turn + 1
         return conversation, retokenised
 
-    def _ask(self, conversation: Conversation, index: int, turn: int) -> Reply:
+    def _ask(self, conversation: OpenConversation, index: int, turn: int) -> Reply:
         body = {**self.body, "messages": conversation.messages}
         body |= {"tools": conversation.tools} if conversation.tools else {}
         if self.body["temperature"] > 0:
@@ -129,10 +134,9 @@ class ServerAnswerer:
             return read_reply(reply, self.tokenizer, self.end, self.settings.token_ids)
 
         reply = self.client.post("chat/completions", body, read)
-        if self.settings.check_prompts and reply.prompt_tokens not in (None, len(asked)):
+        if self.settings.check_prompts and (differs := reply.differs(asked)):
             raise ValueError(
-                f"data.server.model={self.settings.model!r}: reads a prompt as {reply.prompt_tokens} tokens, the "
-                f"verifier's chat template here as {len(asked)}; serve the same model with the same template, or set "
-                "data.server.check_prompts=false"
+                f"data.server.model={self.settings.model!r}: {differs}; serve the same model with the same template, "
+                "or set data.server.check_prompts=false"
             )
         return reply

@@ -132,14 +132,14 @@ def _record(line: bytes, longest: int) -> Any:
     if len(line) > longest:
         raise BadRow("too long", f"more than {longest} bytes")
     try:
-        text = line.decode()
+        text = line.decode().removeprefix("\ufeff")  # a byte-order mark, of this file or of one put behind another
     except UnicodeDecodeError as error:
         raise BadRow("invalid UTF-8", f"byte {error.start}") from None
     if not text.strip():
         return None
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadRow("no JSON", str(error)) from None
 
 

@@ -28,6 +28,7 @@ from drafter.models.start import adopt, start_from_verifier
 from drafter.taps import TapCache
 from drafter.training.batches import packs_of
 from drafter.verifier import Verifier
+from drafter.verifier.chat import template_hash
 from drafter.verifier.conversion import cache_directory
 from drafter.verifier.tokenizer import tokenizer_hash
 
@@ -107,7 +108,7 @@ def prepare(config: AlignmentConfig) -> Material:
 def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
     """Refuse answers of another verifier, of another tokenizer, or with reasoning where none is wanted."""
     path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
-    answers.check_origin(path, manifest, verifier.fingerprint(), tokens)
+    answers.check_origin(path, manifest, verifier.fingerprint(), tokens, template_hash(verifier.tokenizer))
     made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
     remedy = f"the answers were made with {made_with}; say the same, or make them again"
     require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)

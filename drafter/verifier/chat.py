@@ -5,8 +5,10 @@ A message is a dict with `role` (system, user, assistant, tool), `content`, and 
 template so (`enable_thinking`, which Qwen3's reads and others pass over).
 """
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,17 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from drafter.sources.base import Message
+from drafter.verifier.thoughts import EMPTY, OPENED, TAGS, thought_of, without_reasoning
 
 Span = tuple[int, int]  # half-open, in tokens
 
-MARK = "\u241f"  # stands for the user's turn while the template is cut open
+MARK = "\u241f"  # stands for somebody's words while the template is cut open
+CUT = "It's 1234.5 \n\n  caf\u00e9\t\u65e5\u672c \U0001f469\u200d\U0001f680"  # what tokenizers cut in different ways
 TAG = re.compile(r"\{%-?\s*generation\b")
-THOUGHT = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
-REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+class ControlToken(ValueError):
+    """A message holds the text of a token with which the template structures conversations."""
 
 
 def prompt_ids(
@@ -30,8 +36,10 @@ def prompt_ids(
 
     Raises:
         ValueError: there is no chat template, or it refuses the messages.
+        ControlToken: what somebody else than the assistant says would be read as the template's own.
     """
     template = _Template(tokenizer, tools, keep_reasoning)
+    template.refuse_control(message for message in messages if message["role"] != "assistant")
     return template.encode(template.text(template.shown(messages), answer_next=True))
 
 
@@ -41,24 +49,27 @@ def render(
     """Ids of a whole conversation, and what its assistants write: content and end-of-turn token, not the header.
 
     By the template's generation tags where it has them; else, or where these do not fall between tokens, by rendering
-    the turns before each answer, then with it: each must be how the next begins, in text and in tokens.
+    the turns before each answer, then with it: each must be how the next begins, in text and in tokens. A thought
+    without a word, which some templates put before an answer, belongs to no span: who thinks writes none.
 
     Raises:
         ValueError: no template, one that refuses the messages, or no exact span; names the turn and the remedy.
+        ControlToken: as `prompt_ids`, of any message.
     """
     template = _Template(tokenizer, tools, keep_reasoning)
+    template.refuse_control(messages)
     messages = template.shown(messages)
     text = template.text(messages)
     ids = template.encode(text)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    marks = template.tagged(messages, text)
+    marks = [(_worded(text, start), end) for start, end in template.tagged(messages, text)]
     spans = [template.in_tokens(text, ids, *mark) for mark in marks]
     if marks and None not in spans:
         if len(marks) == len(turns):
             for turn, (start, end) in zip(turns, marks, strict=True):
                 _check_reasoning(turn, messages[turn], text[start:end])
         return ids, [template.trim(ids, *_with_end(ids, span, tokenizer.eos_token_id)) for span in spans if span]
-    return ids, [template.turn(messages, turn, text, ids) for turn in turns]
+    return ids, [template.turn(messages, turn, text, ids, thoughtless=True) for turn in turns]
 
 
 def answer_ids(
@@ -66,14 +77,16 @@ def answer_ids(
 ) -> tuple[list[int], list[int]]:
     """`prompt_ids` of the turns before the last, and the ids that the last turn, an assistant's, adds to them.
 
-    Only the last answer has to be exact: a template may rewrite earlier ones (Qwen3's drops their reasoning).
+    Only the last answer has to be exact: a template may rewrite earlier ones (Qwen3's drops their reasoning). Where the
+    prompt ends in an open thought (DeepSeek-R1's), the answer goes on with what was thought.
 
     Raises:
-        ValueError: as `render`.
+        ValueError, ControlToken: as `render`.
     """
     template = _Template(tokenizer, tools, keep_reasoning)
+    template.refuse_control(messages)
     messages = template.shown(messages)
-    text = template.text(messages)
+    text = template.with_thought(messages)
     ids = template.encode(text)
     start, end = template.turn(messages, len(messages) - 1, text, ids)
     return ids[:start], ids[start:end]
@@ -93,10 +106,42 @@ def user_turns(messages: Sequence[Message]) -> list[list[Message]]:
             continue
         while turn and turn[-1]["role"] == "assistant":  # a call without its result
             turn.pop()
-        if turn and turn[-1]["role"] in ("user", "tool"):
+        if any(each["role"] in ("user", "tool") for each in turn):  # a system's word may come behind them
             turns.append(turn)
             turn = []
     return turns
+
+
+def spoken(tokenizer: Any, ids: Sequence[int]) -> str:
+    """An answer as the turns behind it quote it: all that was written, but the token that ends it.
+
+    Special tokens stay: without them a thought between special `<think>` tokens would run into the answer.
+    """
+    ended = len(ids) > 0 and ids[-1] in _special(tokenizer)
+    return tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False)
+
+
+def turn_end(tokenizer: Any) -> int:
+    """Id of the token with which the chat template closes an answer; it need not be the one that ends a text.
+
+    Raises:
+        ValueError: there is no chat template, or no special token behind an answer in it.
+    """
+    template = _Template(tokenizer)
+    text = template.text([{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}])
+    behind = template.encode(text.rpartition(MARK)[2]) if MARK in text else []
+    end = next((token for token in behind if token in tokenizer.added_tokens_decoder), None)
+    if end is None:
+        raise ValueError("verifier: its chat template closes an answer with no special token; choose a chat model")
+    return end
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """A short hash of what makes tokens of a conversation: the chat template, and how the tokenizer cuts a text."""
+    if tokenizer is None or not tokenizer.chat_template:
+        return None
+    known = [tokenizer.chat_template, tokenizer.encode(CUT, add_special_tokens=False)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def user_header(tokenizer: Any) -> list[int]:
@@ -127,7 +172,7 @@ class _Template:
 
     def shown(self, messages: Sequence[Message]) -> list[Message]:
         """The messages as the template gets them: without reasoning where that is not wanted."""
-        return list(messages) if self.keep_reasoning else [_without_reasoning(message) for message in messages]
+        return list(messages) if self.keep_reasoning else [without_reasoning(message) for message in messages]
 
     def text(self, messages: Sequence[Message], answer_next: bool = False) -> str:
         try:
@@ -156,8 +201,47 @@ class _Template:
         )
         return [(start, end) for start, end in marks[0] if end > start] if texts == [text] else []
 
-    def turn(self, messages: Sequence[Message], turn: int, text: str, ids: list[int]) -> Span:
-        """Tokens of the answer at `turn`, by rendering what is before it and then it too."""
+    def refuse_control(self, messages: Iterable[Message]) -> None:
+        """Raise a ControlToken where a message holds one; `<think>`, which answers are made of, is none."""
+        source = self.tokenizer.get_chat_template(tools=self.tools)
+        ends = {self.tokenizer.bos_token, self.tokenizer.eos_token}
+        control = [token for token in _special(self.tokenizer).values() if token in ends or token in source]
+        control = sorted(set(control) - set(TAGS))
+        for message in (*messages, {"role": "tools", "tool_calls": self.tools}):
+            said = [text for text in message.values() if isinstance(text, str)]
+            said.append(json.dumps(message.get("tool_calls") or "", ensure_ascii=False))
+            for token in control:
+                if any(token in text for text in said):
+                    raise ControlToken(
+                        f"a message of {message['role']!r} holds {token!r}, which the verifier would read as its chat "
+                        "template's own; remove it"
+                    )
+
+    def with_thought(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation, with what its last turn thought where the template drops that, and the generation
+        prompt opens a thought."""
+        text, before = self.text(messages), self.text(messages[:-1], answer_next=True) if messages[1:] else ""
+        header, thought = OPENED.sub("", before), thought_of(messages[-1])
+        if header == before:
+            return text
+        if not thought:
+            raise ValueError(
+                f"messages[{len(messages) - 1}]: the chat template opens a thought, and this answer has none; give it "
+                "one (reasoning_content) and set data.keep_reasoning=true, or leave it out"
+            )
+        if text.startswith(before) or not text.startswith(header):
+            return text
+        bare = self.text([*messages[:-1], without_reasoning(messages[-1])])
+        return f"{before}{thought}\n</think>\n\n{bare[len(header) :].lstrip()}"
+
+    def turn(
+        self, messages: Sequence[Message], turn: int, text: str, ids: list[int], thoughtless: bool = False
+    ) -> Span:
+        """Tokens of the answer at `turn`, by rendering what is before it and then it too.
+
+        Args:
+            thoughtless: without the empty thought that a template may put before it.
+        """
         name = f"messages[{turn}]"
         if turn < 1 or messages[turn]["role"] != "assistant":
             raise ValueError(f"{name}: is no answer to anything; begin with a user's turn, end with an assistant's")
@@ -169,7 +253,8 @@ class _Template:
                 "before it; make a row of each answer, with the turns before it as its prompt"
             )
         _check_reasoning(turn, messages[turn], behind[len(before) :])
-        span = self.in_tokens(text, ids, len(before), len(behind))
+        start = _worded(behind, len(before)) if thoughtless else len(before)
+        span = self.in_tokens(text, ids, start, len(behind))
         if span is None:
             raise ValueError(f"{name}: a token spans where it begins or ends; strip the blanks around its content")
         return self.trim(ids, *span)
@@ -195,19 +280,20 @@ def _with_end(ids: list[int], span: Span, end_id: int | None) -> Span:
     return (start, end + 1) if end < len(ids) and ids[end] == end_id and ids[end - 1] != end_id else span
 
 
+def _worded(text: str, start: int) -> int:
+    """Where an answer begins, behind a thought without a word."""
+    empty = EMPTY.match(text, start)
+    return empty.end() if empty else start
+
+
+def _special(tokenizer: Any) -> dict[int, str]:
+    """Special tokens, by id."""
+    return {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
 def _check_reasoning(turn: int, message: Message, written: str) -> None:
-    thought = next((message[name] for name in REASONING if message.get(name)), "")
-    if thought.strip() not in written:
+    if thought_of(message) not in written:
         raise ValueError(
             f"messages[{turn}]: the chat template does not write its reasoning here; drop reasoning, or make a row of "
             "each answer, with the turns before it as its prompt"
         )
-
-
-def _without_reasoning(message: Message) -> Message:
-    if message["role"] != "assistant":
-        return message
-    kept = {key: value for key, value in message.items() if key not in REASONING}
-    if isinstance(kept.get("content"), str):
-        kept["content"] = THOUGHT.sub("", kept["content"])
-    return kept

@@ -4,12 +4,13 @@ It is no nn.Module and never a child of one, so that no checkpoint holds it and 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drafter.verifier.chat import Message, prompt_ids
+from drafter.verifier.chat import Message, prompt_ids, turn_end
 from drafter.verifier.loading import load_model
 from drafter.verifier.output import OutputHead
 
@@ -64,11 +65,13 @@ class VerifierHead:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: those of the generation config, and the tokenizer's."""
+        """Ids that end an answer: those of the generation config, the tokenizer's, and the chat template's."""
         ids = self.model.generation_config.eos_token_id
         found = {ids} if isinstance(ids, int) else set(ids or ())
         if self.tokenizer is not None and self.tokenizer.eos_token_id is not None:
             found.add(self.tokenizer.eos_token_id)
+        with suppress(ValueError):  # no chat model
+            found.add(turn_end(self.tokenizer))
         return tuple(sorted(found))
 
     def chat_ids(self, prompt: str | Sequence[Message], tools: list[Any] | None = None) -> list[int]:

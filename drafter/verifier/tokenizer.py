@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from drafter.verifier.chat import answer_ids
 from drafter.verifier.conversion import resolve
 
 
@@ -37,16 +36,3 @@ def tokenizer_hash(tokenizer: Any) -> str | None:
         return None
     entries = sorted((index, token) for token, index in tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
-
-
-def turn_end(tokenizer: Any) -> int:
-    """Id of the token with which the chat template closes an answer.
-
-    Raises:
-        ValueError: there is no chat template, or no special token behind an answer in it.
-    """
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-    last = answer_ids(tokenizer, turns, keep_reasoning=False)[1][-1]
-    if last not in tokenizer.added_tokens_decoder:
-        raise ValueError("verifier: its chat template closes an answer with no special token; choose a chat model")
-    return last

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from drafter.decode import SpeculativeDecoder
-    from drafter.models import BlockDiffusionDrafter
+    from drafter.models import BlockDiffusionDrafter, CausalDrafter
     from drafter.verifier import Verifier
 
-__all__ = ["BlockDiffusionDrafter", "SpeculativeDecoder", "Verifier"]
+__all__ = ["BlockDiffusionDrafter", "CausalDrafter", "SpeculativeDecoder", "Verifier"]
 
 _HOMES = {
     "BlockDiffusionDrafter": "drafter.models",
+    "CausalDrafter": "drafter.models",
     "SpeculativeDecoder": "drafter.decode",
     "Verifier": "drafter.verifier",
 }

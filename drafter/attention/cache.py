@@ -103,6 +103,15 @@ class KVCache:
         self.seqlens.copy_(self.lengths)
         self._masks.clear()
 
+    def advance(self, count: int) -> None:
+        """Commit `count` more slots of every row; a negative number takes them back."""
+        self.longest += count
+        if self.longest > self.capacity:
+            raise ValueError(f"cache capacity={self.capacity}: {self.longest} slots are needed; make it larger")
+        self.lengths.add_(count)  # in place: graphs know the address
+        self.seqlens.add_(count)
+        self._masks.clear()
+
     def positions(self, count: int) -> Tensor:
         """Positions of `count` new tokens behind each row, [B, Q]."""
         if self._branches is not None:

@@ -110,6 +110,8 @@ class SpeculativeDecoder:
             raise ValueError("stop, on_text: the verifier has no tokenizer; use token ids alone")
         verifier, tokenizer = self.verifier, self.verifier.tokenizer
         vocabulary, context = verifier.head.shape[0], verifier.config.max_position_embeddings
+        if self.drafter is not None and self.drafter.context_length is not None:
+            context = min(context, self.drafter.context_length)
         rows = read_prompts(prompts, tokenizer, vocabulary, context, max_new_tokens)
         waiting: deque[Answering] = deque()
         for row in rows:

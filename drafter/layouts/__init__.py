@@ -9,17 +9,13 @@ from drafter.layouts.native import TRANSFORMERS
 from drafter.layouts.rules import RULES
 from drafter.layouts.speculators import SPECULATORS
 
-__all__ = ["FACTS", "LAYOUTS", "MISSING", "RULES", "Layout", "detect", "get", "shapes"]
+__all__ = ["CANONICAL", "FACTS", "LAYOUTS", "MISSING", "RULES", "Layout", "detect", "find_layout", "get", "shapes"]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CANONICAL, TRANSFORMERS, SPECULATORS)}
 
 
-def detect(config: Mapping[str, Any]) -> Layout:
-    """The layout of a `config.json`, by the field that only that one has.
-
-    Raises:
-        ValueError: it is of none of them.
-    """
+def find_layout(config: Mapping[str, Any]) -> Layout | None:
+    """The layout of a `config.json`, by the field that only that one has; None where it is no drafter's."""
     if "speculators_model_type" in config or "transformer_layer_config" in config:
         return SPECULATORS
     if config.get("model_type") == TRANSFORMERS.fixed["model_type"]:
@@ -27,6 +23,19 @@ def detect(config: Mapping[str, Any]) -> Layout:
     architectures = config.get("architectures") or []
     if "dflash_config" in config or CANONICAL.fixed["architectures"][0] in architectures:
         return CANONICAL
+    return None
+
+
+def detect(config: Mapping[str, Any]) -> Layout:
+    """The layout of a `config.json`.
+
+    Raises:
+        ValueError: it is of none of them.
+    """
+    layout = find_layout(config)
+    if layout is not None:
+        return layout
+    architectures = config.get("architectures") or []
     raise ValueError(
         f"config.json: architectures={architectures!r}, model_type={config.get('model_type')!r} is no DFlash drafter; "
         f"name a drafter in one of the layouts {', '.join(LAYOUTS)}"

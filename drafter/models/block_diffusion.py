@@ -4,7 +4,7 @@ Context reaches it by KV injection: taps of the verifier, fused by one projectio
 layer. It has no embedding and no head; both are the verifier's. The same class trains, decodes and is exported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from drafter.attention import KVCache
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
-from drafter.layouts.canonical import CANONICAL
+from drafter.layouts import CANONICAL, find_layout
 from drafter.models import storage
+from drafter.models.base import Outline
 from drafter.models.layers import DrafterLayer
 from drafter.verifier import Verifier
 
@@ -50,6 +51,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
 
     config_class = BlockDiffusionConfig
     config: BlockDiffusionConfig
+    vocabulary: Tensor | None
     base_model_prefix = ""
     main_input_name = "block"
     _no_split_modules = ["DrafterLayer"]  # noqa: RUF012 (transformers' own name and type)
@@ -63,7 +65,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         self.layers: Any = nn.ModuleList(DrafterLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
-        self.vocabulary: Tensor | None = None
+        self.register_buffer("vocabulary", None, persistent=False)  # moves with the module, stands in no state_dict
         self.post_init()
 
     @classmethod
@@ -85,6 +87,25 @@ class BlockDiffusionDrafter(PreTrainedModel):
         weights = self.state_dict()
         storage.save(Path(save_directory), CANONICAL, facts, weights.__getitem__, vocabulary=self.vocabulary)
 
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a `config.json` is one of a DFlash drafter, in any layout."""
+        return find_layout(config) is not None
+
+    @classmethod
+    def outline(cls, source: str) -> Outline:
+        """What its config says, fields checked."""
+        facts = storage.Stored(storage.find(source)).facts
+        made_for = {name: facts[name] for name in ("hidden_size", "num_target_layers", "vocab_size") if facts.get(name)}
+        return Outline(facts["block_size"] - 1, facts["block_size"] - 1, made_for)
+
+    @classmethod
+    def beside(cls, source: str, verifier: Verifier) -> "BlockDiffusionDrafter":
+        """Load in the dtype and on the device of a verifier."""
+        drafter = cls.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
+        drafter.check_verifier(verifier)
+        return drafter
+
     @property
     def block_size(self) -> int:
         return self.config.block_size
@@ -98,6 +119,11 @@ class BlockDiffusionDrafter(PreTrainedModel):
     def longest(self) -> int:
         """Tokens that can be proposed at most."""
         return self.block_size - 1
+
+    @property
+    def context_length(self) -> int | None:
+        """As many tokens as the verifier reads."""
+        return None
 
     @property
     def tap_layers(self) -> Sequence[int]:

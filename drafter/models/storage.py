@@ -14,6 +14,7 @@ from drafter.layouts import FACTS, RULES, Layout, detect, shapes
 from drafter.layouts.base import SLIDING
 from drafter.layouts.reading import read_facts
 from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write
+from drafter.verifier.conversion import PACKAGED, resolve
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def find(source: str | Path) -> Path:
-    """The directory of a drafter: `source` itself, or where the hub's files of that name are kept.
+    """The directory of a drafter: `source` itself, or where the files of a hub id, GGUF file or packaged name are kept.
 
     Raises:
         ValueError: neither exists.
@@ -168,6 +169,8 @@ def find(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
+    if str(source) in PACKAGED or str(source).startswith("tiny-") or path.suffix == ".gguf":
+        return Path(resolve(str(source)))
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         raise ValueError(f"drafter={str(source)!r}: no such directory; check the path")
     from huggingface_hub import snapshot_download

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drafter.verification.streams import Streams
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -66,8 +68,10 @@ def count_leading(keep: Tensor) -> Tensor:
     return keep.long().cumprod(-1).sum(-1)  # [B]
 
 
-def uniforms(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+def uniforms(shape: tuple[int, ...], generator: torch.Generator | Streams, device: torch.device) -> Tensor:
     """Float64 numbers in [0, 1), drawn where the generator lives, then moved: one stream for all devices."""
+    if isinstance(generator, Streams):
+        return generator.uniforms(shape)
     return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).to(device)
 
 
@@ -89,7 +93,7 @@ def inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
     return torch.minimum(ids, last).squeeze(-1)  # [...]
 
 
-def sample(probs: Tensor, generator: torch.Generator) -> Tensor:
+def sample(probs: Tensor, generator: torch.Generator | Streams) -> Tensor:
     """One token from each law: [..., V] -> [...] long."""
     return inverse_cdf(probs, uniforms(tuple(probs.shape[:-1]), generator, probs.device))
 

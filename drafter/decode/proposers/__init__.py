@@ -5,13 +5,24 @@ from typing import Any
 
 from drafter.decode.proposers.base import Proposal, Proposer, SlotProposer, State
 from drafter.decode.proposers.block_diffusion import BlockDiffusionProposer
-from drafter.models import BlockDiffusionDrafter
+from drafter.decode.proposers.causal import CausalProposer
+from drafter.models import BlockDiffusionDrafter, CausalDrafter
 from drafter.verifier import Verifier
 
-__all__ = ["PROPOSERS", "BlockDiffusionProposer", "Proposal", "Proposer", "SlotProposer", "State", "make_proposer"]
+__all__ = [
+    "PROPOSERS",
+    "BlockDiffusionProposer",
+    "CausalProposer",
+    "Proposal",
+    "Proposer",
+    "SlotProposer",
+    "State",
+    "make_proposer",
+]
 
 PROPOSERS: dict[type, Callable[[Verifier, Any, int], Proposer]] = {
     BlockDiffusionDrafter: BlockDiffusionProposer,
+    CausalDrafter: CausalProposer,
 }
 """The class of a drafter → what makes its proposer of (verifier, drafter, draft length)."""
 

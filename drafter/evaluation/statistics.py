@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,7 @@ class Draws(NamedTuple):
     prompts: Tensor
 
 
+@lru_cache(maxsize=4)
 def draw(seeds: int, prompts: int, draws: int = DRAWS, number: int = 0) -> Draws:
     """Bootstrap draws, the same ones every time.
 

@@ -1,0 +1,130 @@
+"""What README files say of results is what the committed CSV files hold, figure by figure."""
+
+import csv
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from drafter.ablation import report, tables
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs/results"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/results.csv"))
+CLAIM = re.compile(r"[+-]\d+\.\d %(?: \[[+-]\d+\.\d, [+-]\d+\.\d\])?")
+
+
+@cache
+def study(name):
+    found = tables.read(RESULTS / name)
+    return found, report.compare_all(found)
+
+
+def said(estimate):
+    """An estimate as README files write it: `+14.2 % [+12.5, +16.0]`."""
+    return f"{100 * estimate.value:+.1f} % [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+
+
+def cells(name):
+    """The rows of a README's tables that open with an arm in backticks: arm → cells without emphasis."""
+    lines = (RESULTS / name / "README.md").read_text().replace("**", "").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    return {re.match(r"`(\w+)`", row[0])[1]: row[1:] for row in rows}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_tables_hold_what_the_csv_files_give(name):
+    found, comparisons = study(name)
+    rows = cells(name)
+    assert set(rows) == set(found.seeds) - {found.baseline}
+    for arm, row in rows.items():
+        mean = report.average(found, arm)
+        of_seeds = [f"{100 * gain:+.1f} %" for gain in report.average_by_seed(comparisons, arm)]
+        verdict = report.verdict(mean, [arms[arm].gain for arms in comparisons.values()])
+        accepted = said(report.average(found, arm, "accepted"))
+        assert row == ([said(mean), accepted] if mean.hint else [said(mean), ", ".join(of_seeds), accepted, verdict])
+
+
+@cache
+def prose(name):
+    """Claims outside the tables: what is claimed → what the CSV files give."""
+    found, comparisons = study(name)
+    given = {f"{arm} on {suite}": said(arms[arm].gain) for suite, arms in comparisons.items() for arm in arms}
+    for arm in found.seeds:
+        for over in found.seeds:
+            if over not in (arm, found.baseline):
+                given[f"{arm} over {over}"] = said(report.average(found, arm, over=over))
+    return given
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_intervals_in_the_text_are_of_some_comparison(name):
+    """Every figure with an interval outside the tables is one that the CSV files give."""
+    text = (RESULTS / name / "README.md").read_text().replace("**", "")
+    lines = " ".join(line for line in text.splitlines() if not line.startswith("|"))
+    claims = [claim for claim in CLAIM.findall(lines) if "[" in claim]
+    given = set(prose(name).values())
+    assert [claim for claim in claims if claim not in given] == []
+
+
+CLAIMED = {
+    "losses": (
+        "held-out {full_as_printed on held_out}, HumanEval {full_as_printed on humaneval}, MT-bench "
+        "{full_as_printed on mt_bench}",
+        "Over decay alone it is {full_as_printed over decay}",
+        "first-error 0.08 is {decay_first_error over decay} over it, with chain 5 it is {full over decay}",
+        "as printed the stack is {full_as_printed over full} over 0.08 and 5",
+    ),
+    "losses_qwen3": (
+        "decay with first-error is {decay_first_error over decay} over decay alone; the full stack over decay is "
+        "{full over decay}, not settled",
+    ),
+    "rivals": ("({dpace over decay} and {lk_alpha over decay} over it)",),
+}
+
+
+@pytest.mark.parametrize(("name", "sentence"), [(name, one) for name, all_ in CLAIMED.items() for one in all_])
+def test_sentences_quote_the_comparison_that_they_name(name, sentence):
+    expected = re.sub(r"\{(.*?)\}", lambda place: prose(name)[place[1]], sentence)
+    assert expected in " ".join((RESULTS / name / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_reports_are_those_of_their_csv_files(name, tmp_path, monkeypatch):
+    """`python -m drafter ablate docs/results/NAME --report-only` would change nothing."""
+    monkeypatch.setattr(report, "draw_all", lambda *_: None)
+    for file in tables.FILES:
+        (tmp_path / file).write_bytes((RESULTS / name / file).read_bytes())
+    report.build(tmp_path)
+    for file in ("report.md", "report.html"):
+        assert (tmp_path / file).read_text() == (RESULTS / name / file).read_text()
+
+
+def test_the_readme_quotes_the_quickstart_and_the_decoder():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    summary = json.loads((RESULTS / "quickstart/summary.json").read_text())
+    with (RESULTS / "decoding/decoding.csv").open() as file:
+        (ours,) = [row for row in csv.DictReader(file) if (row["way"], row["batch_size"]) == ("ours", "1")]
+    quickstart = (RESULTS / "quickstart/README.md").read_text()
+    row = next(line for line in quickstart.splitlines() if line.startswith("| speed-up over"))
+    assert f"{summary['speedup']:.2f}" in row
+    assert f"{summary['tokens_per_cycle']:.2f} tokens per cycle on held-out prompts" in text
+    least, most = re.search(r"(1\.\d\d) to (1\.\d\d) . the speed of plain decoding", text).groups()
+    assert f"gave {least}" in quickstart
+    assert f"speed-up {most}" in quickstart
+    assert all(float(least) <= float(one) <= float(most) for one in re.findall(r"1\.\d\d", row))
+    over = re.search(r"MT-bench (1\.\d\d) . that of its own plain loop, (1\.\d\d) . that of transformers", text)
+    assert over.groups() == (f"{float(ours['over_loop']):.2f}", f"{float(ours['speedup']):.2f}")
+
+
+def test_uniform_is_where_the_texts_say():
+    found, _ = study("losses")
+    uniform = [report.compare_all(found)[suite]["uniform"].tokens_per_cycle.value for suite in found.counts]
+    text = (RESULTS / "losses/README.md").read_text()
+    assert f"Uniform stands at {min(uniform):.2f} to {max(uniform):.2f} tokens per cycle" in text
+    found, _ = study("losses_qwen3")
+    seeds = sorted(report.by_seed(found.counts["held_out"]["uniform"]))
+    text = " ".join((RESULTS / "losses_qwen3/README.md").read_text().split())
+    assert f"Uniform's own seeds lie between {seeds[0]:.2f} and {seeds[-1]:.2f} tokens per cycle" in text

@@ -6,6 +6,7 @@ token is not advancing a length, and the rows of a batch advance by different am
 
 from drafter.decode.costs import Costs
 from drafter.decode.decoder import SpeculativeDecoder
+from drafter.decode.free import FreeDecoder
 from drafter.decode.generation import Generation, tokens_per_cycle
 
-__all__ = ["Costs", "Generation", "SpeculativeDecoder", "tokens_per_cycle"]
+__all__ = ["Costs", "FreeDecoder", "Generation", "SpeculativeDecoder", "tokens_per_cycle"]

@@ -1,22 +1,20 @@
 """The decoder's front: arguments checked, prompts turned into rows, a batch run over them."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 
-from drafter.decode.answering import Answering
 from drafter.decode.checks import AUTO, check_decoder, check_generation
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Decider, Weight
 from drafter.decode.generation import Generation
 from drafter.decode.pair import Pair
-from drafter.decode.prompts import read_prompts
-from drafter.decode.proposers import Proposer, SlotProposer, make_proposer
+from drafter.decode.prompts import read_prompts, to_answer
+from drafter.decode.proposers import Proposer, PushForwardProposer, SlotProposer, make_proposer
 from drafter.decode.sampling import Law
 from drafter.decode.schemes import Branches, Chain, Scheme
 from drafter.decode.slots import Listeners, Slots
-from drafter.decode.text import Transcript, stop_strings
+from drafter.decode.text import stop_strings
 from drafter.decode.tree import most_nodes
 from drafter.models.base import Drafter
 from drafter.verification import Rule, block_verification, match, needs
@@ -65,6 +63,8 @@ class SpeculativeDecoder:
             self.drafter.check_verifier(verifier)
             self.proposer = make_proposer(verifier, self.drafter, self.draft_length)
             self.tree_nodes = self._nodes(tree_nodes)
+        if isinstance(self.proposer, PushForwardProposer):
+            self.rule = self.proposer.check_rule(self.rule)
 
     @torch.inference_mode()
     def generate(
@@ -98,6 +98,8 @@ class SpeculativeDecoder:
             ValueError: an argument is out of range, or text is asked for without a tokenizer.
         """
         check_generation(max_new_tokens, batch_size, temperature, top_p, top_k)
+        if isinstance(self.proposer, PushForwardProposer):
+            self.proposer.model.check_temperature(temperature)
         keeps_noise = self.rule is not None and "noise" in needs(self.rule)
         if not isinstance(seed, int) and not (keeps_noise and len(seed) == len(prompts)):
             raise ValueError(
@@ -113,13 +115,7 @@ class SpeculativeDecoder:
         if self.drafter is not None and self.drafter.context_length is not None:
             context = min(context, self.drafter.context_length)
         rows = read_prompts(prompts, tokenizer, vocabulary, context, max_new_tokens)
-        waiting: deque[Answering] = deque()
-        for row in rows:
-            row.transcript = Transcript(tokenizer, strings) if reads else None
-            if not row.ended:
-                waiting.append(row)
-            elif on_end is not None:
-                on_end(row.index, row.result)
+        waiting = to_answer(rows, tokenizer if reads else None, strings, on_end)
         rule = self.rule or (match if temperature == 0 or self.tree_nodes else block_verification)
         law = Law(temperature, top_p, top_k)
         decider = Decider(verifier, self.proposer, rule, law, seed, self.verifier_weight, len(rows), max_new_tokens)

@@ -1,11 +1,13 @@
 """Prompts, text or token ids, turned into rows to be answered; one that can't run says why."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from operator import index as integer
 from typing import Any
 
 from drafter.decode.answering import Answering
 from drafter.decode.generation import Generation
+from drafter.decode.text import Transcript
 
 
 def read_prompts(
@@ -25,6 +27,23 @@ def read_prompts(
             reason = f"{len(ids)} prompt tokens + max_new_tokens={max_new_tokens} exceed the context of {context}"
         rows.append(Answering(index, ids, Generation(stop=reason)))
     return rows
+
+
+def to_answer(
+    rows: Sequence[Answering],
+    tokenizer: Any,
+    stop: Sequence[str],
+    on_end: Callable[[int, Generation], None] | None,
+) -> deque[Answering]:
+    """The rows that can run, as text too where there is a tokenizer; who listens is told of the others."""
+    waiting: deque[Answering] = deque()
+    for row in rows:
+        row.transcript = None if tokenizer is None else Transcript(tokenizer, stop)
+        if not row.ended:
+            waiting.append(row)
+        elif on_end is not None:
+            on_end(row.index, row.result)
+    return waiting
 
 
 def _read(prompt: str | Sequence[int], tokenizer: Any, vocabulary: int) -> tuple[list[int], str]:

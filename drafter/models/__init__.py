@@ -6,11 +6,21 @@ To add one: a class with what `base.Drafter` lists, its entry in DRAFTERS, its p
 from drafter.models.base import Drafter
 from drafter.models.block_diffusion import BlockDiffusionConfig, BlockDiffusionDrafter
 from drafter.models.causal import CausalDrafter
+from drafter.models.push_forward import PushForwardConfig, PushForwardModel
 from drafter.models.storage import find, read_config
 
-__all__ = ["DRAFTERS", "BlockDiffusionConfig", "BlockDiffusionDrafter", "CausalDrafter", "Drafter", "kind_of"]
+__all__ = [
+    "DRAFTERS",
+    "BlockDiffusionConfig",
+    "BlockDiffusionDrafter",
+    "CausalDrafter",
+    "Drafter",
+    "PushForwardConfig",
+    "PushForwardModel",
+    "kind_of",
+]
 
-DRAFTERS: list[type[Drafter]] = [BlockDiffusionDrafter, CausalDrafter]
+DRAFTERS: list[type[Drafter]] = [BlockDiffusionDrafter, CausalDrafter, PushForwardModel]
 """Kinds of drafters; the first one that recognises a `config.json` reads the directory."""
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from drafter.decode.proposers.base import Proposal, Proposer, SlotProposer, State
 from drafter.decode.proposers.block_diffusion import BlockDiffusionProposer
 from drafter.decode.proposers.causal import CausalProposer
-from drafter.models import BlockDiffusionDrafter, CausalDrafter
+from drafter.decode.proposers.push_forward import PushForwardProposer
+from drafter.models import BlockDiffusionDrafter, CausalDrafter, PushForwardModel
 from drafter.verifier import Verifier
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CausalProposer",
     "Proposal",
     "Proposer",
+    "PushForwardProposer",
     "SlotProposer",
     "State",
     "make_proposer",
@@ -23,6 +25,7 @@ __all__ = [
 PROPOSERS: dict[type, Callable[[Verifier, Any, int], Proposer]] = {
     BlockDiffusionDrafter: BlockDiffusionProposer,
     CausalDrafter: CausalProposer,
+    PushForwardModel: PushForwardProposer,
 }
 """The class of a drafter → what makes its proposer of (verifier, drafter, draft length)."""
 

@@ -4,15 +4,20 @@ A causal language model whose input may also be noise: one uniform number per to
 position, under ordinary causal attention and the model's own head. All randomness is noise's; a token is an argmax.
 """
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from drafter.attention import KVCache
+from drafter.models.base import Outline
 from drafter.models.push_forward.noise import NoiseEncoder
 from drafter.models.push_forward.packed import Context, Groups, group_positions
+from drafter.models.storage import find, read_config
 from drafter.verifier import Verifier
 from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.head import output_of
@@ -25,6 +30,7 @@ class PushForwardConfig(PreTrainedConfig):
         backbone: the config of a causal language model of transformers, as a dictionary.
         tokens_per_pass: how many tokens a pass was trained to give; it gives any smaller number, too.
         temperatures: lowest and highest that it was trained at.
+        stop_ids: tokens that end a text.
         noise_periods: see `NoiseEncoder`.
     """
 
@@ -32,6 +38,7 @@ class PushForwardConfig(PreTrainedConfig):
     backbone: dict | None = None
     tokens_per_pass: int = 1
     temperatures: tuple[float, float] | list = (1.0, 1.0)
+    stop_ids: tuple[int, ...] | list = ()
     noise_periods: float = 1.0
 
 
@@ -69,11 +76,58 @@ class PushForwardModel(PreTrainedModel):
             backbone=verifier.model.config.to_dict(),
             tokens_per_pass=tokens_per_pass,
             temperatures=list(temperatures),
+            stop_ids=list(verifier.stop_ids),
             noise_periods=noise_periods,
         )
         model = cls(config)
         model.backbone.load_state_dict(verifier.model.state_dict())
         return model.to(verifier.device)
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a `config.json` is one of a push-forward model."""
+        return cls.__name__ in (config.get("architectures") or ())
+
+    @classmethod
+    def outline(cls, source: str) -> Outline:
+        """What its config says."""
+        config = read_config(find(source))
+        if not (isinstance(config.get("backbone"), dict) and isinstance(config.get("tokens_per_pass"), int)):
+            raise ValueError(f"drafter={source!r}: its config.json names no backbone and tokens_per_pass; export again")
+        made_for = {"vocab_size": config["backbone"]["vocab_size"]} if "vocab_size" in config["backbone"] else {}
+        return Outline(config["tokens_per_pass"], config["tokens_per_pass"], made_for)
+
+    @classmethod
+    def load(cls, source: str, dtype: torch.dtype | None = None, device: Any = "cpu") -> "PushForwardModel":
+        """Read a directory or hub id, strictly.
+
+        Raises:
+            ValueError: it holds none, or not all of its weights.
+        """
+        where = find(source)
+        cls.outline(source)
+        try:
+            model, told = cls.from_pretrained(where, dtype=dtype, output_loading_info=True)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"drafter={source!r}: can't be read ({str(error).splitlines()[0]})") from None
+        wrong = sorted(map(str, (*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"])))
+        if wrong:
+            raise ValueError(f"drafter={source!r}: {wrong[0]} does not fit its config; export again")
+        return model.to(device).eval()
+
+    @classmethod
+    def beside(cls, source: str, verifier: Verifier) -> "PushForwardModel":
+        """Load in the dtype and on the device of a verifier."""
+        model = cls.load(source, verifier.dtype, verifier.device)
+        model.check_verifier(verifier)
+        return model
+
+    def widened(self, tokens_per_pass: int) -> "PushForwardModel":
+        """A copy with weights of its own, to be trained to give another number of tokens."""
+        made = type(self)(copy.deepcopy(self.config))
+        made.load_state_dict(self.state_dict())
+        made.config.tokens_per_pass = tokens_per_pass
+        return made.to(self.device)
 
     @property
     def body(self) -> Any:
@@ -87,6 +141,36 @@ class PushForwardModel(PreTrainedModel):
     @property
     def tokens_per_pass(self) -> int:
         return self.config.tokens_per_pass
+
+    @property
+    def draft_length(self) -> int:
+        return self.tokens_per_pass
+
+    @property
+    def longest(self) -> int:
+        return self.tokens_per_pass
+
+    @property
+    def context_length(self) -> int:
+        return self.backbone.config.get_text_config().max_position_embeddings
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of its teacher."""
+        return tuple(self.config.stop_ids)
+
+    def check_verifier(self, verifier: Verifier) -> None:
+        """Raise a ValueError unless its tokens are the verifier's."""
+        ours, theirs = len(self.head), len(verifier.head)
+        if ours != theirs:
+            raise ValueError(f"drafter: has a vocabulary of {ours} tokens, the verifier of {theirs}; load its teacher")
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise a ValueError unless it was trained at that temperature."""
+        low, high = self.config.temperatures
+        if not low <= temperature <= high:
+            trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            raise ValueError(f"temperature={temperature}: the model was trained at {trained}; choose that")
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of ids [...]: [..., D]."""
@@ -146,6 +230,11 @@ class PushForwardModel(PreTrainedModel):
         heads, width = text.num_key_value_heads, attention.head_dim
         return KVCache(len(self.body.layers), batch, capacity, heads, width, self.dtype, self.device, kernel, replayed)
 
+    def extend(self, ids: Tensor, cache: KVCache) -> None:
+        """Write keys and values of new tokens [B, Q] behind the cache; commit nothing."""
+        nothing = torch.zeros(len(ids), 0, device=ids.device)
+        self.push(ids, nothing, nothing.new_ones(len(ids)), cache)
+
     def push(self, ids: Tensor, noise: Tensor, temperature: Tensor, cache: KVCache) -> Tensor:
         """New tokens behind the cache and the G tokens behind those, in one pass; commits nothing.
 
@@ -157,14 +246,16 @@ class PushForwardModel(PreTrainedModel):
             normed hidden states of the G tokens, [B, G, D].
         """
 
-        def run(ids: Tensor, noise: Tensor, temperature: Tensor) -> tuple[Tensor]:
-            inputs = torch.cat([self.embed(ids), self.noise(noise, temperature[:, None])], dim=1)  # [B, Q + G, D]
+        def run(padded: Tensor, noise: Tensor, temperature: Tensor) -> tuple[Tensor]:
+            tokens = self.embed(padded[:, : ids.shape[1]])
+            inputs = torch.cat([tokens, self.noise(noise, temperature[:, None])], dim=1)  # [B, Q + G, D]
             positions = cache.positions(inputs.shape[1])
             with over(cache):
                 out = self.body(inputs_embeds=inputs, position_ids=positions, use_cache=False)
             return (out.last_hidden_state[:, ids.shape[1] :],)
 
-        (hidden,) = cache.replay(("push", self.head.data_ptr()), run, ids, noise, temperature)
+        padded = torch.nn.functional.pad(ids, (0, noise.shape[1]))  # [B, Q + G]: as wide as the pass
+        (hidden,) = cache.replay(("push", self.head.data_ptr()), run, padded, noise, temperature)
         assert hidden is not None
         return hidden
 

@@ -5,6 +5,7 @@ Their modules import nothing heavy at the top, so that `--help` and a wrong reci
 
 COMMANDS = (
     "train",
+    "engine",
     "regenerate",
     "ablate",
     "evaluate",

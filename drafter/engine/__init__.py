@@ -1,1 +1,1 @@
-"""A serving engine as a partner: asking one for answers."""
+"""A serving engine as a partner: the command that starts one, requests to it, many at a time."""

@@ -1,6 +1,12 @@
-"""One request to an OpenAI-compatible server at a time from each thread: time limits, retries, polite waiting."""
+"""One request to an OpenAI-compatible server at a time from each thread: time limits, retries, polite waiting.
+
+On the standard library's client, since two things are needed that requests, urllib3 and httpx do not have: a limit on a
+whole reply (theirs are on a single read, so a server that drips is never late), and another thread's end to a request
+that still waits for its reply.
+"""
 
 import json
+import os
 import random
 import ssl
 import threading
@@ -13,6 +19,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from socket import SHUT_RDWR
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from drafter.config import ServerConfig
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries: doubled from try to try
 PATIENCE = 600.0  # longest wait that a server may ask for
@@ -62,6 +70,19 @@ class Client:
         self._open: set[HTTPConnection] = set()
         self._lock = threading.Lock()
         self._not_before = 0.0
+
+    @classmethod
+    def of(cls, settings: ServerConfig, first_wait: float = FIRST_WAIT) -> "Client":
+        """As a recipe says.
+
+        Raises:
+            ValueError: the environment lacks the key.
+        """
+        name = settings.api_key_env
+        key = None if name is None else os.environ.get(name)
+        if name is not None and not key:
+            raise ValueError(f"data.server.api_key_env={name!r}: no such variable; export the key")
+        return cls(str(settings.url), settings.timeout, settings.retries, key, first_wait)
 
     def post(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], Result]) -> Result:
         """What `read` makes of the reply, a JSON object; its Failures are tried again as those of the connection are.

@@ -1,6 +1,7 @@
 """The exact command that serves an export, for each engine."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ def serve_commands(directory: str, layout: str, facts: Mapping[str, Any], verifi
         lines, where, has = [], directory, layout
         if layout not in layouts:
             has, where = layouts[0], f"{directory.rstrip('/')}-{layouts[0]}"
-            lines = [f"python -m drafter export {directory} {where} --layout {has}"]
+            lines = [f"python -m drafter export {shlex.quote(directory)} {shlex.quote(where)} --layout {has}"]
             if engine == "transformers":
                 lines[0] = f"# {lines[0]}"
         commands[engine] = "\n".join([*lines, *_MAKERS[engine](where, has, facts["block_size"], verifier)])
@@ -28,24 +29,25 @@ def serve_commands(directory: str, layout: str, facts: Mapping[str, Any], verifi
 
 def _vllm(directory: str, layout: str, block_size: int, verifier: str) -> list[str]:
     if layout == "speculators":  # names its verifier itself
-        return [f"vllm serve {directory}"]
+        return [f"vllm serve {shlex.quote(directory)}"]
     said = json.dumps({"method": "dflash", "model": directory, "num_speculative_tokens": block_size - 1})
-    return [f"vllm serve {verifier} --speculative-config '{said}'"]
+    return [f"vllm serve {shlex.quote(verifier)} --speculative-config {shlex.quote(said)}"]
 
 
 def _sglang(directory: str, layout: str, block_size: int, verifier: str) -> list[str]:
     return [
-        f"python -m sglang.launch_server --model-path {verifier} --speculative-algorithm DFLASH "
-        f"--speculative-draft-model-path {directory} --speculative-num-draft-tokens {block_size}"
+        f"python -m sglang.launch_server --model-path {shlex.quote(verifier)} --speculative-algorithm DFLASH "
+        f"--speculative-draft-model-path {shlex.quote(directory)} --speculative-num-draft-tokens {block_size}"
     ]
 
 
 def _transformers(directory: str, layout: str, block_size: int, verifier: str) -> list[str]:
+    of, drafter = json.dumps(verifier), json.dumps(directory)
     return [
         "from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer",
-        f'verifier = AutoModelForCausalLM.from_pretrained("{verifier}")',
-        f'drafter = AutoModel.from_pretrained("{directory}", dtype=verifier.dtype)',
-        f'inputs = AutoTokenizer.from_pretrained("{verifier}")("def fibonacci(n):", return_tensors="pt")',
+        f"verifier = AutoModelForCausalLM.from_pretrained({of})",
+        f"drafter = AutoModel.from_pretrained({drafter}, dtype=verifier.dtype)",
+        f'inputs = AutoTokenizer.from_pretrained({of})("def fibonacci(n):", return_tensors="pt")',
         'verifier.generate(**inputs, assistant_model=drafter, speculation_type="dflash", max_new_tokens=128)',
     ]
 

@@ -1,21 +1,17 @@
 """Answers of an OpenAI-compatible server: many requests at a time, failures counted row by row."""
 
-import logging
-import os
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from typing import Any
 
 from drafter.answers import OpenShard
 from drafter.config import ServerConfig
 from drafter.engine.client import FIRST_WAIT, Client, Failure
+from drafter.engine.parallel import Patience, in_parallel
 from drafter.regenerate.conversation import OpenConversation, answer_seed, origin_of
 from drafter.regenerate.reply import Reply, read_reply
 from drafter.verifier.chat import prompt_ids, turn_end
 from drafter.verifier.thoughts import hides_thoughts
-
-log = logging.getLogger(__name__)
 
 
 class ServerAnswerer:
@@ -51,19 +47,14 @@ class ServerAnswerer:
                 "data.server.token_ids=False: <think> is a special token of the verifier's, which the text of a reply "
                 "lacks; set true (vLLM), or data.keep_reasoning=false"
             )
-        key = None
-        if settings.api_key_env is not None:
-            key = os.environ.get(settings.api_key_env)
-            if not key:
-                raise ValueError(f"data.server.api_key_env={settings.api_key_env!r}: no such variable; export the key")
-        self.client = Client(str(settings.url), settings.timeout, settings.retries, key, first_wait)
+        self.client = Client.of(settings, first_wait)
         self.body: dict[str, Any] = {"model": settings.model, "max_tokens": max_new_tokens, "temperature": temperature}
         self.body |= {"top_p": top_p} if temperature > 0 else {}
         self.body |= {"return_token_ids": True} if settings.token_ids else {}
         self.body |= {} if keep_reasoning else {"chat_template_kwargs": {"enable_thinking": False}}
         self.body |= settings.extra
         self.origin = {"server_model": settings.model, **origin_of(tokenizer)}
-        self._answered = False
+        self._patience = Patience(f"data.server.url={settings.url!r}", settings.concurrency)
 
     def answer(self, shard: OpenShard, on_done: Callable[[], None]) -> None:
         """Answer what a shard misses.
@@ -72,40 +63,22 @@ class ServerAnswerer:
             ValueError: the server refuses every request, reads prompts otherwise than the tokenizer here, or fails
                 many times in a row; what is answered by then is kept.
         """
-        waiting = deque(shard.missing)
-        running: dict[Future[tuple[OpenConversation, int]], int] = {}
-        in_a_row = 0
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            try:
-                while waiting or running:
-                    while waiting and len(running) < 2 * self.settings.concurrency:
-                        number = waiting.popleft()
-                        conversation = OpenConversation.of(shard.prompts[number])
-                        running[pool.submit(self._converse, conversation, shard.first + number)] = number
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        number = running.pop(future)
-                        try:
-                            conversation, retokenised = future.result()
-                        except Failure as failure:
-                            in_a_row += 1
-                            shard.fail(number, failure.reason, failure.detail)
-                            self._give_up(in_a_row, failure)
-                        else:
-                            in_a_row, self._answered = 0, True
-                            shard.add(number, conversation.rows, retokenised=retokenised)
-                        on_done()
-            except BaseException:
-                self.client.abort()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        patience, settings = self._patience, self.settings
 
-    def _give_up(self, in_a_row: int, failure: Failure) -> None:
-        """End the run where the server is down, or never answers as it is asked."""
-        if in_a_row >= max(8, 2 * self.settings.concurrency) and (failure.transient or not self._answered):
-            raise ValueError(
-                f"data.server.url={self.settings.url!r}: {in_a_row} prompts in a row have no answer, the last for "
-                f"{failure}; what is answered is kept: mend it and run the same command again"
-            )
+        def converse(number: int) -> tuple[OpenConversation, int]:
+            return self._converse(OpenConversation.of(shard.prompts[number]), shard.first + number)
+
+        answered = in_parallel(converse, shard.missing, settings.concurrency, self.client.abort)
+        with closing(answered):
+            for number, found in answered:
+                if isinstance(found, Failure):
+                    shard.fail(number, found.reason, found.detail)
+                    patience.failed(found)
+                else:
+                    conversation, retokenised = found
+                    shard.add(number, conversation.rows, retokenised=retokenised)
+                    patience.succeeded()
+                on_done()
 
     def _converse(self, conversation: OpenConversation, index: int) -> tuple[OpenConversation, int]:
         """All turns of a conversation; with it, how many answers were tokenised otherwise here."""

@@ -25,9 +25,25 @@ def load_tokenizer(source: str) -> Any:
         ) from None
 
 
+def text_config(source: str) -> Any:
+    """The config of the text model that goes with a tokenizer.
+
+    Raises:
+        ValueError: the source can't be found, or is no model.
+    """
+    where = resolve(source)
+    try:
+        return AutoConfig.from_pretrained(where).get_text_config()
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"verifier.source={source!r}: its config can't be read ({reason}); name a hub id or a directory"
+        ) from None
+
+
 def context_length(source: str) -> int:
     """Tokens that the model of a tokenizer reads at most."""
-    return AutoConfig.from_pretrained(resolve(source)).get_text_config().max_position_embeddings
+    return text_config(source).max_position_embeddings
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

@@ -1,0 +1,139 @@
+"""A serving engine as a partner: requests side by side, giving up, commands as a shell reads them."""
+
+import json
+import shlex
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from conftest import ROOT
+
+from drafter.__main__ import main
+from drafter.config import AlignmentConfig, load_as
+from drafter.engine.client import Failure
+from drafter.engine.command import serve_answers, serve_states
+from drafter.engine.parallel import LEAST_PATIENCE, Patience, in_parallel
+from drafter.export.serve import serve_commands
+
+
+def test_every_item_comes_back_with_what_became_of_it():
+    at_work, most, lock = set(), [0], threading.Lock()
+
+    def work(item):
+        with lock:
+            at_work.add(item)
+            most[0] = max(most[0], len(at_work))
+        time.sleep(0.002)
+        with lock:
+            at_work.discard(item)
+        if item % 5 == 0:
+            raise Failure("odd", str(item))
+        return item * item
+
+    found = dict(in_parallel(work, range(40), 3, lambda: None))
+    assert {item: value for item, value in found.items() if item % 5} == {n: n * n for n in range(40) if n % 5}
+    assert all(isinstance(found[n], Failure) and found[n].detail == str(n) for n in range(0, 40, 5))
+    assert 1 < most[0] <= 3
+
+
+def test_items_are_taken_as_there_is_room():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with closing(in_parallel(lambda item: item, items(), 2, lambda: None)) as results:
+        next(results)
+        assert len(taken) <= 4
+    assert len(taken) < 100
+
+
+@pytest.mark.parametrize("where", ["in the work", "where results are read"])
+def test_another_error_ends_all_of_it(where):
+    ended, begun = threading.Event(), []
+
+    def work(item):
+        begun.append(item)
+        if item == 3 and where == "in the work":
+            raise ValueError("no more")
+        if item > 3:
+            ended.wait(10)  # a request under way, which is hung up
+        return item
+
+    def run():
+        with closing(in_parallel(work, range(1000), 2, ended.set)) as results:
+            for item, _ in results:
+                if item == 3:
+                    raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        run()
+    assert ended.is_set()
+    assert len(begun) < 20
+
+
+def test_patience_ends_with_a_server_that_is_down_and_bears_one_that_refuses():
+    down, refused = Failure("timeout", "", transient=True), Failure("HTTP 400", "")
+    patience = Patience("data.server.url='x'", 1)
+    for _ in range(3):
+        for _ in range(LEAST_PATIENCE - 1):
+            patience.failed(down)
+        patience.succeeded()
+    for _ in range(3 * LEAST_PATIENCE):
+        patience.failed(refused)
+    with pytest.raises(
+        ValueError, match=r"data\.server\.url='x': \d+ prompts in a row have no answer, the last for tim"
+    ):
+        patience.failed(down)
+    fresh = Patience("x", 1)
+    for _ in range(LEAST_PATIENCE - 1):
+        fresh.failed(refused)
+    with pytest.raises(ValueError, match="have no answer"):
+        fresh.failed(refused)
+
+
+def test_the_command_for_hidden_states_counts_layers_as_the_engine_does():
+    words = serve_answers("my models/v", "v", "127.0.0.1", 8000, 4096)
+    assert shlex.split(shlex.join(words)) == words
+    assert words[words.index("--model") + 1] == "my models/v"
+    more = serve_states(words, "/tmp/a b", [1, 8, 27], last=30)
+    asked = json.loads(more[more.index("--speculative-config") + 1])
+    assert asked["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"] == [2, 9, 28, 30]
+    writes = json.loads(more[more.index("--kv-transfer-config") + 1])
+    assert writes["kv_connector_extra_config"] == {"shared_storage_path": "/tmp/a b"}
+    assert more[: len(words)] == words
+
+
+def test_a_recipe_gives_the_command(capsys):
+    recipe, name = str(ROOT / "recipes/tiny.yaml"), "data.server.model=mine"
+    main(["engine", recipe, name, "--port", "9000"])
+    answers = shlex.split(capsys.readouterr().out)
+    assert answers[answers.index("--served-model-name") + 1] == "mine"
+    assert answers[answers.index("--port") + 1] == "9000"
+    assert answers[answers.index("--host") + 1] == "127.0.0.1"
+    config = load_as(AlignmentConfig, recipe)
+    for more, last in ([], []), (["training.labels=verifier"], [6]):
+        main(["engine", recipe, name, "--port", "9000", "--states", "a b", "drafter.tap_layers=[0,2]", *more])
+        states = shlex.split(capsys.readouterr().out)
+        assert states == serve_states(answers, "a b", [0, 2], *last)
+    assert not config.needs_states
+
+
+@pytest.mark.parametrize("layout", ["canonical", "speculators", "transformers"])
+def test_commands_that_serve_an_export_quote_paths(layout):
+    export, verifier = "/my runs/it's/export", "/my models/v"
+    commands = serve_commands(export, layout, {"block_size": 8}, verifier)
+    for engine in ("vLLM", "SGLang"):
+        for line in commands[engine].splitlines():
+            words = shlex.split(line)
+            paths = [word for word in words if "/" in word and not word.startswith("{")]
+            assert paths
+            assert all(word.startswith((export, verifier)) for word in paths)
+            asked = [json.loads(word) for word in words if word.startswith("{")]
+            assert all(each["model"].startswith(export) for each in asked)
+    python = "\n".join(line for line in commands["transformers"].splitlines() if not line.startswith("#"))
+    compile(python, "served", "exec")
+    assert json.dumps(verifier) in python

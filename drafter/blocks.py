@@ -11,29 +11,28 @@ from torch import Tensor
 
 
 def sample_anchors(
-    supervised: Tensor, count: int, generator: torch.Generator, documents: Tensor | None = None
+    supervised: Tensor, count: int, draws: Tensor, documents: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw sorted anchors without replacement among positions whose next token is supervised.
 
     Args:
         supervised: bool [B, S], True at answer tokens.
         count: anchors per document; those with fewer candidates leave the rest unused.
-        generator: a CPU generator.
+        draws: a number in [0, 1) for each position, independent and uniform, [B, S]: the largest are taken.
         documents: [B, S], or None where a row is one document.
     Returns:
         anchors [B, A] in ascending order, and which of them are used, bool [B, A]; unused ones stand at 0.
     """
     candidates = supervised & torch.roll(supervised, -1, dims=1)
     candidates[:, -1] = False
-    score = torch.rand(supervised.shape, generator=generator).to(supervised.device)
     count = min(count, supervised.shape[1])
     if documents is None:
-        top = score.masked_fill(~candidates, -1.0).topk(count, dim=1)  # [B, A]
+        top = draws.masked_fill(~candidates, -1.0).topk(count, dim=1)  # [B, A]
         values, places = top.values, top.indices
     else:
         candidates &= documents == torch.roll(documents, -1, dims=1)
         each = [candidates & (documents == number) for number in range(int(documents.max()) + 1)]
-        tops = [score.masked_fill(~one, -1.0).topk(count, dim=1) for one in each]
+        tops = [draws.masked_fill(~one, -1.0).topk(count, dim=1) for one in each]
         values, places = (torch.cat(parts, dim=1) for parts in zip(*tops, strict=True))  # [B, documents * A]
     used = values >= 0
     last = supervised.shape[1]
@@ -49,7 +48,7 @@ def sample_anchors(
 def every_anchor(supervised: Tensor) -> tuple[Tensor, Tensor]:
     """Every position whose next token is supervised, as `sample_anchors` returns them."""
     most = max(int(supervised.sum(1).max()), 1)
-    return sample_anchors(supervised, most, torch.Generator())
+    return sample_anchors(supervised, most, torch.zeros(supervised.shape, device=supervised.device))
 
 
 def slot_positions(anchors: Tensor, block_size: int) -> Tensor:

@@ -85,7 +85,11 @@ class Losses:
         return bool(self.needs - {"nll"})
 
     def __call__(
-        self, scores: BlockScores, step: int | None = None, over_ranks: OverRanks = mean_over_ranks
+        self,
+        scores: BlockScores,
+        step: int | None = None,
+        over_ranks: OverRanks = mean_over_ranks,
+        slots: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective and each active term of it, without its coefficient; rewards are given as rewards.
 
@@ -93,12 +97,17 @@ class Losses:
             scores: of the drafter, one per slot.
             step: of training, from 0, for losses that warm up; None: after warm-up.
             over_ranks: takes the terms' total weights on this rank to their means over ranks. All ranks must call.
+            slots: [G] how many blocks have a valid slot k, in the mean over the micro-batches whose gradients are
+                averaged: that average is then the gradient of all of them as one batch, for losses whose weights are
+                known so (`Loss.known_weight`). None: the batch stands alone.
         """
-        means = self._means(scores, over_ranks)
+        means = self._means(scores, over_ranks, slots)
         total = torch.stack([self.active[name].coefficient(step) * mean for name, mean in means.items()]).sum()
         return total, {name: -mean if self.active[name].is_reward else mean for name, mean in means.items()}
 
-    def gradient_norms(self, scores: BlockScores, over_ranks: OverRanks = mean_over_ranks) -> dict[str, Tensor]:
+    def gradient_norms(
+        self, scores: BlockScores, over_ranks: OverRanks = mean_over_ranks, slots: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The norm of each active term's gradient in the valid slots' hidden states, without its coefficient.
 
         The gradient of every slot is stored by scoring, so this costs a multiplication; call it before backward.
@@ -106,12 +115,16 @@ class Losses:
         if scores.hidden is None or not scores.hidden.requires_grad:
             raise ValueError("BlockScores.hidden: gradient norms need the slots' hidden states, scored with a gradient")
         norms = {}
-        for name, mean in self._means(scores, over_ranks).items():
+        for name, mean in self._means(scores, over_ranks, slots).items():
             (gradient,) = torch.autograd.grad(mean, scores.hidden, retain_graph=True)  # [N, D]
             norms[name] = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
         return norms
 
-    def _means(self, scores: BlockScores, over_ranks: OverRanks) -> dict[str, Tensor]:
+    def _means(self, scores: BlockScores, over_ranks: OverRanks, slots: Tensor | None) -> dict[str, Tensor]:
         terms = {name: loss(scores) for name, loss in self.active.items()}
-        totals = over_ranks(torch.stack([term.weights.sum() for term in terms.values()]))  # one exchange for all terms
+        weights = []
+        for name, term in terms.items():
+            known = None if slots is None else self.active[name].known_weight(slots)
+            weights.append((term.weights.sum() if known is None else known).to(term.weights.dtype))
+        totals = over_ranks(torch.stack(weights))  # one exchange for all terms
         return {name: term.mean(total) for (name, term), total in zip(terms.items(), totals, strict=True)}

@@ -115,6 +115,15 @@ class Loss:
     def __call__(self, scores: BlockScores) -> Term:
         raise NotImplementedError
 
+    def known_weight(self, slots: Tensor) -> Tensor | None:
+        """What the weights of a batch add up to, where that is known before the drafter has seen it; else None.
+
+        Args:
+            slots: [G] how many of its blocks have a valid slot k. A block's valid slots are a prefix, so all of its
+                blocks with a valid slot are `slots[0]`.
+        """
+        return None
+
     def coefficient(self, step: int | None = None) -> float:
         """The weight at `step` of training, counted from 0; None: after warm-up."""
         if step is None or step >= self.warmup_steps:

@@ -33,6 +33,9 @@ class ChainReward(Loss):
     def __call__(self, scores: BlockScores) -> Term:
         return chain(-scores.nll, scores.valid)
 
+    def known_weight(self, slots: Tensor) -> Tensor:
+        return slots[0]
+
 
 def chain(log_accepted: Tensor, valid: Tensor) -> Term:
     """Minus the expected accepted share of each block, from the log-probability that each slot is accepted."""

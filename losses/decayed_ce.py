@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from losses.base import BlockScores, Loss, Term, decay_where
+from torch import Tensor
+
+from losses.base import BlockScores, Loss, Term, decay_where, slot_decay
 
 REDUCTIONS = ("mean", "block_sum")
 
@@ -44,3 +46,8 @@ class DecayedCE(Loss):
             return Term(scores.nll, weights)
         per_block = (scores.nll * weights).sum(-1)  # [B, A]
         return Term(per_block, scores.valid.any(-1).to(per_block.dtype))
+
+    def known_weight(self, slots: Tensor) -> Tensor:
+        if self.reduction == "mean":
+            return (slots * slot_decay(len(slots), self.decay_slots, slots.device, slots.dtype)).sum()
+        return slots[0]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from losses.base import BlockScores, Loss, Term, valid_prefix
 
 
@@ -39,3 +41,6 @@ class DPace(Loss):
         joint = smoothed.cumprod(-1) * valid_prefix(scores.valid)  # [B, A, G]
         worth = joint.flip(-1).cumsum(-1).flip(-1)  # [B, A, G] sum over slots m >= j
         return Term(worth * scores.nll, scores.valid.to(worth.dtype))
+
+    def known_weight(self, slots: Tensor) -> Tensor:
+        return slots.sum()

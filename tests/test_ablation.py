@@ -335,7 +335,7 @@ def test_arms_of_a_seed_share_weights_rows_and_anchors(write_spec, monkeypatch):
 def test_verifier_and_taps_are_made_once(write_spec, monkeypatch):
     shared = Shared(load(write_spec(arms=f'{ARMS}  wide: ["drafter.tap_layers=[0,2]"]\n')))
     for arm, seed in shared.spec.runs():
-        shared.walks(runner.train_one(shared, shared.spec.config(arm, seed)).drafter)
+        shared.walks(runner.train_one(shared, shared.spec.config(arm, seed))[0])
     assert len(shared._taps) == 2 * 3  # tap layers × (training, held out, suite)
     assert shared.verifier(torch.float32) is shared.material.verifier
 

@@ -20,7 +20,8 @@ def supervised_rows():
 
 
 def draw(seed, count=6):
-    return sample_anchors(supervised_rows(), count, torch.Generator().manual_seed(seed))
+    rows = supervised_rows()
+    return sample_anchors(rows, count, torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("documents", [None, [[0] * 5 + [1] * 6, [0] * 3 + [1] * 4 + [2] * 4]], ids=["one", "many"])

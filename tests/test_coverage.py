@@ -42,10 +42,10 @@ def test_expected_coverage_of_many_rows_is_over_their_tokens():
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_batches_cover_what_is_expected_of_them(packing):
-    rows = [row_of(spans) for spans in SPANS[:3]] * 40
-    assemble = Assembly(seed=0, rank=0, anchors=2, block_size=4, packing=packing)
+    rows = [Row([number, *range(3, 14)], SPANS[number % 3]) for number in range(120)]
+    assemble = Assembly(seed=0, anchors=2, block_size=4, packing=packing)
     packs = [rows[at : at + 5] for at in range(0, 120, 5)] if packing else [[row] for row in rows]
-    batches = [assemble(number, packs) for number in range(20)]
+    batches = [assemble(number, packs, epoch=number) for number in range(20)]
     found = sum(batch.drafted for batch in batches) / sum(batch.supervised for batch in batches)
     assert batches[0].supervised == sum(len(row.answer) for row in rows)
     assert found == pytest.approx(expected_coverage(rows, 2, 4), abs=0.01)
@@ -54,7 +54,7 @@ def test_batches_cover_what_is_expected_of_them(packing):
 def test_a_batch_counts_tokens_that_a_valid_slot_predicts():
     """Adjacent answers are one run of supervised tokens; padding and what stands before an answer never counts."""
     rows = [row_of(SPANS[3]), row_of(SPANS[0])]
-    batch = Assembly(seed=0, rank=0, anchors=100, block_size=2, packing=False)(0, [[row] for row in rows])
+    batch = Assembly(seed=0, anchors=100, block_size=2, packing=False)(0, [[row] for row in rows])
     supervised = pad(rows).supervised
     behind_another = supervised & torch.roll(supervised, 1, 1)
     assert batch.drafted == int(behind_another[:, 1:].sum())

@@ -72,8 +72,8 @@ def test_anchors_are_drawn_in_each_document(count):
     packs = [documents[:4], documents[4:5], documents[5:]]
     batch = pad_packed(packs)
     for seed in range(10):
-        generator = torch.Generator().manual_seed(seed)
-        anchors, used = sample_anchors(batch.supervised, count, generator, batch.documents)
+        draws = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(seed))
+        anchors, used = sample_anchors(batch.supervised, count, draws, batch.documents)
         assert used.any(0).all()  # no column for nothing
         for row, members in enumerate(packs):
             kept, at = anchors[row][used[row]].tolist(), 0
@@ -124,7 +124,7 @@ def test_packed_documents_have_the_losses_and_gradients_that_they_have_alone(fam
     drafter.layers[0].window, drafter.layers[0].causal = window, window is not None
     documents = make_documents()
     packs = [documents[:4], documents[4:5], documents[5:]]
-    batch = Assembly(seed=0, rank=0, anchors=5, block_size=SIZE, packing=True)(0, packs)
+    batch = Assembly(seed=0, anchors=5, block_size=SIZE, packing=True)(0, packs)
     together = list(losses_by_document(drafter, verifier, batch, [len(members) for members in packs]))
     sum((number + 1) * loss for number, loss in enumerate(together)).backward()
     gradients = {name: weight.grad.clone() for name, weight in drafter.named_parameters()}
@@ -137,8 +137,8 @@ def test_packed_documents_have_the_losses_and_gradients_that_they_have_alone(fam
     for number, (document, (row, at)) in enumerate(zip(documents, starts, strict=True)):
         inside = (batch.anchors[row] >= at) & (batch.anchors[row] < at + len(document.ids)) & batch.used[row]
         anchors = batch.anchors[row][inside][None] - at
-        alone = Assembly(seed=0, rank=0, anchors=5, block_size=SIZE, packing=False)(0, [[document]])
-        alone = alone._replace(anchors=anchors, used=torch.ones_like(anchors, dtype=torch.bool))
+        alone = Assembly(seed=0, anchors=5, block_size=SIZE, packing=False)(0, [[document]])
+        assert torch.equal(alone.anchors[alone.used], anchors[0])  # a document has the same ones, packed or not
         (loss,) = losses_by_document(drafter, verifier, alone, [1])
         assert loss.item() == pytest.approx(together[number].item(), rel=1e-9)
         ((number + 1) * loss).backward()

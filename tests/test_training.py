@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import MASK_TOKEN, NEW_TOKENS, make_answers, make_drafter, make_prompts, make_verifier, with_taps
 
+from drafter.blocks import slot_labels
 from drafter.config import load
 from drafter.data.rows import Row, pad
-from drafter.taps import TapCache
+from drafter.taps import LocalTaps, TapCache
 from drafter.training.batches import Steps
+from drafter.training.batches.feed import Feed
+from drafter.training.head import Head
 from drafter.training.module import DrafterModule
 
 PACKING = {"padded": [], "packed": ["data.packing=true", "data.sequence_length=128", "training.rows=2"]}
@@ -120,27 +123,86 @@ def test_the_gradient_reaches_all_of_the_drafter_and_nothing_of_the_verifier(row
     ]
 
 
-def test_batches_are_a_function_of_seed_number_and_rank(rows, make):
-    _, config = make(make_drafter(make_verifier("llama")), "training.rows=2")
+def anchors_of(batches):
+    """Of each document in batches, its anchors, by its ids."""
+    found = {}
+    for batch in batches:
+        rows, documents = batch.rows, batch.rows.documents
+        for row in range(len(rows.ids)):
+            for number in [0] if documents is None else range(int(documents[row].max()) + 1):
+                own = rows.ids[row] >= 0 if documents is None else documents[row] == number
+                begin, length = int(own.int().argmax()), int((own & (rows.ids[row] > 0)).sum())
+                held = batch.anchors[row][batch.used[row]]
+                inside = held[(held >= begin) & (held < begin + length)] - begin
+                found[tuple(rows.ids[row, begin : begin + length].tolist())] = inside.tolist()
+    return found
+
+
+@pytest.mark.parametrize("packing", PACKING)
+def test_a_step_is_the_same_whoever_shares_it(make, packing):
+    """Its rows and their anchors follow seed, epoch and step: not ranks, not micro-batches, not what stands beside."""
+    pairs = zip(make_prompts() * 3, make_answers("llama") * 3, strict=True)
+    rows = [Row.of([3 + number, *prompt], answer) for number, (prompt, answer) in enumerate(pairs)]
+    drafter, packed = make_drafter(make_verifier("llama")), PACKING[packing]
+
+    def step(number, rows_of_a_batch, world=1, accumulate=1, *words):
+        sizes = [f"training.rows={rows_of_a_batch}", f"training.accumulate={accumulate}"]
+        _, config = make(drafter, *packed, *sizes, *words)
+        made = [Steps(rows, None, config, rank, world) for rank in range(world)]
+        return [each[number * accumulate + part] for each in made for part in range(accumulate)]
+
+    for number in (0, 1, 7):
+        whole = anchors_of(step(number, 4))
+        assert len(whole) >= 4
+        assert sum(map(len, whole.values())) > 10
+        for shares in ((2, 2, 1), (2, 1, 2), (1, 2, 2)):
+            parts = step(number, *shares)
+            assert sum(len(batch.rows.ids) for batch in parts) == 4
+            assert anchors_of(parts) == whole
+        assert anchors_of(step(number, 4, 1, 1, "seed=1")) != whole
+
+
+def test_anchors_are_drawn_anew_in_every_epoch(rows, make):
+    _, config = make(make_drafter(make_verifier("llama")), "training.rows=6")
     one, again = Steps(rows, None, config), Steps(rows, None, config)
-    assert torch.equal(one[5].anchors, again[5].anchors)
-    assert torch.equal(one[5].rows.ids, again[5].rows.ids)
-    assert not torch.equal(one[5].anchors, one[5 + one.order.steps_per_epoch].anchors)
-    ranks = [Steps(rows, None, config, rank, world=2)[1] for rank in range(2)]
-    seen = [{tuple(row.ids) for row in rows if row.ids[:3] in batch.rows.ids[:, :3].tolist()} for batch in ranks]
-    assert len(seen[0]) == len(seen[1]) == 2
-    assert not seen[0] & seen[1]
+    first, second = (anchors_of([one[epoch]]) for epoch in (0, 1))
+    assert first == anchors_of([again[0]])
+    assert first.keys() == second.keys()
+    assert sum(first[row] != second[row] for row in first) >= 4  # the shortest have only so many places
 
 
-def test_anchors_are_drawn_anew_for_every_seed_number_and_rank(rows, make):
-    same = [rows[0]] * 8
-    _, config = make(make_drafter(make_verifier("llama")), "training.rows=2")
-    _, other = make(make_drafter(make_verifier("llama")), "training.rows=2", "seed=1")
-    batches = [Steps(same, None, config)[0], Steps(same, None, config)[1], Steps(same, None, other)[0]]
-    batches += [Steps(same, None, config, rank, world=2)[0] for rank in (0, 1)]
-    drawn = [batch.anchors.tolist() for batch in batches]
-    assert drawn[3] == drawn[0]  # rank 0 of two is rank 0 of one
-    assert len({str(anchors) for anchors in drawn}) == 4
+def test_ranks_get_rows_of_every_length(rows, make):
+    """A rank with the shortest rows would wait for the one with the longest, step by step."""
+    many = [Row.of([3 + number], [5] * (4 + number)) for number in range(64)]
+    _, config = make(make_drafter(make_verifier("llama")), "training.rows=8")
+    ranks = [Steps(many, None, config, rank, world=2) for rank in range(2)]
+    lengths = [[int(each[step].rows.supervised.sum()) for step in range(4)] for each in ranks]
+    assert all(abs(one - other) <= 16 for one, other in zip(*lengths, strict=True))
+
+
+def test_the_slots_of_a_step_are_the_mean_over_its_micro_batches(rows, make):
+    _, config = make(make_drafter(make_verifier("llama")), "training.rows=2", "training.accumulate=3")
+    batches = list(Feed(config, rows, None, LocalTaps(make_verifier("llama"), [1, 3])).loader(0, 0, 6))
+    for step in (batches[:3], batches[3:]):
+        valid = [
+            slot_labels(b.rows.ids, b.rows.supervised, b.anchors, b.used, config.drafter.block_size)[1] for b in step
+        ]
+        expected = sum(each.sum((0, 1)).double() for each in valid) / 3
+        assert all(torch.equal(batch.slots, expected) for batch in step)
+
+
+def test_a_sample_of_the_vocabulary_follows_the_recipes_seed_and_the_step(rows, make, monkeypatch):
+    """Micro-batches and ranks of a step share it."""
+    seeds = []
+    draw = Head.draw
+    monkeypatch.setattr(Head, "draw", lambda self, *args: seeds.append(args[2]) or draw(self, *args))
+    for seed in (0, 1):
+        module, config = make(make_drafter(make_verifier("llama")), "training.accumulate=2", f"seed={seed}")
+        steps = Steps(rows * 4, None, config)
+        for number in (0, 1, 2):
+            module.scores(with_taps(steps[number], module))
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert not set(seeds[:3]) & set(seeds[3:])
 
 
 def test_learning_rates_rise_then_fall_to_zero(rows, make):

@@ -19,9 +19,10 @@ from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import AlignmentConfig
 from drafter.files import write_json
+from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
-from drafter.training.claim import claim
-from drafter.training.fitting import fit, weights_of
+from drafter.training.claim import claim, deciding
+from drafter.training.fitting import fit, read, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.prepare import start
@@ -49,7 +50,7 @@ def read_result(config: AlignmentConfig) -> Result | None:
     result: Result = json.loads(path.read_text())
     if result["status"] != "finished":
         return None
-    if result["recipe"] != json.loads(json.dumps(recipe_of(config))):
+    if deciding(result["recipe"]) != deciding(json.loads(json.dumps(recipe_of(config)))):
         raise ValueError(
             f"arms.{result['arm']}: {config.directory} holds a run of this name with other settings; "
             "rename the arm, or delete that directory"
@@ -57,8 +58,8 @@ def read_result(config: AlignmentConfig) -> Result | None:
     return result
 
 
-def train_one(shared: Shared, config: AlignmentConfig) -> DrafterModule:
-    """Train the drafter of a run; ready to be measured when returned."""
+def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDrafter, float]:
+    """Train the drafter of a run; returns it ready to be measured, and the seconds that its training took."""
     verifier, dtype = shared.material.verifier, shared.precision(config)
     torch.manual_seed(config.seed)
     rows = shared.training(config)
@@ -66,13 +67,11 @@ def train_one(shared: Shared, config: AlignmentConfig) -> DrafterModule:
     module = DrafterModule(config, drafter, verifier, shared.held_out(drafter))
     batches = Feed(config, rows, None, shared.training_taps(config, drafter, dtype))
     fit(module, batches, config.directory, config.training, MONITOR, device=shared.material.device, dtype=dtype)
-    last = torch.load(config.directory / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
+    last = read(config.directory / "checkpoints/last.ckpt")
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
     drafter.load_state_dict(weights_of(last, "drafter"))
-    drafter.eval()
-    module.seconds = last["seconds"]
-    return module
+    return drafter.eval(), last["seconds"]["train"]
 
 
 def run_one(shared: Shared, arm: str, seed: int) -> Result:
@@ -83,7 +82,7 @@ def run_one(shared: Shared, arm: str, seed: int) -> Result:
     """
     began = time.perf_counter()
     config = shared.spec.config(arm, seed)
-    module = train_one(shared, config)
+    drafter, seconds = train_one(shared, config)
     curves = read_curves(Metrics(config.directory).merged())
     last = [value for _, metric, value in curves if metric == "loss"]
     if last and not math.isfinite(last[-1]):
@@ -100,7 +99,7 @@ def run_one(shared: Shared, arm: str, seed: int) -> Result:
             }
             for index, one in enumerate(walks)
         ]
-        for name, walks in shared.walks(module.drafter).items()
+        for name, walks in shared.walks(drafter).items()
     }
     result = {
         "arm": arm,
@@ -109,7 +108,7 @@ def run_one(shared: Shared, arm: str, seed: int) -> Result:
         "error": "",
         "recipe": recipe_of(config),
         "steps": config.training.max_steps,
-        "train_seconds": module.seconds,
+        "train_seconds": seconds,
         "seconds": time.perf_counter() - began,
         "about": shared.about(),
         "suites": suites,

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from drafter import config as configs
 from drafter.config import AlignmentConfig, require
+from drafter.config.checks import flat
 from drafter.config.shipped import find, place
 from drafter.data.conversations import Prompt
 from drafter.evaluation.suites import evenly, load_suite
@@ -156,19 +157,12 @@ def _refuse_twins(path: Path, node: Any, name: str = "") -> None:
 
 def differences(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of whole recipes, by arm, the settings (dotted) in which any two differ."""
-    flat = {arm: _flat(recipe) for arm, recipe in arms.items()}
+    flat = {arm: flat(recipe) for arm, recipe in arms.items()}
     keys = list(dict.fromkeys(key for recipe in flat.values() for key in recipe))
     differing = [
         key for key in keys if len({json.dumps(recipe.get(key), sort_keys=True) for recipe in flat.values()}) > 1
     ]
     return {arm: {key: recipe.get(key) for key in differing} for arm, recipe in flat.items()}
-
-
-def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in recipe.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def recipe_of(config: AlignmentConfig) -> dict[str, Any]:

@@ -24,3 +24,11 @@ def check_keys(said: Any, schema: Any, prefix: str) -> None:
             remedy = f"holds keys of its own; write {prefix}{key}.{fields(inner)[0].name}=..."
             require(isinstance(value, dict), f"{prefix}{key}", value, remedy)
             check_keys(value, inner, f"{prefix}{key}.")
+
+
+def flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe's settings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in recipe.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found

@@ -14,8 +14,13 @@ class FittingConfig:
         max_steps: optimiser steps.
         rows: rows of a micro-step and rank.
         accumulate: micro-steps per optimiser step.
-        warmup: share of the steps that raise the learning rate; a cosine lowers it after that.
+        weight_decay: of matrices; norms and biases have none.
+        schedule: of the learning rate behind its warm-up: `cosine` down to 0, `stable` until the cool-down lowers it to
+            0 in a line, or `constant`.
+        warmup: share of the steps that raise the learning rate.
+        cooldown: share of the steps that lower it, where the schedule is `stable`.
         clip: largest norm of the gradient.
+        max_skipped: a step whose gradient is not finite is skipped; so many in a row end the run.
         precision: `float32`, `bfloat16` (parameters stay float32), or `auto`: whichever a short probe finds faster.
         validate_every: steps between validations; null for once an epoch.
         workers: processes that make a rank's batches beside it; 0: itself.
@@ -27,8 +32,11 @@ class FittingConfig:
     accumulate: int = 1
     learning_rate: float = 6e-4
     weight_decay: float = 0.0
+    schedule: str = "cosine"
     warmup: float = 0.04
+    cooldown: float = 0.2
     clip: float = 1.0
+    max_skipped: int = 10
     precision: str = "auto"
     validate_every: int | None = None
     log_every: int = 10
@@ -37,11 +45,17 @@ class FittingConfig:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "rows", "accumulate", "log_every"):
+        for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
         for name in ("learning_rate", "clip"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
+        schedules = ("cosine", "stable", "constant")
+        remedy = f"choose one of {', '.join(schedules)}"
+        require(self.schedule in schedules, "training.schedule", self.schedule, remedy)
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "must lie in [0, 1): a share of the steps")
+        room, remedy = 1 - self.warmup, "must lie between 0 and 1 - training.warmup: a share of the steps"
+        require(self.schedule != "stable" or 0 < self.cooldown <= room, "training.cooldown", self.cooldown, remedy)
         require(self.workers >= 0, "training.workers", self.workers, "must be >= 0")
         known = ("auto", "float32", "bfloat16")
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")

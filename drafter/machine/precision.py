@@ -17,6 +17,11 @@ def fastest(device: str) -> torch.dtype:
     return torch.bfloat16 if _rate(torch.bfloat16) > 1.1 * _rate(torch.float32) else torch.float32
 
 
+def keep_float32_exact() -> None:
+    """Products of float32 matrices stay in float32 on GPUs, too: what is faster is bfloat16, and says so."""
+    torch.set_float32_matmul_precision("highest")
+
+
 def choose(requested: str, device: str) -> torch.dtype:
     """Turn `auto | float32 | bfloat16` into a dtype."""
     return fastest(device) if requested == "auto" else getattr(torch, requested)

@@ -1,32 +1,78 @@
 """The directory of a run: taken for one recipe, with what that run settled on."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from drafter import config as configs
-from drafter.config import Config
+from drafter.config import Config, FittingConfig
+from drafter.config.checks import flat
 from drafter.files import write_json
+from drafter.machine.ranks import ranks
+from drafter.training.fitting import read
+from drafter.training.optimisation import learning_rate
 from drafter.training.prepare import Material
+
+# What decides no number of a training: it may change from one start of a run to the next.
+FREE = (
+    "name",
+    "output",
+    "verifier.device",
+    "verifier.attention",
+    "data.bad_rows",
+    "data.batch_size",
+    "data.shard_prompts",
+    "data.server",
+    "data.cache.max_gb",
+    "data.cache.confirm",
+    "training.workers",
+    "training.devices",
+    "training.strategy",
+    "training.log_every",
+    "training.validate_every",
+    "training.max_skipped",
+    "decoding",
+)
+SCHEDULE = ("training.max_steps", "training.schedule", "training.warmup", "training.cooldown")
 
 
 def claim(config: Config) -> Path:
     """The run's directory, holding its resolved recipe.
 
     Raises:
-        ValueError: it holds a run of another recipe.
+        ValueError: it holds a run of a recipe whose numbers are others.
     """
     directory = config.directory
     path = directory / "config.yaml"
-    if (directory / "checkpoints").exists() and not _holds(path, config):  # without one there is nothing to lose
-        raise ValueError(
-            f"name={config.name!r}: {directory} holds a run of another recipe; choose another name or delete it"
-        )
+    if (directory / "checkpoints").exists():  # without one there is nothing to lose
+        other = _other(path, config)
+        if other:
+            raise ValueError(
+                f"name={config.name!r}: {directory} holds a run of another recipe (other {', '.join(other)}); "
+                "choose another name or delete it"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     configs.save(config, path)
     return directory
+
+
+def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that decide its numbers, by dotted key.
+
+    Ranks and micro-batches share out the rows of a step that they make up together; but each reader of a stream has a
+    part of its own.
+    """
+    found = flat(recipe)
+    streamed = found.get("data.streaming")
+    if "training.rows" in found and not streamed:
+        world = ranks(found["training.devices"], str(found["verifier.device"]).replace("auto", _kind()))
+        found["training.rows"] *= found.pop("training.accumulate") * world
+    kept = ("training.workers", "training.devices") if streamed else ()
+    free = [key for key in FREE if key not in kept]
+    return {key: value for key, value in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
 
 
 def settle(directory: Path, material: Material) -> Material:
@@ -38,8 +84,25 @@ def settle(directory: Path, material: Material) -> Material:
     return material
 
 
-def _holds(path: Path, config: Config) -> bool:
+def _other(path: Path, config: Config) -> list[str]:
+    """Keys in which the recipe of a begun run decides otherwise."""
     try:
-        return configs.load(path) == config
+        begun = configs.load(path)
     except ValueError:  # missing, or of another version
-        return False
+        return ["version of the program"]
+    one, other = deciding(asdict(begun)), deciding(asdict(config))
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    only_later = bool(keys) and set(keys) <= set(SCHEDULE) and _same_rates(path.parent, begun, config)
+    return [] if only_later else keys
+
+
+def _same_rates(directory: Path, begun: Any, config: Any) -> bool:
+    """Whether the steps that a run has taken would have had the same learning rates: it may end elsewhere."""
+    last = directory / "checkpoints" / "last.ckpt"
+    done = read(last)["global_step"] if last.is_file() else 0
+    pair: tuple[FittingConfig, FittingConfig] = (begun.training, config.training)
+    return all(learning_rate(pair[0], step) == learning_rate(pair[1], step) for step in range(done))
+
+
+def _kind() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,10 +13,14 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.config import FittingConfig
+from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices
-from drafter.training.logs import Metrics, callbacks, loggers
+from drafter.training.guard import Guard
+from drafter.training.logs import Metrics, Progress, Seconds, checkpoints, loggers
+from drafter.training.stopping import Stop
 
 log = logging.getLogger(__name__)
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it found is said in our own words
 
 
 class Batches(lightning.LightningDataModule):
@@ -52,6 +56,7 @@ def fit(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    prepared: float = 0.0,
 ) -> Path:
     """Train `module` to `settings.max_steps`, from the last checkpoint in `directory` if there is one.
 
@@ -60,15 +65,20 @@ def fit(
         monitor: what the module logs in validation and the best checkpoint has most of.
         device: where the module ends.
         dtype: bfloat16 for mixed precision: parameters stay float32.
+        prepared: seconds that this process took before.
+    Raises:
+        ValueError: too many steps in a row had no finite gradient; see `Guard`.
+        SystemExit: a signal ended it; see `Stop`.
     Returns:
         the best checkpoint, or the last where none was validated; its weights are not loaded.
     """
     last, best = (directory / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    state = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else {}
+    state = read(last) if last.is_file() else {}
     first = state.get("global_step", 0)
     if first >= settings.max_steps:
         module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
         return best if best.is_file() else last
+    keep_float32_exact()
     if first:
         log.info("resuming %s at step %d of %d", directory.name, first, settings.max_steps)
     trainer = lightning.Trainer(
@@ -84,12 +94,24 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        callbacks=callbacks(last.parent, settings.max_steps, monitor),
+        callbacks=[
+            Seconds(prepared),
+            Guard(settings, directory),
+            Stop(last, settings.log_every),
+            Progress(refresh_rate=5),
+            *checkpoints(last.parent, settings.max_steps, monitor),
+        ],
         logger=loggers(Metrics(directory).part(first), directory),
     )
     trainer.fit(module, datamodule=batches, ckpt_path=last if first else None, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
     return best if best.is_file() else last
+
+
+def read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; what is not looked at is not read."""
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return state
 
 
 def weights_of(checkpoint: dict[str, Any], child: str) -> dict[str, torch.Tensor]:

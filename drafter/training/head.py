@@ -1,6 +1,7 @@
 """The rows of the verifier's head that a step of training looks at."""
 
 import math
+import random
 
 import torch
 from torch import Tensor
@@ -34,12 +35,13 @@ class Head:
         self._wide: dict[torch.dtype, Tensor] = {}
 
     def draw(
-        self, labels: Tensor, valid: Tensor, seed: int, dtype: torch.dtype
+        self, labels: Tensor, valid: Tensor, seed: str, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Rows of the folded head [V', D] in `dtype`, labels as indices of those rows, their logits' correction [V'].
 
         Args:
             labels: ids, [B, A, G]; valid: bool [B, A, G].
+            seed: of the sample: what shares it sees the same tokens.
         """
         if dtype not in self._wide:
             self._wide[dtype] = self.weight.to(dtype)
@@ -47,17 +49,20 @@ class Head:
         if self.vocabulary is None:
             return whole, labels, None
         device = labels.device
-        generator = torch.Generator().manual_seed(seed)
-        drawn = self._others[torch.randperm(len(self._others), generator=generator)[: self._sampled]]
-        ids = torch.cat([self.vocabulary.to(device), drawn.to(device)])  # [V']
+        self.vocabulary, self._others = self.vocabulary.to(device), self._others.to(device)
+        generator = torch.Generator(device).manual_seed(random.Random(seed).getrandbits(63))
+        order = torch.randperm(len(self._others), generator=generator, device=device)
+        ids = torch.cat([self.vocabulary, self._others[order[: self._sampled]]])  # [V']
         place = torch.full((len(whole),), -1, device=device)
         place[ids] = torch.arange(len(ids), device=device)
-        missing = labels[valid & (place[labels] < 0)].unique()  # labels of rare tokens are always scored
+        wanted = torch.zeros(len(whole), dtype=torch.int32, device=device)  # how often each token is a label
+        wanted.index_add_(0, labels.flatten(), valid.flatten().int())
+        missing = ((wanted > 0) & (place < 0)).nonzero()[:, 0]  # labels of rare tokens are always scored
         place[missing] = len(ids) + torch.arange(len(missing), device=device)
         ids = torch.cat([ids, missing])
         correction = torch.zeros(len(ids), device=device)
         if self._sampled:
             first = len(self.vocabulary)
             correction[first : first + self._sampled] = math.log(len(self._others) / self._sampled)
-            correction[place[labels[valid]]] = 0.0  # a label stands for itself alone, drawn or not
+            correction.masked_fill_(wanted[ids] > 0, 0.0)  # a label stands for itself alone, drawn or not
         return whole.index_select(0, ids), place[labels].clamp(min=0), correction

@@ -1,23 +1,25 @@
-"""What Lightning writes while a run trains: metrics, checkpoints, the progress bar."""
+"""What the trainer writes while a run trains: metrics, checkpoints, one line of progress."""
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
+import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from drafter.files import write_csv
 
 
-def callbacks(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
+def checkpoints(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
     """Keep the best and the last checkpoint; the last one often, and after validations, so that it knows the best."""
     settings: dict[str, Any] = {"enable_version_counter": False}  # a resumed run overwrites
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="max", save_weights_only=True, **settings)
     every = max(1, min(100, max_steps // 10))
     last = ModelCheckpoint(folder, "last", every_n_train_steps=every, save_on_train_epoch_end=True, **settings)
     validated = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=False, **settings)
-    return [best, last, validated, TQDMProgressBar(refresh_rate=5)]
+    return [best, last, validated]
 
 
 def loggers(part: Path, directory: Path) -> list[Logger]:
@@ -26,6 +28,41 @@ def loggers(part: Path, directory: Path) -> list[Logger]:
         CSVLogger(part.parent, name="", version=part.name),
         TensorBoardLogger(directory, name="", version="tensorboard"),
     ]
+
+
+class Progress(TQDMProgressBar):
+    """Steps done, their speed, and what the module shows of itself."""
+
+    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, module)
+        shown.pop("v_num", None)  # the name of a folder
+        return shown
+
+
+class Seconds(Callback):
+    """How long a run took up to a checkpoint, over all the processes that it took: `seconds` there, by stage.
+
+    Args:
+        prepared: what this process took before it trains.
+    """
+
+    def __init__(self, prepared: float):
+        self.seconds = {"prepare": prepared, "train": 0.0}
+        self._began = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._began = time.perf_counter() - self.seconds["train"]
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["seconds"] = {**self.seconds, "train": time.perf_counter() - self._began}
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for stage, seconds in checkpoint["seconds"].items():
+            self.seconds[stage] += seconds
 
 
 class Metrics:

@@ -82,17 +82,18 @@ def prepare(config: AlignmentConfig) -> Material:
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
     verifier.keep_reasoning = config.data.keep_reasoning
     check_answers(config, verifier, found.manifest)
+    per_step = settings.rows * settings.accumulate * world
     training: list[Row] = []
     streaming = None
     if config.data.streaming:
         streaming, held_out = open_stream(Stream(found.files, found.checksums, config.seed), verifier, config.data)
-        check_enough(streaming.survey.rows, settings.rows * world)
+        check_enough(streaming.survey.rows, per_step)
     else:
         training, held_out = split(
             make_rows(found.all(), verifier, config.data.sequence_length), config.data.validation_share
         )
         training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
-        check_enough(len(packs_of(training, config.data)), settings.rows * world)
+        check_enough(len(packs_of(training, config.data)), per_step)
     sample = streaming.sample if streaming else training
     warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in held_out[: config.decoding.prompts])
@@ -137,6 +138,10 @@ def start(
         tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
         mask_token_id=settings.mask_token_id,
     )
+    for use in ("bos", "pad"):  # an export with one of these is refused
+        taken = [getattr(one, f"{use}_token_id", None) for one in (verifier.tokenizer, verifier.config)]
+        remedy = f"is the verifier's {use} token; choose an id that text never uses"
+        require(settings.mask_token_id not in taken, "drafter.mask_token_id", settings.mask_token_id, remedy)
     if verifier.output.softcap is not None:
         raise ValueError(
             f"verifier.source={config.verifier.source!r}: a soft-capped head can't be trained against; choose another"
@@ -164,10 +169,16 @@ def proposed(config: AlignmentConfig, size: int, training: list[Row], streaming:
     if asked == "full":
         return []
     if asked != "answers":
-        return draft_vocabulary(asked, number, size)
-    if streaming:
-        return most_frequent(dict(enumerate(streaming.survey.counts.tolist())), number)
-    return most_frequent(Counter(token for row in training for token in row.answer), number)
+        ids = draft_vocabulary(asked, number, size)
+    elif streaming:
+        ids = most_frequent(dict(enumerate(streaming.survey.counts.tolist())), number)
+    else:
+        ids = most_frequent(Counter(token for row in training for token in row.answer), number)
+    if number is not None and len(ids) < number:
+        log.warning(
+            "drafter.vocabulary=%s: only %d tokens occur there; it has those", config.drafter.vocabulary, len(ids)
+        )
+    return ids
 
 
 def taps_of(

@@ -1,6 +1,7 @@
 """How rows become a batch."""
 
-import random
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drafter.blocks import drafted, sample_anchors
+from drafter.blocks import drafted, sample_anchors, slot_labels
 from drafter.config import AlignmentConfig
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, Rows, pad
@@ -22,6 +23,7 @@ class Batch(NamedTuple):
     taps: Tensor | None  # [B, S, T*D], or `Verifier.states`
     anchors: Tensor  # [B, A]
     used: Tensor  # [B, A]
+    slots: Tensor  # [G] how many blocks have a valid slot k, in the mean over the micro-batches of the step
     packs: tuple[tuple[int, ...], ...] = ()  # of each row, the numbers of its documents; of a stream, empty
     drafted: int = 0  # supervised tokens that some slot predicts
     supervised: int = 0
@@ -31,28 +33,43 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Assembly:
-    """How rows become a batch: padded, or packed, with anchors drawn for it alone.
+    """How rows become a batch: padded, or packed, with anchors that depend on seed, epoch and document alone.
 
     Args:
         anchors: blocks per document.
     """
 
     seed: int
-    rank: int
     anchors: int
     block_size: int
     packing: bool
 
     @classmethod
-    def of(cls, config: AlignmentConfig, rank: int) -> "Assembly":
-        return cls(config.seed, rank, config.training.anchors, config.drafter.block_size, config.data.packing)
+    def of(cls, config: AlignmentConfig) -> "Assembly":
+        return cls(config.seed, config.training.anchors, config.drafter.block_size, config.data.packing)
 
-    def __call__(self, number: int, packs: Sequence[Sequence[Row]], epoch_ends: bool = False) -> Batch:
+    def __call__(self, number: int, packs: Sequence[Sequence[Row]], epoch: int = 0, epoch_ends: bool = False) -> Batch:
         """Batch `number` of the rows' documents; without packing, one to a row."""
-        rows = pad_packed(packs) if self.packing else pad([row for pack in packs for row in pack])
-        generator = torch.Generator()
-        generator.manual_seed(random.Random(f"{self.seed} {number} {self.rank}").getrandbits(63))
-        anchors, used = sample_anchors(rows.supervised, self.anchors, generator, rows.documents)
-        seen = drafted(rows.supervised, anchors, used, self.block_size, rows.documents)
-        counts = int(seen.sum()), int(rows.supervised.sum())
-        return Batch(number, rows, None, anchors, used, (), *counts, epoch_ends)
+        packs = packs if self.packing else [[row] for pack in packs for row in pack]
+        rows = pad_packed(packs) if self.packing else pad([row for (row,) in packs])
+        draws = torch.zeros(rows.ids.shape, dtype=torch.float64)
+        for row, members in enumerate(packs):
+            each = torch.cat([self.draws(document, epoch) for document in members])
+            draws[row, : len(each)] = each
+        anchors, used = sample_anchors(rows.supervised, self.anchors, draws, rows.documents)
+        where = rows.supervised, anchors, used, self.block_size, rows.documents
+        slots = slot_labels(rows.ids, *where)[1].sum((0, 1), dtype=torch.float64)
+        counts = int(drafted(*where).sum()), int(rows.supervised.sum())
+        return Batch(number, rows, None, anchors, used, slots, (), *counts, epoch_ends)
+
+    def draws(self, document: Row, epoch: int) -> Tensor:
+        """A number in [0, 1) for each position of a document [S]: the same in whatever batch, rank or stream."""
+        key = hashlib.blake2b(f"{self.seed} {epoch} ".encode() + array("q", document.ids).tobytes(), digest_size=8)
+        generator = torch.Generator().manual_seed(int.from_bytes(key.digest()))
+        return torch.rand(len(document.ids), generator=generator, dtype=torch.float64)
+
+
+def averaged(step: Sequence[Batch]) -> list[Batch]:
+    """The micro-batches of a step, which share the mean of their `slots`: one weight for all that they add up to."""
+    mean = torch.stack([batch.slots for batch in step]).mean(0)
+    return [batch._replace(slots=mean) for batch in step]

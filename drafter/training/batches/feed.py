@@ -9,7 +9,7 @@ from drafter.config import AlignmentConfig, require
 from drafter.data.rows import Row
 from drafter.data.streaming import Streaming
 from drafter.taps import TapSource
-from drafter.training.batches.assembly import Batch
+from drafter.training.batches.assembly import Batch, averaged
 from drafter.training.batches.loader import loader
 from drafter.training.batches.steps import Steps
 from drafter.training.batches.streamed import Streamed, readers
@@ -35,17 +35,17 @@ class Feed(Batches):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in which the rows in memory are seen once."""
-        steps = Steps(self.rows, None, self.config, 0, self.world).order.steps_per_epoch
-        return max(1, steps // self.config.training.accumulate)
+        return Steps(self.rows, None, self.config, 0, self.world).order.steps_per_epoch
 
     def loader(self, rank: int, first: int, last: int) -> DataLoader:
-        workers = self.config.training.workers
+        settings = self.config.training
+        made: Streamed | Steps
         if self.streaming:
             stream, make = self.streaming.stream, self.streaming.make
             made = Streamed(stream, make, self.config, rank, self.world, first, dict(self.places))
-            return loader(made, first, last, workers)
-        ahead = self.taps if self.taps.ahead else None
-        return loader(Steps(self.rows, ahead, self.config, rank, self.world), first, last, workers)
+        else:
+            made = Steps(self.rows, self.taps if self.taps.ahead else None, self.config, rank, self.world)
+        return loader(made, first, last, settings.workers, settings.accumulate, averaged)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Where taps are made within the step, make them."""

@@ -19,7 +19,10 @@ def packs_of(rows: Sequence[Row], data: DataConfig) -> list[list[int]]:
 
 
 class Steps(Dataset[Batch]):
-    """Batch number i of a run, a pure function of the seed, i and the rank: a resumed run sees the same ones.
+    """Micro-batch number i of a run, a pure function of the seed, i and the rank: a resumed run sees the same ones.
+
+    The rows of an optimiser step depend on its number alone: micro-batches share them out by length, for little
+    padding, and ranks one by one, so that none waits for another.
 
     Args:
         taps: a source that is asked ahead; None where taps are made within the step.
@@ -27,25 +30,29 @@ class Steps(Dataset[Batch]):
     """
 
     def __init__(self, rows: list[Row], taps: TapSource | None, config: AlignmentConfig, rank: int = 0, world: int = 1):
-        self.rows, self.taps, self.rank = rows, taps, rank
-        self.assemble, self.per_rank = Assembly.of(config, rank), config.training.rows
+        self.rows, self.taps, self.rank, self.world = rows, taps, rank, world
+        self.assemble, self.accumulate = Assembly.of(config), config.training.accumulate
         self.packs = packs_of(rows, config.data)
         lengths = [sum(len(rows[index].ids) for index in pack) for pack in self.packs]
-        self.order = Order(lengths, self.per_rank * world, config.seed)
+        self.size = config.training.rows * world  # of a micro-batch, over all ranks
+        self.order = Order(lengths, self.size * self.accumulate, config.seed)
 
-    def __getitem__(self, step: int) -> Batch:
-        packs = tuple(tuple(self.packs[number]) for number in self._chosen(step))
-        epoch_ends = (step + 1) % self.order.steps_per_epoch == 0
-        batch = self.assemble(step, [[self.rows[index] for index in pack] for pack in packs], epoch_ends)
+    def __getitem__(self, number: int) -> Batch:
+        epoch, place = divmod(number, self.order.steps_per_epoch * self.accumulate)
+        packs = tuple(tuple(self.packs[pack]) for pack in self._chosen(number))
+        epoch_ends = place + 1 == self.order.steps_per_epoch * self.accumulate
+        batch = self.assemble(number, [[self.rows[index] for index in pack] for pack in packs], epoch, epoch_ends)
         return batch._replace(taps=self.taps(batch.rows, packs) if self.taps else None, packs=packs)
 
-    def _chosen(self, step: int) -> list[int]:
-        """Numbers of the packs of this rank's step."""
-        return self.order(step)[self.rank * self.per_rank :][: self.per_rank]
+    def _chosen(self, number: int) -> list[int]:
+        """Numbers of the packs of this rank's micro-batch."""
+        step, part = divmod(number, self.accumulate)
+        return self.order(step)[part * self.size :][: self.size][self.rank :: self.world]
 
     def first_epoch(self) -> list[list[int]]:
-        """Indices of the documents of each step of this rank, then of what the first epoch leaves over."""
-        steps = [self._chosen(step) for step in range(self.order.steps_per_epoch)]
-        left = sorted(set(range(len(self.packs))).difference(*steps))
-        steps += [left[at : at + self.per_rank] for at in range(0, len(left), self.per_rank)]
-        return [[index for number in chosen for index in self.packs[number]] for chosen in steps]
+        """Indices of the documents of each micro-batch of this rank, then of what the first epoch leaves over."""
+        chosen = [self._chosen(number) for number in range(self.order.steps_per_epoch * self.accumulate)]
+        left = sorted(set(range(len(self.packs))).difference(*chosen))
+        size = len(chosen[0])
+        chosen += [left[at : at + size] for at in range(0, len(left), size)]
+        return [[index for number in some for index in self.packs[number]] for some in chosen]

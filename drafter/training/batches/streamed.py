@@ -38,7 +38,7 @@ class Streamed(IterableDataset[Batch]):
         places: Places | None = None,
     ):
         self.stream, self.make, self.rank, self.first, self.places = stream, make, rank, first, places or {}
-        self.assemble, self.data, self.per_rank = Assembly.of(config, rank), config.data, config.training.rows
+        self.assemble, self.data, self.per_rank = Assembly.of(config), config.data, config.training.rows
         self.workers = max(1, config.training.workers)
         self.readers = readers(config, world)
 
@@ -47,7 +47,7 @@ class Streamed(IterableDataset[Batch]):
         number = self.first + (info.id if info else 0)  # worker i gives batches first + i, first + i + workers, ...
         reader = self.rank * self.workers + number % self.workers
         for packs, place, epoch_ends in self._batches(reader):
-            yield self.assemble(number, packs, epoch_ends)._replace(place=(reader, *place))
+            yield self.assemble(number, packs, place.epoch, epoch_ends)._replace(place=(reader, *place))
             number += self.workers
 
     def _batches(self, reader: int) -> Iterator[tuple[list[list[Row]], Place, bool]]:

@@ -8,10 +8,11 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from drafter.config import AlignmentConfig
+from drafter.data.rows import Rows
 from drafter.evaluation.probe import probe
 from drafter.evaluation.walk import walk
 from drafter.export import export
@@ -23,7 +24,7 @@ from drafter.taps import LocalTaps, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, settle
-from drafter.training.fitting import fit, weights_of
+from drafter.training.fitting import fit, read, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.pictures import curves, kept_per_slot
@@ -45,26 +46,35 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     directory = claim(config)
     material = settle(directory, prepare(config))
     drafter, verifier = material.drafter, material.verifier
-    exactly = replace(config.data.cache, dtype="auto")
-    exact = taps_of(material.held_out, verifier, drafter, "held-out rows", settings=exactly)
+    first = rank_zero_only.rank == 0  # the others train, and see no held-out row
+    held_out = exact_batches(config, material) if first else []
     fast = verifier  # one serves both where both are float32
     if material.fast is not verifier.dtype:
         fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     taps = training_taps(config, material, fast)
-    module = DrafterModule(config, drafter, verifier, held_out_batches(material, exact))
+    module = DrafterModule(config, drafter, verifier, held_out)
     untrained = module.walk()
-    log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
-    prepared = time.perf_counter()
+    if first:
+        log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
 
+    prepared = time.perf_counter() - began
     world = ranks(config.training.devices, material.device)
     batches = Feed(config, material.training, material.streaming, taps, world)
-    best = fit(module, batches, directory, config.training, MONITOR, device=material.device, dtype=material.fast)
+    best = fit(
+        module,
+        batches,
+        directory,
+        config.training,
+        MONITOR,
+        device=material.device,
+        dtype=material.fast,
+        prepared=prepared,
+    )
     taps.close()
-    if rank_zero_only.rank:
+    if not first:
         return {}
-    state = torch.load(best, map_location=material.device, weights_only=True)
+    state, trained = read(best), time.perf_counter()
     drafter.load_state_dict(weights_of(state, "drafter"))
-    trained = time.perf_counter()
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
     leading = module.leading()
@@ -73,7 +83,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, directory / "export", leading)
     curves(Metrics(directory).merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
-    now = time.perf_counter()
+    seconds = read(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
     summary = {
         "tokens_per_cycle": found.tokens_per_cycle,
         "accepted_per_cycle": found.accepted_per_cycle,
@@ -86,14 +96,21 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
         "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
         "precision": str(material.fast).removeprefix("torch."),
-        "seconds": now - began,
-        "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
+        "seconds": sum(seconds.values()),
+        "seconds_by_stage": seconds,
     }
     write_json(directory / "summary.json", summary)
     sure = found.interval()
     suite = {"tokens_per_cycle": sure.value, "low": sure.low, "high": sure.high, "prompts": len(material.held_out)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
+
+
+def exact_batches(config: AlignmentConfig, material: Material) -> list[tuple[Rows, Tensor]]:
+    """The held-out rows with their taps in float32, whatever training runs in."""
+    settings = replace(config.data.cache, dtype="auto")
+    taps = taps_of(material.held_out, material.verifier, material.drafter, "held-out rows", settings=settings)
+    return held_out_batches(material, taps)
 
 
 def training_taps(config: AlignmentConfig, material: Material, verifier: Verifier) -> TapSource:

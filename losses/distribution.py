@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from losses.base import BlockScores, Loss, Term, decay_where
+from losses.base import BlockScores, Loss, Term, decay_where, slot_decay
 from losses.chain_reward import chain
 
 VARIANTS = ("alpha", "hybrid")
@@ -38,6 +38,9 @@ class Distance(Loss):
     def __call__(self, scores: BlockScores) -> Term:
         values = self.values(scores)  # [B, A, G]
         return Term(values, decay_where(scores.valid, self.decay_slots, values.dtype))
+
+    def known_weight(self, slots: Tensor) -> Tensor:
+        return (slots * slot_decay(len(slots), self.decay_slots, slots.device, slots.dtype)).sum()
 
     def values(self, scores: BlockScores) -> Tensor:
         """[B, A, G] the distance at each slot."""
@@ -146,3 +149,6 @@ class OverlapChain(Loss):
 
     def __call__(self, scores: BlockScores) -> Term:
         return chain(scores.need("log_acceptance", self.name), scores.valid)
+
+    def known_weight(self, slots: Tensor) -> Tensor:
+        return slots[0]

@@ -73,6 +73,15 @@ def test_a_stage_that_has_ended_is_not_trained_again(tmp_path):
     assert (idle.seen, second.seen[0]) == ([], 0)
 
 
+def test_a_run_that_has_ended_may_go_on_to_more_steps(tmp_path):
+    whole = fit(Line(), Points(), tmp_path / "whole", FittingConfig(max_steps=50), "nearness")
+    fit(Line(), Points(), tmp_path / "more", FittingConfig(max_steps=30), "nearness")
+    longer = Line()
+    again = fit(longer, Points(), tmp_path / "more", FittingConfig(max_steps=50), "nearness")
+    assert longer.seen == list(range(30, 50))
+    assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
+
+
 @dataclass
 class LineConfig(Config):
     training: FittingConfig = field(default_factory=FittingConfig)

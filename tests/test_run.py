@@ -13,9 +13,7 @@ import torch
 from conftest import ROOT
 
 from drafter.config import load
-from drafter.training.claim import settle
 from drafter.training.logs import Metrics
-from drafter.training.prepare import Material
 from drafter.training.runs.alignment import train
 
 REQUIRED = {
@@ -167,20 +165,10 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(finished_run, tiny_words,
     assert losses(tmp_path / "tiny") == losses(finished_run)
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
-    """`auto` may find another one faster on a busy machine."""
-    began, later = (Material("cpu", None, fast, [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
-    assert settle(tmp_path, began).fast is torch.bfloat16
-    assert settle(tmp_path, later).fast is torch.float32  # nothing was trained yet
-    assert settle(tmp_path, began).fast is torch.bfloat16
-    (tmp_path / "checkpoints").mkdir()
-    assert settle(tmp_path, later).fast is torch.bfloat16
-
-
 def test_a_run_of_another_recipe_is_refused(finished_run, tiny_words):
     recipe, *overrides = tiny_words(finished_run.parent, "seed=1")
     with pytest.raises(
-        ValueError, match=r"name='tiny': .* holds a run of another recipe; choose another name or delete"
+        ValueError, match=r"name='tiny': .* holds a run of another recipe \(other seed\); choose another name"
     ):
         train(load(recipe, overrides))
 

@@ -17,7 +17,7 @@ from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices
 from drafter.training.guard import Guard
 from drafter.training.logs import Metrics, Progress, Seconds, checkpoints, loggers
-from drafter.training.stopping import Stop
+from drafter.training.stopping import Stop, handlers_kept
 
 log = logging.getLogger(__name__)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it found is said in our own words
@@ -94,16 +94,18 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         callbacks=[
             Seconds(prepared),
             Guard(settings, directory),
             Stop(last, settings.log_every),
-            Progress(refresh_rate=5),
+            Progress(settings.log_every),
             *checkpoints(last.parent, settings.max_steps, monitor),
         ],
         logger=loggers(Metrics(directory).part(first), directory),
     )
-    trainer.fit(module, datamodule=batches, ckpt_path=last if first else None, weights_only=True)
+    with handlers_kept():
+        trainer.fit(module, datamodule=batches, ckpt_path=last if first else None, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
     return best if best.is_file() else last
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tqdm import tqdm
 
 from drafter.files import write_csv
 
@@ -30,13 +32,39 @@ def loggers(part: Path, directory: Path) -> list[Logger]:
     ]
 
 
-class Progress(TQDMProgressBar):
-    """Steps done, their speed, and what the module shows of itself."""
+class Progress(Callback):
+    """One line: optimiser steps done, their speed, the time left, what the module shows of itself.
 
-    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, module)
-        shown.pop("v_num", None)  # the name of a folder
-        return shown
+    Args:
+        every: the module's figures are read so many steps apart; to read them, the host waits for the device.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self._bar: tqdm = tqdm(disable=True)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        told = {"total": trainer.max_steps, "initial": trainer.global_step, "disable": not trainer.is_global_zero}
+        self._bar = tqdm(desc="training", unit="step", dynamic_ncols=True, smoothing=0.05, **told)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        done = trainer.global_step - self._bar.n  # 0 within a step
+        if done and trainer.global_step % self.every == 0 and not self._bar.disable:
+            shown = {name: f"{float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()}
+            if module.device.type == "cuda":
+                shown["memory"] = f"{torch.cuda.max_memory_allocated(module.device) / 1e9:.3g} GB"
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(done)
+
+    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
+        self._bar.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._bar.close()
 
 
 class Seconds(Callback):

@@ -3,6 +3,8 @@
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,11 +33,11 @@ class Stop(Callback):
     def __init__(self, checkpoint: Path, every: int):
         self.checkpoint, self.every = checkpoint, every
         self.asked = 0
-        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # nobody else may
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            for number in SIGNALS:
+                signal.signal(number, self._ask)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
@@ -49,14 +51,6 @@ class Stop(Callback):
         rank_zero_only(log.info)("stopped behind step %d; the same command goes on", trainer.global_step)
         raise SystemExit(128 + (self.asked or signal.SIGTERM))
 
-    def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
-        self._restore()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
-
     def _agreed(self, trainer: lightning.Trainer) -> bool:
         if trainer.world_size == 1:
             return self.asked > 0
@@ -66,12 +60,18 @@ class Stop(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            self._restore()
             raise KeyboardInterrupt
         self.asked = number
         log.info("stopping behind this step, with a checkpoint; again to stop at once")
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put back what signals did before: the trainer leaves its own handlers behind an exception."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""A run's directory is taken for one recipe: settings that decide no number may change, all others may not."""
+
+import pytest
+import torch
+from conftest import ROOT
+
+from drafter.config import load
+from drafter.training.claim import claim, settle
+from drafter.training.prepare import Material
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A function: overrides → the recipe of a run, claimed again after 30 of its steps."""
+
+    def recipe(*words):
+        return load(ROOT / "recipes/tiny.yaml", [f"output={tmp_path}", "training.max_steps=100", *words])
+
+    def start(*words):
+        directory = claim(recipe(*words))
+        (directory / "checkpoints").mkdir()
+        torch.save({"global_step": 30}, directory / "checkpoints/last.ckpt")
+        return lambda *more: claim(recipe(*words, *more))
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "training.workers=2",
+        "training.log_every=1",
+        "training.validate_every=7",
+        "training.strategy=ddp",
+        "training.max_skipped=3",
+        "verifier.attention=sdpa",
+        "data.cache.confirm=true",
+        "data.server.url=http://localhost:1/v1; data.server.model=a",
+        "decoding.prompts=5; decoding.draft_length=2; decoding.max_new_tokens=9",
+    ],
+)
+def test_what_decides_no_number_may_change(begun, word):
+    again = begun()
+    directory = again(*word.split("; "))
+    assert load(directory / "config.yaml") != load(ROOT / "recipes/tiny.yaml")  # the newest is kept
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("seed=1", "seed"),
+        ("training.learning_rate=1e-4", "training.learning_rate"),
+        ("losses.first_error.weight=0", "losses.first_error.weight"),
+        ("data.sequence_length=100; training.clip=2", "data.sequence_length, training.clip"),
+        ("training.rows=5", "training.rows"),
+        ("drafter.block_size=5", "drafter.block_size"),
+    ],
+)
+def test_what_decides_numbers_is_named(begun, word, named):
+    again = begun()
+    with pytest.raises(
+        ValueError, match=rf"a run of another recipe \(other {named}\); choose another name or delete it"
+    ):
+        again(*word.split("; "))
+
+
+@pytest.mark.parametrize("words", [("2", "1", "2"), ("1", "2", "2"), ("1", "1", "4")])
+def test_ranks_and_micro_batches_may_share_a_step_otherwise(begun, words):
+    again = begun("training.rows=4", "training.precision=float32", "verifier.device=cpu")
+    keys = ("training.devices", "training.accumulate", "training.rows")
+    again(*(f"{key}={value}" for key, value in zip(keys, words, strict=True)))
+    with pytest.raises(ValueError, match=r"other training\.rows"):
+        again("training.devices=3")
+
+
+def test_readers_of_a_stream_may_not(begun):
+    again = begun("data.streaming=true", "data.taps=online", "training.validate_every=5")
+    for word in ("training.workers=2", "training.devices=2", "training.accumulate=2"):
+        with pytest.raises(ValueError, match=f"other {word.split('=')[0]}"):
+            again(word)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "more", "goes_on"),
+    [
+        ("cosine", ["training.max_steps=200"], False),
+        ("constant", ["training.max_steps=200"], False),  # its warm-up is a share of the steps
+        ("constant", ["training.max_steps=200", "training.warmup=0.05"], True),
+        ("stable", ["training.max_steps=200", "training.warmup=0.05"], True),
+        ("stable", ["training.max_steps=35", "training.warmup=0.286"], False),  # the cool-down had begun
+        ("constant", ["training.max_steps=200", "training.warmup=0.05", "seed=1"], False),
+    ],
+)
+def test_a_run_may_end_elsewhere_if_its_steps_had_the_same_learning_rates(begun, schedule, more, goes_on):
+    again = begun(f"training.schedule={schedule}", "training.warmup=0.1")
+    if goes_on:
+        again(*more)
+    else:
+        with pytest.raises(ValueError, match=r"other .*training\.max_steps"):
+            again(*more)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
+    """`auto` may find another one faster on a busy machine."""
+    began, later = (Material("cpu", None, fast, [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
+    assert settle(tmp_path, began).fast is torch.bfloat16
+    assert settle(tmp_path, later).fast is torch.float32  # nothing was trained yet
+    assert settle(tmp_path, began).fast is torch.bfloat16
+    (tmp_path / "checkpoints").mkdir()
+    assert settle(tmp_path, later).fast is torch.bfloat16

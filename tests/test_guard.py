@@ -1,0 +1,137 @@
+"""Bad gradients, signals and seconds, on a line that is fitted: nothing here knows a drafter."""
+
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_fitting import Line, Points, weights
+
+import train
+from drafter.config import FittingConfig
+from drafter.training.fitting import fit, read
+from drafter.training.optimisation import learning_rate, optimisation
+
+
+class Spoilt(Line):
+    """Its objective is not a number in some steps; the optimiser is fused, or not."""
+
+    def __init__(self, bad, fused):
+        super().__init__()
+        self.bad, self.fused, self.path = bad, fused, []
+
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        self.path.append(self.line.weight.detach().clone())
+        return loss * float("nan") if self.global_step in self.bad else loss
+
+    def configure_optimizers(self):
+        made = optimisation(self.parameters(), FittingConfig(learning_rate=0.05, schedule="constant", warmup=0.0))
+        return made if self.fused else torch.optim.AdamW(self.parameters(), lr=0.05, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(tmp_path, fused):
+    line = Spoilt({3, 4, 7}, fused)
+    fit(line, Points(), tmp_path, FittingConfig(max_steps=12, log_every=1, max_skipped=3), "nearness")
+    moved = [not torch.equal(one, other) for one, other in zip(line.path, line.path[1:], strict=False)]
+    assert moved == [step not in (3, 4, 7) for step in range(11)]
+    assert read(tmp_path / "checkpoints/last.ckpt")["callbacks"]["Guard"] == {"skipped": 3, "in_a_row": 0}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_too_many_in_a_row_end_the_run_with_the_batch_on_disk(tmp_path, fused):
+    line = Spoilt(set(range(5, 100)), fused)
+    remedy = r"of 4 steps in a row, up to step 9, was not finite; lower training.learning_rate"
+    with pytest.raises(ValueError, match=remedy):
+        fit(line, Points(), tmp_path, FittingConfig(max_steps=100, log_every=3, max_skipped=3), "nearness")
+    assert load_file(tmp_path / "skipped_batch.safetensors")["batch.0"].shape == (8, 2)
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_a_learning_rate_beyond_reason_never_ends_as_a_success(tiny_words, tmp_path, log_every):
+    words = ["training.learning_rate=1e30", "training.max_steps=8", f"training.log_every={log_every}"]
+    with pytest.raises(SystemExit, match=r"steps in a row, .* was not finite"):
+        train.main(tiny_words(tmp_path, *words))
+    assert not (tmp_path / "tiny/export").exists()
+    assert not (tmp_path / "tiny/summary.json").exists()
+
+
+class Interrupted(Line):
+    """Gets a signal in one of its steps."""
+
+    def __init__(self, number, at):
+        super().__init__()
+        self.number, self.at = number, at
+
+    def training_step(self, batch, index):
+        if self.global_step == self.at:
+            self.at = None  # once
+            os.kill(os.getpid(), self.number)
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [13, 19], ids=["between", "at a validation"])
+def test_a_signal_ends_a_run_behind_a_whole_step_and_it_goes_on(tmp_path, number, at):
+    settings = FittingConfig(max_steps=60, accumulate=2)
+    before = signal.getsignal(number)
+    whole = fit(Line(), Points(), tmp_path / "whole", settings, "nearness")
+    with pytest.raises(SystemExit) as caught:
+        fit(Interrupted(number, at), Points(), tmp_path / "stopped", settings, "nearness")
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    last = tmp_path / "stopped/checkpoints/last.ckpt"
+    assert read(last)["global_step"] == at + 1 + (at == 19)
+    resumed = Line()
+    again = fit(resumed, Points(), tmp_path / "stopped", settings, "nearness")
+    assert resumed.seen[0] == at + 1 + (at == 19)
+    assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
+    ends = (read(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (tmp_path / "whole", last.parent.parent))
+    assert all(torch.equal(one, other) for one, other in zip(*(end.values() for end in ends), strict=True))
+
+
+def test_seconds_count_every_part_of_a_run(tmp_path):
+    settings = FittingConfig(max_steps=20)
+    with pytest.raises(SystemExit):
+        fit(Interrupted(signal.SIGTERM, 5), Points(), tmp_path, settings, "nearness", prepared=100.0)
+    last = tmp_path / "checkpoints/last.ckpt"
+    first = read(last)["seconds"]
+    fit(Line(), Points(), tmp_path, settings, "nearness", prepared=20.0)
+    second = read(last)["seconds"]
+    assert (first["prepare"], second["prepare"]) == (100.0, 120.0)
+    assert 0 < first["train"] < second["train"]
+
+
+def test_learning_rates_follow_their_schedule():
+    def rates(**words):
+        settings = FittingConfig(max_steps=40, warmup=0.1, **words)
+        return [learning_rate(settings, step) for step in range(41)]
+
+    rise = [0.25, 0.5, 0.75, 1.0]
+    for words in ({}, {"schedule": "stable"}, {"schedule": "constant"}):
+        assert rates(**words)[:4] == rise
+    assert rates()[22] == pytest.approx(0.5)
+    assert rates()[40] == pytest.approx(0, abs=1e-9)
+    stable = rates(schedule="stable", cooldown=0.25)
+    assert stable[4:31] == [1.0] * 27
+    assert stable[30:] == pytest.approx([1 - step / 10 for step in range(11)])
+    assert rates(schedule="constant")[4:] == [1.0] * 37
+
+
+def test_norms_do_not_decay():
+    made = optimisation(torch.nn.LSTM(3, 4).parameters(), FittingConfig(weight_decay=0.1))
+    decays = {
+        weight.dim(): group["weight_decay"] for group in made["optimizer"].param_groups for weight in group["params"]
+    }
+    assert decays == {2: 0.1, 1: 0.0}
+
+
+def test_progress_is_one_line_that_counts_steps(tmp_path, capsys):
+    fit(Line(), Points(), tmp_path, FittingConfig(max_steps=6, accumulate=2, log_every=1), "nearness")
+    said = "".join(capsys.readouterr())
+    assert "6/6" in said
+    assert "v_num" not in said
+    assert "Validation" not in said
+    assert not [line for line in said.splitlines() if line and not line.startswith("training")]

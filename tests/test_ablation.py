@@ -240,7 +240,7 @@ def test_a_run_killed_before_its_result_goes_on_from_its_checkpoint(write_spec, 
 
 @pytest.mark.parametrize(
     ("breaks", "reason"),
-    [("training.rows=1000", "training.rows: a step takes 1000"), ("training.learning_rate=1e30", "is nan")],
+    [("training.rows=1000", "training.rows: a step takes 1000"), ("training.learning_rate=1e30", "was not finite")],
     ids=["error", "divergence"],
 )
 def test_a_failing_arm_is_reported_and_the_others_go_on(write_spec, tmp_path, monkeypatch, breaks, reason, capsys):

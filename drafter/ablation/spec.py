@@ -157,12 +157,12 @@ def _refuse_twins(path: Path, node: Any, name: str = "") -> None:
 
 def differences(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of whole recipes, by arm, the settings (dotted) in which any two differ."""
-    flat = {arm: flat(recipe) for arm, recipe in arms.items()}
-    keys = list(dict.fromkeys(key for recipe in flat.values() for key in recipe))
+    named = {arm: flat(recipe) for arm, recipe in arms.items()}
+    keys = list(dict.fromkeys(key for recipe in named.values() for key in recipe))
     differing = [
-        key for key in keys if len({json.dumps(recipe.get(key), sort_keys=True) for recipe in flat.values()}) > 1
+        key for key in keys if len({json.dumps(recipe.get(key), sort_keys=True) for recipe in named.values()}) > 1
     ]
-    return {arm: {key: recipe.get(key) for key in differing} for arm, recipe in flat.items()}
+    return {arm: {key: recipe.get(key) for key in differing} for arm, recipe in named.items()}
 
 
 def recipe_of(config: AlignmentConfig) -> dict[str, Any]:

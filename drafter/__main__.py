@@ -25,7 +25,8 @@ class Command(ArgumentParser):
             self._inside = False
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def make_parser() -> ArgumentParser:
+    """What the command line may say."""
     parser = ArgumentParser(prog="drafter", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Command)
     for name in COMMANDS:
@@ -34,7 +35,11 @@ def main(words: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about.splitlines()[0], description=about)
         module.arguments(command)
         command.set_defaults(run=module.run)
-    parsed = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parsed = make_parser().parse_args(words)
     with one_line_errors():
         parsed.run(parsed)
     return 0

@@ -1,0 +1,224 @@
+"""Every command and every example of the pages runs: on tiny models, in short, page by page and in the page's order.
+
+What needs a network or a GPU is listed, and runs where there is one. Names of real models stand for tiny ones here.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+from pages import PAGES, blocks, commands
+
+import train
+from drafter.__main__ import main, make_parser
+from drafter.ablation import spec
+from drafter.config import load
+from drafter.config.shipped import find, shipped
+from drafter.verifier import tiny
+
+STAND_INS = {"smollm2": "tiny-llama", "VERIFIER": "tiny-llama", "Qwen/Qwen3-8B": "tiny-qwen3", "NAME": "quickstart"}
+SHORT = {
+    "verifier.source": "tiny-llama",
+    "data.max_new_tokens": 8,
+    "data.sequence_length": 512,
+    "data.validation_share": 0.3,
+    "data.validation_rows": 2,
+    "drafter.num_layers": 1,
+    "drafter.block_size": 4,
+    "drafter.num_taps": 3,
+    "drafter.tap_layers": "null",
+    "drafter.mask_token_id": 2,
+    "training.rows": 2,
+    "training.anchors": 4,
+    "training.max_steps": 2,
+    "training.sampled_tokens": 16,
+    "training.validate_every": "null",
+    "training.precision": "float32",
+    "decoding.prompts": 1,
+    "decoding.max_new_tokens": 8,
+}
+ANSWERING = ("verifier", "data")  # the sections that `regenerate` reads
+FEW = {
+    "generate": ["--max-new-tokens", "8"],
+    "evaluate": ["--max-new-tokens", "8", "--prompts", "2"],
+    "benchmark": ["--max-new-tokens", "8", "--prompts", "2", "--repeats", "1"],
+    "doctor": ["--no-self-test"],
+}
+ELSEWHERE = {
+    ("pip", "install"): "network",
+    ("make",): "network",
+    ("vllm", "serve"): "gpu",
+    ("python", "-m", "sglang.launch_server"): "gpu",
+}
+EVERYTHING = [
+    (page, words) for page in PAGES for each in blocks(page) if each.language == "bash" for words in commands(each.text)
+]
+
+
+def where(words):
+    """The mark of a command that can't run everywhere, or None."""
+    if "--push" in words or any("://" in word for word in words):
+        return "network"
+    return next((mark for start, mark in ELSEWHERE.items() if tuple(words[: len(start)]) == start), None)
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def here(word):
+    """A word of a command, of a file or of a program, with the tiny models' names in place of the real ones'."""
+    for real, other in STAND_INS.items():
+        word = re.sub(rf"(?<![\w.-]){re.escape(real)}(?![\w-])", other, word)
+    return word
+
+
+def drafters(words):
+    """What follows `drafter` in a command of ours, however it is called; None for another program's."""
+    for start in (["drafter"], ["python", "-m", "drafter"]):
+        if words[: len(start)] == start:
+            return words[len(start) :]
+    return ["train", *words[2:]] if words[:2] == ["python", "train.py"] else None
+
+
+class Desk:
+    """A folder in which the commands of one page run, with what a reader has by then."""
+
+    def __init__(self, answers, run):
+        self.answers, self.finished = answers, run
+        prompts = [{"prompt": f"question {number}?"} for number in range(24)]
+        Path("prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts))
+
+    def supply(self, text):
+        """Runs and files that `text` names and that no earlier command of the page made."""
+        for run in set(re.findall(r"runs/([\w-]+)/(?:export|checkpoints)", text)):
+            if not Path("runs", run).exists():
+                shutil.copytree(self.finished, Path("runs", run))
+        for recipe in re.findall(r"[\w-]+\.yaml", text):
+            if not Path(recipe).exists():
+                shutil.copy(ROOT / "recipes/tiny.yaml", recipe)
+        for report in set(re.findall(r"docs/results/\w+", text)):
+            if not Path(report).exists():
+                shutil.copytree(ROOT / report, report)
+
+    def drafter(self, words):
+        """Run a command of ours, in short."""
+        end = next((at for at, word in enumerate(words) if word.startswith("[")), len(words))  # of a synopsis
+        command, *rest = map(here, words[:end])
+        self.supply(" ".join(rest))
+        overrides = [f"{key}={value}" for key, value in SHORT.items()]
+        if command in ("train", "regenerate", "ablate", "doctor") and rest and "--report-only" not in rest:
+            if command == "ablate" or find(rest[0]).parent == shipped():
+                overrides.append("data.sources=[{kind: standard_library, write: 12, max_characters: 200}]")
+            if command == "ablate":
+                rest[0] = "tiny"  # the arms of others take minutes
+            rest += (
+                overrides if command != "regenerate" else [one for one in overrides if one.split(".")[0] in ANSWERING]
+            )
+            if (
+                command != "regenerate"
+                and rest[0] in ("quickstart", "tiny")
+                and not Path("runs/tiny-answers.parquet").exists()
+            ):
+                rest.append(f"data.answers={self.answers}")
+        run = [command, *rest, *FEW.get(command, [])]
+        assert main(run) == 0
+
+    def python(self, code):
+        """Run a program of the page."""
+        code = here(code)
+        self.supply(code)
+        for family in re.findall(r'from_pretrained\("tiny-(\w+)"', code):
+            tiny.save(family, Path(f"tiny-{family}"))  # for transformers, which does not know ours
+        exec(compile(code, "page", "exec"), {})
+
+    def recipe(self, block):
+        """Keep a recipe under the name that its page gives it; a piece of one is put into a whole."""
+        keys = OmegaConf.to_container(OmegaConf.create(block.text))
+        if "name" not in keys:
+            keys = {"name": "piece", "drafter": {"mask_token_id": 2}, **keys}
+        path = Path(f"{keys['name']}.yaml")
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(keys)))
+        assert load(path).name == keys["name"]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, tiny_answers, finished_run):
+    monkeypatch.chdir(tmp_path)
+    return Desk(tiny_answers, finished_run)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(each.language for each in blocks(page))], ids=name)
+def test_what_a_page_shows_runs(page, desk):
+    for block in blocks(page):
+        if block.language == "yaml":
+            desk.recipe(block)
+        elif block.language == "json":
+            assert [json.loads(line) for line in block.text.splitlines()]
+        elif block.language == "python":
+            desk.python(block.text)
+        elif block.language == "bash":
+            for words in commands(block.text):
+                ours = drafters(words)
+                if words[:2] == ["python", "-c"]:
+                    desk.python(words[2])
+                elif ours is not None and where(words) is None:
+                    desk.drafter(ours)
+                elif ours is not None:  # to a server or a hub
+                    assert make_parser().parse_args(ours)
+                else:
+                    assert where(words) in ("network", "gpu"), f"{words}: say where it runs"
+        else:
+            assert block.language in ("", "text")
+
+
+SHIPPED = [words for _, words in EVERYTHING if (drafters(words) or [""])[0] in ("train", "ablate", "regenerate")]
+
+
+@pytest.mark.parametrize("words", SHIPPED, ids=" ".join)
+def test_recipes_and_overrides_are_known(words, tmp_path, monkeypatch):
+    """As they stand on the page, without stand-ins, where the recipe is one of ours."""
+    command, recipe, *rest = drafters(words)
+    if Path(recipe).suffix or "/" in recipe:
+        pytest.skip("a recipe of the reader's")
+    monkeypatch.chdir(tmp_path)
+    overrides = [word for word in rest if "=" in word]
+    if command == "ablate":
+        assert spec.load(find(recipe, "ablation", "ablations"), overrides).arms
+    else:
+        assert load(recipe, overrides).name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=getattr(pytest.mark, where(words)), id=" ".join(words))
+        for _, words in EVERYTHING
+        if where(words)
+    ],
+)
+def test_what_runs_elsewhere(words):
+    """Packages resolve; targets exist; engines know the options that the pages give them."""
+    if words[0] == "pip":
+        subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", *words[2:]], cwd=ROOT, check=True)
+    elif drafters(words):
+        assert make_parser().parse_args(drafters(words))  # which server or hub there is, nobody knows
+    elif words[0] == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True)
+    else:
+        flags = [word for word in words if word.startswith("--")]
+        shown = subprocess.run([*words[: words.index(flags[0])], "--help=all"], capture_output=True, text=True)
+        assert [flag for flag in flags if flag not in shown.stdout] == []
+
+
+def test_train_py_is_drafter_train():
+    with pytest.raises(SystemExit, match="recipe='nowhere': no such file"):
+        train.main(["nowhere"])
+    with pytest.raises(SystemExit, match="recipe='nowhere': no such file"):
+        main(["train", "nowhere"])

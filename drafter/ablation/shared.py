@@ -23,7 +23,7 @@ from drafter.files import write_json
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.regenerate import regenerate
-from drafter.taps import LocalTaps, TapCache, TapSource
+from drafter.taps import LocalTaps, TapCache, TapFiles, TapSource
 from drafter.training.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
 from drafter.verifier import Verifier
 
@@ -101,6 +101,9 @@ class Shared:
         """Of the training rows; from the disk with the final states where any arm wants them."""
         if self.base.data.taps == "online":
             return LocalTaps(self.verifier(dtype), drafter.tap_layers, config.needs_states)
+        if self.base.data.taps == "files":
+            read, rows = self.base.data.tap_files, self.training(config)
+            return TapFiles(read, self.verifier(dtype), rows, drafter.tap_layers, config.needs_states)
         return self.taps(self._named(config.data.answers), self.training(config), drafter, dtype, self.needs_states)
 
     def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:

@@ -9,10 +9,11 @@ from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 from drafter.config.server import ServerConfig
 from drafter.config.sources import read_sources
+from drafter.config.tap_files import TapFilesConfig
 from drafter.sources import POLICIES, SelfPrompting
 from drafter.sources.standard_library import KINDS
 
-TAPS = ("cached", "cached_on_first_epoch", "online")
+TAPS = ("cached", "cached_on_first_epoch", "online", "files")
 # What does not decide the answers: a change of it goes on with the answers that are there.
 TRAINING_ONLY = (
     "answers",
@@ -28,6 +29,7 @@ TRAINING_ONLY = (
     "streaming",
     "shuffle_buffer",
     "cache",
+    "tap_files",
 )
 
 
@@ -58,7 +60,7 @@ class DataConfig:
         validation_share: share of the source documents that is held out.
         validation_rows: held-out rows that validation walks over.
         taps: `cached` (computed once, kept on disk), `cached_on_first_epoch` (the same, without a wait before the
-            first step) or `online` (by the verifier in every step).
+            first step), `online` (by the verifier in every step) or `files` (written by an engine: data.tap_files).
     """
 
     answers: str = MISSING
@@ -81,6 +83,7 @@ class DataConfig:
     validation_rows: int = 64
     taps: str = "cached"
     cache: CacheConfig = field(default_factory=CacheConfig)
+    tap_files: TapFilesConfig = field(default_factory=TapFilesConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "shuffle_buffer"):
@@ -104,4 +107,6 @@ class DataConfig:
         require(not self.streaming or self.taps == "online", "data.taps", self.taps, remedy)
         remedy = "of a stream, training takes all rows; set data.max_rows=null"
         require(not self.streaming or self.max_rows is None, "data.max_rows", self.max_rows, remedy)
+        remedy = "name the folder that the engine wrote"
+        require(self.taps != "files" or bool(self.tap_files.path), "data.tap_files.path", self.tap_files.path, remedy)
         require(self.taps in TAPS, "data.taps", self.taps, f"choose one of {', '.join(TAPS)}")

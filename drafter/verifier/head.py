@@ -59,6 +59,11 @@ class VerifierHead:
         return self.output.weight
 
     @property
+    def norm(self) -> Any:
+        """The norm between the last layer and the head, a module."""
+        return self._body.norm
+
+    @property
     def final_norm(self) -> Tensor:
         """Gain of the norm before the head, [D]."""
         return self._body.norm.weight

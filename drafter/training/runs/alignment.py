@@ -20,7 +20,7 @@ from drafter.export.card import add_results
 from drafter.export.record import licence, provenance
 from drafter.files import write_json
 from drafter.machine.ranks import ranks
-from drafter.taps import LocalTaps, TapSource
+from drafter.taps import LocalTaps, TapFiles, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, settle
@@ -118,6 +118,8 @@ def training_taps(config: AlignmentConfig, material: Material, verifier: Verifie
     if config.data.taps == "online":
         return LocalTaps(verifier, material.drafter.tap_layers, config.needs_states)
     rows, settings = material.training, config.data.cache
+    if config.data.taps == "files":
+        return TapFiles(config.data.tap_files, verifier, rows, material.drafter.tap_layers, config.needs_states)
     lazily = config.data.taps == "cached_on_first_epoch"
     passes = Steps(rows, None, config).first_epoch() if lazily else None
     return taps_of(rows, verifier, material.drafter, "training rows", config.needs_states, settings, passes)

@@ -18,7 +18,7 @@ def ending(came_out: str, where: Sequence[Path], commands: Sequence[Sequence[str
     return "\n".join([came_out, *there, *(["next:", *after] if after else [])])
 
 
-def run_ending(directory: Path, verifier: str, summary: dict[str, Any]) -> str:
+def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: str = "alignment") -> str:
     """The end of `train`: the headline of `summary.json`, the run's files, what one does with an export."""
     found = []
     if "tokens_per_cycle" in summary:
@@ -29,13 +29,22 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any]) -> str:
         found.append(f"{summary['speedup']:.2f} x the speed of plain decoding")
     if "greedy_mismatches" in summary:
         found.append(f"{summary['greedy_mismatches']} greedy tokens that differ")
+    if "perplexity_held_out" in summary:
+        found.append(f"perplexity {summary['perplexity_held_out']:.1f} on held-out text")
+    if "stages" in summary:
+        found.append(f"{summary['stages'][-1]['tokens_per_pass']} tokens per pass")
     export = directory / "export"
-    files = ("summary.json", "metrics.csv", "curves.png", "accepted_per_slot.png", "checkpoints", "export")
+    files = ["summary.json", "metrics.csv", "curves.png", "accepted_per_slot.png", "writing.csv", "speed.csv"]
+    files += ["stages", "checkpoints", "export"]
     named: list[str | Path] = [export, "--verifier", verifier]
     after: list[list[str | Path]] = [
         ["generate", *named, "--compare", "What does functools.partial do?"],
         ["evaluate", *named, "--suites", "PROMPTS.jsonl"],
         ["check", *named],
     ]
+    if system == "language_model":
+        after = [["generate", "--verifier", export, "--plain", "--raw", "Return the"]]
+    elif system == "distillation":
+        after = [["generate", export, "Return the"]]
     came_out = f"{directory.name}: {', '.join(found) or 'finished'}"
     return ending(came_out, [directory / name for name in files], after if export.is_dir() else [])

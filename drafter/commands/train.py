@@ -12,9 +12,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    from drafter.config import load
+    from drafter.config import RunConfig, load_as
 
-    config = load(parsed.recipe, parsed.overrides)
+    config = load_as(RunConfig, parsed.recipe, parsed.overrides)
     from drafter.commands.endings import run_ending
     from drafter.machine.memory import keep_freed_memory
     from drafter.training import runs  # late: a wrong recipe should not wait for torch
@@ -22,4 +22,5 @@ def run(parsed: Namespace) -> None:
     keep_freed_memory()
     summary = runs.run(config)
     if summary:  # only the first rank has one
-        print(run_ending(config.directory, config.verifier.source, summary))
+        verifier = getattr(config, "verifier", None)
+        print(run_ending(config.directory, verifier.source if verifier else "", summary, config.system))

@@ -4,11 +4,15 @@ from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
+from drafter.config.distillation import DistillationConfig, Stage, TrialConfig
 from drafter.config.drafter import DrafterSettings
 from drafter.config.files import load, load_as, save
 from drafter.config.fitting import FittingConfig
+from drafter.config.language_model import LanguageModelConfig, TokenizerConfig
 from drafter.config.recipe import SYSTEMS, AlignmentConfig, Config
+from drafter.config.run import RunConfig
 from drafter.config.server import ServerConfig
+from drafter.config.text import TextConfig
 from drafter.config.training import TrainingConfig
 from drafter.config.verifier import VerifierConfig
 
@@ -19,10 +23,17 @@ __all__ = [
     "Config",
     "DataConfig",
     "DecodingConfig",
+    "DistillationConfig",
     "DrafterSettings",
     "FittingConfig",
+    "LanguageModelConfig",
+    "RunConfig",
     "ServerConfig",
+    "Stage",
+    "TextConfig",
+    "TokenizerConfig",
     "TrainingConfig",
+    "TrialConfig",
     "VerifierConfig",
     "load",
     "load_as",

@@ -11,9 +11,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from drafter.config.checks import check_keys, require
 from drafter.config.recipe import SYSTEMS, Config
+from drafter.config.run import RunConfig
 from drafter.config.shipped import find, place_data
 
-Schema = TypeVar("Schema", bound=Config)
+Schema = TypeVar("Schema", bound=RunConfig)
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -39,6 +40,7 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
         if not isinstance(said, dict):
             raise ValueError(f"{path}: must hold `key: value` lines")
         place_data(said.get("data"), path.parent)
+        place_data(said.get("text"), path.parent)
         wrong = [each for each in overrides if "=" not in each]
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
@@ -58,13 +60,13 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
     return config
 
 
-def save(config: Config, path: Path) -> None:
+def save(config: RunConfig, path: Path) -> None:
     """Write the resolved config as a recipe."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
 
 
-def _system(said: dict[str, Any]) -> type[Config]:
+def _system(said: dict[str, Any]) -> type[RunConfig]:
     """The schema of a recipe's system."""
-    name = said.get("system", Config.system)
+    name = said.get("system", RunConfig.system)
     require(name in SYSTEMS, "system", name, f"choose among {', '.join(SYSTEMS)}")
     return SYSTEMS[name]

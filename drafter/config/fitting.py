@@ -20,8 +20,10 @@ class FittingConfig:
         warmup: share of the steps that raise the learning rate.
         cooldown: share of the steps that lower it, where the schedule is `stable`.
         clip: largest norm of the gradient.
+        epsilon: of AdamW.
         max_skipped: a step whose gradient is not finite is skipped; so many in a row end the run.
-        precision: `float32`, `bfloat16` (parameters stay float32), or `auto`: whichever a short probe finds faster.
+        precision: `float32`, `bfloat16` or `float16` (parameters stay float32; with the last, gradients are scaled), or
+            `auto`: whichever of the first two a short probe finds faster.
         validate_every: steps between validations; null for once an epoch.
         workers: processes that make a rank's batches beside it; 0: itself.
         devices, strategy: as Lightning understands them.
@@ -36,6 +38,7 @@ class FittingConfig:
     warmup: float = 0.04
     cooldown: float = 0.2
     clip: float = 1.0
+    epsilon: float = 1e-8
     max_skipped: int = 10
     precision: str = "auto"
     validate_every: int | None = None
@@ -47,7 +50,7 @@ class FittingConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "clip", "epsilon"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
         schedules = ("cosine", "stable", "constant")
@@ -57,7 +60,7 @@ class FittingConfig:
         room, remedy = 1 - self.warmup, "must lie between 0 and 1 - training.warmup: a share of the steps"
         require(self.schedule != "stable" or 0 < self.cooldown <= room, "training.cooldown", self.cooldown, remedy)
         require(self.workers >= 0, "training.workers", self.workers, "must be >= 0")
-        known = ("auto", "float32", "bfloat16")
+        known = ("auto", "float32", "bfloat16", "float16")
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
         said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None
         require(said, "training.devices", self.devices, "say auto, how many (>= 1), or which ones: '0,2'")

@@ -1,39 +1,25 @@
 """A recipe, whole: what all systems say, and the schema of each."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from omegaconf import MISSING
 
 from drafter.config.checks import require
 from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
+from drafter.config.distillation import DistillationConfig
 from drafter.config.drafter import DrafterSettings
+from drafter.config.language_model import LanguageModelConfig
+from drafter.config.run import RunConfig
 from drafter.config.training import TrainingConfig
 from drafter.config.verifier import VerifierConfig
 from losses import Losses
 
 
 @dataclass
-class Config:
-    """What every system's recipe says.
+class Config(RunConfig):
+    """What the recipe of every system says that trains beside a verifier on its answers."""
 
-    Args:
-        name: of the run; it writes into `output`/`name`.
-        system: what is trained, and so what else the recipe may say: one of `SYSTEMS`.
-    """
-
-    name: str = MISSING
-    system: str = "alignment"
-    seed: int = 0
-    output: str = "runs"
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     data: DataConfig = field(default_factory=DataConfig)
-
-    @property
-    def directory(self) -> Path:
-        """Where the run writes."""
-        return Path(self.output) / self.name
 
 
 @dataclass
@@ -66,4 +52,8 @@ class AlignmentConfig(Config):
         return self.losses.compare_laws or self.training.labels == "verifier"
 
 
-SYSTEMS: dict[str, type[Config]] = {"alignment": AlignmentConfig}
+SYSTEMS: dict[str, type[RunConfig]] = {
+    "alignment": AlignmentConfig,
+    "language_model": LanguageModelConfig,
+    "distillation": DistillationConfig,
+}

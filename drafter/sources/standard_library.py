@@ -75,31 +75,36 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
 
 def asked(max_characters: int | None = None) -> Iterator[Conversation]:
     """A question about every function of the library, whose code has 80 to `max_characters` characters, by file."""
+    for name, source, tree in modules():
+        for kind, code, own in _functions(Path(name).name, source, tree):
+            if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
+                messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
+                messages += [{"role": "assistant", "content": own}] if own else []
+                yield {"source": name, "kind": kind, "messages": messages}
+
+
+def modules() -> Iterator[tuple[str, str, ast.Module]]:
+    """Path below the library, text and syntax tree of each of its files."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if any(part in SKIPPED for part in relative.parts):
             continue
-        for kind, code, own in _functions(path):
-            if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
-                messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
-                messages += [{"role": "assistant", "content": own}] if own else []
-                yield {"source": relative.as_posix(), "kind": kind, "messages": messages}
+        try:
+            source = path.read_text(encoding="utf-8")
+            yield relative.as_posix(), source, ast.parse(source)
+        except (SyntaxError, UnicodeDecodeError):
+            continue
 
 
-def _functions(path: Path) -> Iterator[tuple[str, str, str | None]]:
+def _functions(file: str, source: str, tree: ast.Module) -> Iterator[tuple[str, str, str | None]]:
     """(kind, code to quote, author's answer) of each function."""
-    try:
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
-    except (SyntaxError, UnicodeDecodeError):
-        return
     lines = source.splitlines()
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue
         docstring = ast.get_docstring(node)
-        kind = _kind(f"{path.name}:{node.name}", docstring is not None)
+        kind = _kind(f"{file}:{node.name}", docstring is not None)
         quoted = _quoted(lines[node.lineno - 1 : node.end_lineno])
         shown = (node.body[0].end_lineno or 0) - node.lineno + 1 if kind == "write" else len(quoted)
         body = "\n".join(quoted[shown:]).strip("\n")

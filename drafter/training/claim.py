@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from drafter import config as configs
-from drafter.config import Config, FittingConfig
+from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
 from drafter.files import write_json
 from drafter.machine.ranks import ranks
@@ -35,11 +35,12 @@ FREE = (
     "training.validate_every",
     "training.max_skipped",
     "decoding",
+    "trial",
 )
 SCHEDULE = ("training.max_steps", "training.schedule", "training.warmup", "training.cooldown")
 
 
-def claim(config: Config) -> Path:
+def claim(config: RunConfig) -> Path:
     """The run's directory, holding its resolved recipe.
 
     Raises:
@@ -47,7 +48,7 @@ def claim(config: Config) -> Path:
     """
     directory = config.directory
     path = directory / "config.yaml"
-    if (directory / "checkpoints").exists():  # without one there is nothing to lose
+    if any(directory.rglob("checkpoints")):  # without one there is nothing to lose
         other = _other(path, config)
         if other:
             raise ValueError(
@@ -68,7 +69,7 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     found = flat(recipe)
     streamed = found.get("data.streaming")
     if "training.rows" in found and not streamed:
-        world = ranks(found["training.devices"], str(found["verifier.device"]).replace("auto", _kind()))
+        world = ranks(found["training.devices"], str(found.get("verifier.device", "auto")).replace("auto", _kind()))
         found["training.rows"] *= found.pop("training.accumulate") * world
     kept = ("training.workers", "training.devices") if streamed else ()
     free = [key for key in FREE if key not in kept]
@@ -84,10 +85,10 @@ def settle(directory: Path, material: Material) -> Material:
     return material
 
 
-def _other(path: Path, config: Config) -> list[str]:
+def _other(path: Path, config: RunConfig) -> list[str]:
     """Keys in which the recipe of a begun run decides otherwise."""
     try:
-        begun = configs.load(path)
+        begun = configs.load_as(RunConfig, path)
     except ValueError:  # missing, or of another version
         return ["version of the program"]
     one, other = deciding(asdict(begun)), deciding(asdict(config))

@@ -20,6 +20,7 @@ from drafter.training.logs import Metrics, Progress, Seconds, checkpoints, logge
 from drafter.training.stopping import Stop, handlers_kept
 
 log = logging.getLogger(__name__)
+MIXED: dict[torch.dtype, Any] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it found is said in our own words
 
 
@@ -64,7 +65,7 @@ def fit(
         directory: gets `checkpoints/`, `metrics/` and `tensorboard/`.
         monitor: what the module logs in validation and the best checkpoint has most of.
         device: where the module ends.
-        dtype: bfloat16 for mixed precision: parameters stay float32.
+        dtype: bfloat16 or float16 for mixed precision: parameters stay float32.
         prepared: seconds that this process took before.
     Raises:
         ValueError: too many steps in a row had no finite gradient; see `Guard`.
@@ -85,7 +86,7 @@ def fit(
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=lightning_devices(settings.devices, device),
         strategy=settings.strategy,
-        precision="bf16-mixed" if dtype is torch.bfloat16 else "32-true",
+        precision=MIXED.get(dtype, "32-true"),
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=(settings.validate_every or batches.steps_per_epoch) * settings.accumulate,

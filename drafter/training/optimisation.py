@@ -16,7 +16,9 @@ def optimisation(parameters: Iterable[Parameter], settings: FittingConfig) -> di
         {"params": [each for each in kept if each.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [each for each in kept if each.dim() < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+    options: dict = {"lr": settings.learning_rate, "eps": settings.epsilon}
+    options["fused"] = settings.precision != "float16"  # a fused step unscales gradients itself, behind their clipping
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], **options)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(settings, step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -1,7 +1,7 @@
 """Pictures of a run."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +33,23 @@ def kept_per_slot(before: Sequence[float], after: Sequence[float], picture: Path
     axes.bar([slot + 0.2 for slot in slots], after, width=0.4, label="trained")
     axes.set(xlabel="draft slot", ylabel="share of cycles", title="accepted, per slot (held out)", xticks=list(slots))
     axes.set_ylim(0, 1)
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)
+
+
+def series(metrics: Path, columns: Mapping[str, str], what: str, picture: Path) -> None:
+    """Columns of a run's metrics over its steps, one line each.
+
+    Args:
+        columns: name in the file → name in the legend.
+    """
+    with metrics.open() as file:
+        records = list(csv.DictReader(file))
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for column, name in columns.items():
+        axes.plot(*_series(records, column), linewidth=1, label=name)
+    axes.set(xlabel="step", ylabel=what)
     axes.legend()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)

@@ -3,12 +3,14 @@
 from importlib import import_module
 from typing import Any
 
-from drafter.config import Config
+from drafter.config import RunConfig
 
-RUNS = {"alignment": "drafter.training.runs.alignment"}  # the module whose `train` is a system's run
+RUNS = {  # the module whose `train` is a system's run
+    name: f"drafter.training.runs.{name}" for name in ("alignment", "language_model", "distillation")
+}
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: RunConfig) -> dict[str, Any]:
     """Run a recipe by its system; returns what `summary.json` holds (nothing on all ranks but the first)."""
     result: dict[str, Any] = import_module(RUNS[config.system]).train(config)
     return result

@@ -1,0 +1,108 @@
+"""A push-forward model beside its teacher: the same beginnings gone on with, what was written, and how fast."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from drafter.config import TrialConfig
+from drafter.decode import FreeDecoder, Generation, SpeculativeDecoder
+from drafter.evaluation.writing import likelier, perplexity_under, variety, win_rate
+from drafter.models import PushForwardModel
+from drafter.verifier import Verifier
+
+Decode = Callable[..., list[Generation]]
+TEACHER, TEXT = "teacher, token by token", "held-out text"
+TRIES = 2  # of every timing; the best counts, since a busy neighbour only ever slows one down
+
+
+def widths(model: PushForwardModel) -> list[int]:
+    """1, 2, 4, ... up to what the model was trained to give."""
+    return [1 << power for power in range(model.tokens_per_pass.bit_length())]
+
+
+def decoders(verifier: Verifier, model: PushForwardModel, settings: TrialConfig) -> dict[str, Decode]:
+    """Ways to go on with a beginning, by name."""
+    found: dict[str, Decode] = {TEACHER: SpeculativeDecoder(verifier, rule="match").generate}
+    for count in widths(model):
+        decoder = FreeDecoder(model, verifier.tokenizer, count, settings.frequency_penalty)
+        found[f"k = {count}"] = decoder.generate
+    return found
+
+
+def compare_writing(
+    verifier: Verifier,
+    model: PushForwardModel,
+    rows: Sequence[Sequence[int]],
+    settings: TrialConfig,
+    judge: Verifier | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Go on with the beginnings of held-out rows by every way.
+
+    Args:
+        rows: ids, at least `prompt_tokens` each.
+    Returns:
+        a record for each way, the rows' own text first, and one text of each.
+    """
+    known, new, temperature = settings.prompt_tokens, settings.new_tokens, model.config.temperatures[1]
+    prompts = [list(row[:known]) for row in rows[: settings.prompts]]
+    written = {TEXT: [list(row[known : known + new]) for row in rows[: settings.prompts]]}
+    for name, decode in decoders(verifier, model, settings).items():
+        found = decode(prompts, new, temperature=temperature, seed=0, batch_size=max(settings.batch_sizes))
+        written[name] = [one.token_ids for one in found]
+    stops = set(verifier.stop_ids)
+    texts = {
+        name: [verifier.tokenizer.decode(before(one, stops)) for one in answers] for name, answers in written.items()
+    }
+    shown = [verifier.tokenizer.decode(prompt) for prompt in prompts]
+    records = []
+    for name, answers in written.items():
+        record: dict[str, Any] = {"way": name, **variety([before(one, stops) for one in answers]).as_dict()}
+        if judge is not None:
+            record["perplexity"] = perplexity_under(judge, shown, texts[name])
+            if name not in (TEXT, TEACHER):
+                rate = win_rate(shown, texts[name], texts[TEACHER], likelier(judge))
+                record |= {"likelier_than_teacher": rate.value, "low": rate.low, "high": rate.high}
+        records.append(record)
+    return records, {name: shown[0] + " ▸ " + each[0] for name, each in texts.items()}
+
+
+def compare_speed(
+    verifier: Verifier, model: PushForwardModel, rows: Sequence[Sequence[int]], settings: TrialConfig
+) -> list[dict[str, Any]]:
+    """Tokens per second of every way at every batch size, side by side, and over the teacher's."""
+    known, temperature = settings.prompt_tokens, model.config.temperatures[1]
+    records: list[dict[str, Any]] = []
+    for size in settings.batch_sizes:
+        prompts = [list(rows[at % len(rows)][:known]) for at in range(size)]
+        rates = {}
+        for name, decode in decoders(verifier, model, settings).items():
+            best = 0.0
+            for attempt in range(TRIES + 1):
+                began = time.perf_counter()
+                found = decode(prompts, settings.new_tokens, temperature=temperature, seed=attempt, batch_size=size)
+                rate = sum(len(one.token_ids) for one in found) / (time.perf_counter() - began)
+                best = max(best, rate if attempt else 0.0)  # the first one warms up
+            rates[name] = best
+        records += [
+            {"batch_size": size, "way": name, "tokens_per_second": rate, "speedup": rate / rates[TEACHER]}
+            for name, rate in rates.items()
+        ]
+    return records
+
+
+def before(ids: Sequence[int], stops: set[int]) -> list[int]:
+    """Ids up to the first that ends a text."""
+    end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
+    return list(ids[:end])
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Records as a table of Markdown."""
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(record.get(name, "")) for name in columns] for record in records]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

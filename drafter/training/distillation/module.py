@@ -1,0 +1,125 @@
+"""The Lightning module of one stage: rows → the teacher's lesson → student → scores; an average of its weights."""
+
+import copy
+import random
+
+import lightning
+import torch
+from torch import Tensor
+
+from drafter.config import DistillationConfig, Stage
+from drafter.models import PushForwardModel
+from drafter.training.batches.texts import TextBatch
+from drafter.training.distillation.scoring import Scores, score_tokens
+from drafter.training.distillation.targets import Lesson, independent, inverted, sampled, self_forced
+from drafter.training.optimisation import optimisation
+from drafter.verifier import Verifier
+
+MONITOR = "likelihood_held_out"
+ROWS_PER_PASS = 8
+
+
+class DistillationModule(lightning.LightningModule):
+    """Teaches a push-forward model one number of tokens per pass.
+
+    Args:
+        teacher: the verifier, or the push-forward model that gives half as many; no child, so in no checkpoint.
+        held_out: ids, [R, S].
+    Attributes:
+        average: the moving average of the student's weights; None where the recipe has none.
+    """
+
+    def __init__(
+        self,
+        config: DistillationConfig,
+        stage: Stage,
+        student: PushForwardModel,
+        teacher: Verifier | PushForwardModel,
+        held_out: Tensor,
+    ):
+        super().__init__()
+        self.config, self.stage, self.held_out = config, stage, held_out
+        self.student = student.train()
+        self._teacher = (teacher,)
+        self.average = copy.deepcopy(student).requires_grad_(False) if config.student.average else None
+        self.register_buffer("averaged", torch.zeros((), dtype=torch.long))  # steps in the average
+
+    @property
+    def result(self) -> str:
+        """The child whose weights the stage leaves."""
+        return "student" if self.average is None else "average"
+
+    def lesson(self, ids: Tensor, *place: object) -> Lesson:
+        """What rows [B, S] teach; the noise is a function of the recipe's seed, the stage and `place`."""
+        count, seed = (
+            self.stage.tokens_per_pass,
+            random.Random(f"{self.config.seed} {self.stage.tokens_per_pass} {place}"),
+        )
+        generator = torch.Generator().manual_seed(seed.getrandbits(63))
+        low, high = self.config.student.temperatures
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, dtype=torch.float64).to(ids.device)
+
+        temperature = (low + (high - low) * draw(len(ids))).float()  # [B]
+        teacher = self._teacher[0]
+        if self.config.objective == "independent":
+            return independent(ids, count, temperature)
+        if self.config.objective == "noise_inversion":
+            assert isinstance(teacher, Verifier)
+            return inverted(teacher, ids, count, draw(len(ids), ids.shape[1] - 1), temperature)
+        context = ids[:, :-count]  # [B, N]
+        noise = draw(*context.shape, count)  # [B, N, G]
+        if isinstance(teacher, Verifier):
+            return Lesson(context, noise, temperature, sampled(teacher, context, noise, temperature))
+        return Lesson(context, noise, temperature, self_forced(teacher, context, noise, temperature))
+
+    def scores(self, model: PushForwardModel, lesson: Lesson) -> Scores:
+        hidden = model(lesson.ids, lesson.noise, lesson.temperature)  # [B, N, G, D]
+        return score_tokens(model.logits, hidden, lesson.targets)
+
+    def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
+        scores = self.scores(self.student, self.lesson(batch.ids, batch.number, self.global_rank))
+        self.log("loss", scores.loss.detach(), prog_bar=True)
+        self.log_dict(figures("train", scores))
+        return scores.loss
+
+    def optimizer_step(self, *args: object, **kwargs: object) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is None:
+            return
+        self.averaged += 1  # here and not behind the batch: a checkpoint is made before that
+        decay = min(self.config.student.average, (1 + int(self.averaged)) / (10 + int(self.averaged)))
+        with torch.no_grad():
+            for ours, theirs in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                ours.lerp_(theirs, 1 - decay)
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        """Log what the weights that would be left now make of the held-out rows."""
+        found = self.held_out_scores()
+        self.log_dict(figures("held_out", found), sync_dist=True, batch_size=1)
+        self.log(MONITOR, -found.loss, prog_bar=True, sync_dist=True, batch_size=1)
+
+    @torch.no_grad()
+    def held_out_scores(self) -> Scores:
+        """Scores of the held-out rows with noise of their own, always the same, in float32."""
+        model = self.student if self.average is None else self.average
+        found: list[tuple[int, Scores]] = []
+        with torch.autocast(self.device.type, enabled=False):
+            for number, part in enumerate(self.held_out.split(ROWS_PER_PASS)):
+                lesson = self.lesson(part.to(self.device).long(), "held out", number)
+                found.append((len(part), self.scores(model, lesson)))
+        rows = sum(count for count, _ in found)
+        means = (sum(count * getattr(one, name) for count, one in found) / rows for name in ("nll", "match", "whole"))
+        return Scores(*means)
+
+    def configure_optimizers(self) -> dict:
+        return optimisation(self.student.parameters(), self.stage)
+
+
+def figures(where: str, scores: Scores) -> dict[str, Tensor]:
+    """Loss and match of every offset, and the share of whole blocks that match, by name."""
+    found = {f"{where}/whole_match": scores.whole.detach()}
+    for at, (nll, match) in enumerate(zip(scores.nll.detach(), scores.match, strict=True), 1):
+        found |= {f"{where}/nll_{at}": nll, f"{where}/match_{at}": match}
+    return found

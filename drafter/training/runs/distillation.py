@@ -1,0 +1,162 @@
+"""`system: distillation`, from recipe to summary: text → rows → a stage after the other → export → what it writes.
+
+Every stage has a folder of its own and goes on after a kill; one that has ended is read from there.
+"""
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from drafter.config import DistillationConfig, Stage, require
+from drafter.data.texts import TextRows, make_text_rows, read_documents
+from drafter.evaluation.free_running import compare_speed, compare_writing, table
+from drafter.export.record import RECORD, provenance
+from drafter.files import write_csv, write_json
+from drafter.machine.devices import choose_device
+from drafter.machine.precision import choose
+from drafter.machine.ranks import own_device, ranks
+from drafter.models import PushForwardModel
+from drafter.training.batches.texts import TextFeed
+from drafter.training.claim import claim
+from drafter.training.distillation.module import MONITOR, DistillationModule, figures
+from drafter.training.fitting import fit
+from drafter.training.logs import Metrics
+from drafter.training.pictures import series
+from drafter.verifier import Verifier
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DistillationConfig) -> dict[str, Any]:
+    """Run a recipe; returns what `summary.json` holds (nothing on all ranks but the first).
+
+    Raises:
+        ValueError: something does not fit, or the directory holds a run of another recipe.
+    """
+    began = time.perf_counter()
+    directory = claim(config)
+    device = own_device(config.training.devices, choose_device(config.verifier.device))
+    verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
+    warn_of_coarse_weights(verifier)
+    context, length = verifier.config.max_position_embeddings, config.text.sequence_length
+    require(length <= context, "text.sequence_length", length, f"the teacher reads {context} tokens; lower it")
+    rows = make_text_rows(read_documents(config.text), verifier.tokenizer, config.text)
+    log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
+    lightning.seed_everything(config.seed, verbose=False)
+    given = {0: beginning(config, verifier)}
+    finished: dict[int, PushForwardModel] = {}
+    if config.student.start != "verifier":
+        finished[given[0].tokens_per_pass] = given[0]
+    student, found = given[0], []
+    for at, stage in enumerate(config.stages):
+        teacher = teacher_of(config, stage, verifier, finished)
+        student, scores = run_stage(config, at, stage, student, teacher, rows, device)
+        finished[stage.tokens_per_pass] = student
+        found.append({"tokens_per_pass": stage.tokens_per_pass, **scores})
+    if rank_zero_only.rank:
+        return {}
+    trained = time.perf_counter()
+    summary: dict[str, Any] = {"stages": found, "seconds_trained": trained - began, "provenance": provenance()}
+    export(config, verifier, student, directory / "export", summary)
+    summary |= trial(config, verifier, student, rows.held_out, directory)
+    write_json(directory / "summary.json", {**summary, "seconds": time.perf_counter() - began})
+    return summary
+
+
+def beginning(config: DistillationConfig, verifier: Verifier) -> PushForwardModel:
+    """The student before its first stage.
+
+    Raises:
+        ValueError: it has another vocabulary than the teacher, or none can be read.
+    """
+    start = config.student
+    low, high = start.temperatures
+    if start.start == "verifier":
+        return PushForwardModel.from_verifier(verifier, 1, (low, high), start.noise_periods)
+    model = PushForwardModel.load(start.start, torch.float32, verifier.device)
+    ours, theirs = len(model.head), len(verifier.head)
+    remedy = f"has a vocabulary of {ours} tokens, the teacher of {theirs}; start from a student of this teacher"
+    require(ours == theirs, "student.start", start.start, remedy)
+    return model
+
+
+def teacher_of(
+    config: DistillationConfig, stage: Stage, verifier: Verifier, finished: dict[int, PushForwardModel]
+) -> Verifier | PushForwardModel:
+    """The verifier, or the student that gives half as many tokens."""
+    if config.objective != "self_forcing" or stage.tokens_per_pass == 1:
+        return verifier
+    half = stage.tokens_per_pass // 2
+    remedy = f"its teacher gives {half} tokens, and none was trained; add the stage before it"
+    require(half in finished, "stages: tokens_per_pass", stage.tokens_per_pass, remedy)
+    return finished[half]
+
+
+def run_stage(
+    config: DistillationConfig,
+    at: int,
+    stage: Stage,
+    student: PushForwardModel,
+    teacher: Verifier | PushForwardModel,
+    rows: TextRows,
+    device: str,
+) -> tuple[PushForwardModel, dict[str, float]]:
+    """One stage, or what it left; the model, without gradients, and its held-out scores."""
+    folder = config.directory / "stages" / f"{at}_gives_{stage.tokens_per_pass}"
+    torch.manual_seed(config.seed)
+    module = DistillationModule(config, stage, student.widened(stage.tokens_per_pass), teacher, rows.held_out)
+    feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device))
+    best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=choose(stage.precision, device))
+    module.to(device).load_state_dict(torch.load(best, map_location=device, weights_only=True)["state_dict"])
+    model = (module.student if module.average is None else module.average).requires_grad_(False).eval()
+    scores = {name: float(value) for name, value in figures("held_out", module.held_out_scores()).items()}
+    if not rank_zero_only.rank:
+        columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, stage.tokens_per_pass + 1)}
+        series(Metrics(folder).merged(), columns, "nats behind the teacher's token", folder / "curves.png")
+    return model, scores
+
+
+def export(
+    config: DistillationConfig, verifier: Verifier, model: PushForwardModel, folder: Path, summary: dict[str, Any]
+) -> None:
+    """Model, tokenizer, what is remembered of the run, and a card."""
+    model.save_pretrained(folder)
+    verifier.tokenizer.save_pretrained(folder)
+    record = {"recipe": asdict(config), "verifier": verifier.fingerprint(), **summary}
+    write_json(folder / RECORD, record)
+    (folder / "README.md").write_text(
+        f"# {config.name}\n\nA push-forward model (K-Forcing, arXiv:2606.10820) of `{config.verifier.source}`: "
+        f"{model.tokens_per_pass} tokens per pass, sampled jointly; no verifier checks them, so what it writes is not "
+        f"what its teacher would. Held out, stage by stage:\n\n{table(summary['stages'])}\n\n"
+        f"    drafter generate {folder} 'The beginning of a text'\n"
+    )
+
+
+def trial(
+    config: DistillationConfig, verifier: Verifier, model: PushForwardModel, held_out: Tensor, directory: Path
+) -> dict[str, Any]:
+    """Let teacher and student write, and time them; tables are printed and kept."""
+    settings, rows = config.trial, held_out.tolist()
+    judge = None if settings.judge is None else Verifier.load(settings.judge, torch.float32, str(verifier.device))
+    writing, texts = compare_writing(verifier, model, rows, settings, judge)
+    speed = compare_speed(verifier, model, rows, settings)
+    write_csv(directory / "writing.csv", writing)
+    write_csv(directory / "speed.csv", speed)
+    for name, text in texts.items():
+        print(f"--- {name}\n{text}\n")
+    print(table(writing), table(speed), sep="\n\n")
+    return {"writing": writing, "speed": speed}
+
+
+def warn_of_coarse_weights(verifier: Verifier) -> None:
+    """Say so where the teacher was stored in 16 bits: it is computed in float32, its law is that of rounded weights."""
+    stored = getattr(verifier.config, "dtype", None)
+    if stored in (torch.bfloat16, torch.float16, "bfloat16", "float16"):
+        log.warning("verifier: stored in %s; its targets are computed in float32, so that none contradict", stored)

@@ -1,0 +1,90 @@
+"""`system: language_model`, from text to a model of transformers: tokenizer → rows → training → export."""
+
+import logging
+import math
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from drafter.config import LanguageModelConfig, require
+from drafter.data.texts import held_out, make_text_rows, read_documents
+from drafter.export.record import provenance
+from drafter.files import write_json
+from drafter.machine.devices import choose_device
+from drafter.machine.precision import choose
+from drafter.machine.ranks import own_device, ranks
+from drafter.training.batches.texts import TextFeed
+from drafter.training.claim import claim
+from drafter.training.fitting import fit, weights_of
+from drafter.training.language_model import MONITOR, LanguageModelModule
+from drafter.training.logs import Metrics
+from drafter.training.pictures import series
+from drafter.training.tokenizers import make_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def train(config: LanguageModelConfig) -> dict[str, Any]:
+    """Run a recipe; returns what `summary.json` holds (nothing on all ranks but the first).
+
+    Raises:
+        ValueError: something does not fit, or the directory holds a run of another recipe.
+    """
+    began = time.perf_counter()
+    directory, settings = claim(config), config.training
+    device = own_device(settings.devices, choose_device("auto"))
+    documents = read_documents(config.text)
+    share = config.text.validation_share
+    tokenizer = make_tokenizer((text for name, text in documents if not held_out(name, share)), config.tokenizer)
+    rows = make_text_rows(documents, tokenizer, config.text)
+    log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
+    lightning.seed_everything(config.seed, verbose=False)
+    model = make_model(config, tokenizer)
+    module = LanguageModelModule(model, settings, rows.held_out)
+    feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device))
+    best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=choose(settings.precision, device))
+    if rank_zero_only.rank:
+        return {}
+    state = torch.load(best, map_location=device, weights_only=True)
+    model.load_state_dict(weights_of(state, "model"))
+    nll = module.nll()
+    model.save_pretrained(directory / "export")
+    tokenizer.save_pretrained(directory / "export")
+    series(Metrics(directory).merged(), {"loss": "training"}, "nats per token", directory / "curves.png")
+    summary = {
+        "nll_held_out": nll,
+        "perplexity_held_out": math.exp(nll),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "train_tokens": rows.training.numel(),
+        "steps": state["global_step"],
+        "seconds": time.perf_counter() - began,
+        "provenance": provenance(),
+    }
+    write_json(directory / "summary.json", summary)
+    print(f"{nll:.3f} nats per token on held-out text (perplexity {math.exp(nll):.1f})")
+    return summary
+
+
+def make_model(config: LanguageModelConfig, tokenizer: Any) -> Any:
+    """A model with random weights, by `model` of the recipe.
+
+    Raises:
+        ValueError: transformers has no such model, or it does not fit the rows.
+    """
+    end = tokenizer.eos_token_id
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": end, "pad_token_id": end, "bos_token_id": None}
+    try:
+        made = AutoConfig.for_model(**{**ids, **config.model})
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model={config.model}: transformers can't make it ({reason}); check its keys") from None
+    context, length = made.get_text_config().max_position_embeddings, config.text.sequence_length
+    require(length <= context, "text.sequence_length", length, f"the model reads {context}; lower it")
+    model.generation_config.eos_token_id = end
+    return model

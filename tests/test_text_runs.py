@@ -1,0 +1,166 @@
+"""`system: language_model` and `system: distillation`, whole: text in, models out, killed and gone on with."""
+
+import json
+
+import pytest
+import torch
+
+from drafter import config as configs
+from drafter.config import RunConfig
+from drafter.data.texts import held_out, make_text_rows
+from drafter.decode import FreeDecoder
+from drafter.models import PushForwardModel, kind_of
+from drafter.training.batches.texts import TextSteps
+from drafter.training.distillation.module import DistillationModule
+from drafter.training.runs import run
+from drafter.verifier import Verifier
+from tests.conftest import make_verifier
+
+TRAINING = "{max_steps: 4, rows: 2, log_every: 1, validate_every: 2, learning_rate: 1.0e-3, precision: float32}"
+TEXT = "{sources: [{kind: files, path: '%s'}], sequence_length: 12, validation_share: 0.3, validation_rows: 4}"
+TRIAL = "{prompts: 2, prompt_tokens: 4, new_tokens: 6, batch_sizes: [2]}"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(f"This is text {number}, with words in it. " * 3)
+    return f"{folder}/*.txt"
+
+
+def recipe(folder, texts, name="run", **lines):
+    path = folder / f"{name}.yaml"
+    said = {"name": name, "output": str(folder), "text": TEXT % texts, "training": TRAINING, **lines}
+    path.write_text("\n".join(f"{key}: {value}" for key, value in said.items()))
+    return path
+
+
+def distillation(folder, texts, name="run", **lines):
+    said = {
+        "system": "distillation",
+        "verifier": "{source: tiny-llama, device: cpu}",
+        "stages": "[{tokens_per_pass: 1}, {tokens_per_pass: 2, max_steps: 3}]",
+        "trial": TRIAL,
+    }
+    return configs.load_as(RunConfig, recipe(folder, texts, name, **{**said, **lines}))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("distillation")
+    config = distillation(folder, texts)
+    return config, run(config)
+
+
+def test_a_run_ends_with_a_model_that_writes(finished):
+    config, summary = finished
+    export = config.directory / "export"
+    assert [stage["tokens_per_pass"] for stage in summary["stages"]] == [1, 2]
+    assert {"held_out/nll_1", "held_out/nll_2", "held_out/match_2", "held_out/whole_match"} <= set(summary["stages"][1])
+    assert [record["way"] for record in summary["writing"]] == [
+        "held-out text",
+        "teacher, token by token",
+        "k = 1",
+        "k = 2",
+    ]
+    assert json.loads((config.directory / "summary.json").read_text())["speed"]
+    model = PushForwardModel.load(str(export))
+    assert kind_of(str(export)) is PushForwardModel
+    assert model.tokens_per_pass == 2
+    tokenizer = make_verifier("llama").tokenizer
+    (answer,) = FreeDecoder(model, tokenizer).generate(["This is"], 6)
+    assert 0 < len(answer.token_ids) <= 6
+    for stage in ("0_gives_1", "1_gives_2"):
+        assert (config.directory / "stages" / stage / "curves.png").is_file()
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monkeypatch):
+    config, summary = finished
+    step, died = DistillationModule.training_step, []
+
+    def dies(self, batch, index):
+        if self.stage.tokens_per_pass == 2 and self.global_step == 2 and not died:
+            died.append(True)
+            raise InterruptedError
+        return step(self, batch, index)
+
+    monkeypatch.setattr(DistillationModule, "training_step", dies)
+    again = distillation(tmp_path, texts)
+    with pytest.raises(InterruptedError):
+        run(again)
+    resumed = run(again)
+    assert died
+    assert resumed["stages"] == summary["stages"]
+    ours, theirs = (PushForwardModel.load(str(one.directory / "export")) for one in (again, config))
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("objective", ["noise_inversion", "independent"])
+def test_baselines_run_by_the_same_recipe(objective, tmp_path, texts):
+    found = run(distillation(tmp_path, texts, objective=objective, stages="[{tokens_per_pass: 2, max_steps: 2}]"))
+    assert found["stages"][0]["tokens_per_pass"] == 2
+
+
+def test_a_language_model_is_made_of_text_and_read_as_a_verifier(tmp_path, texts):
+    model = "{model_type: qwen3, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 2, num_attention_heads: 2, "
+    model += "num_key_value_heads: 1, head_dim: 8}"
+    path = recipe(tmp_path, texts, system="language_model", model=model, tokenizer="{size: 300}")
+    summary = run(configs.load_as(RunConfig, path))
+    assert summary["vocabulary"] <= 300
+    verifier = Verifier.load(str(tmp_path / "run" / "export"))
+    assert verifier.tokenizer.decode(verifier.tokenizer.encode("This is text.")) == "This is text."
+    assert verifier.stop_ids == (verifier.tokenizer.eos_token_id,)
+    assert verifier.chat_ids("Hello")
+
+
+def test_every_row_is_text_of_one_side_and_every_epoch_sees_each_once(texts):
+    verifier = make_verifier("llama")
+    config = distillation_text(texts)
+    documents = [(f"{number}", "abc" * (number + 4)) for number in range(40)]
+    rows = make_text_rows(documents, verifier.tokenizer, config)
+    end = verifier.tokenizer.eos_token_id
+    kept = [text for name, text in documents if not held_out(name, 0.3)]
+    stream = [token for text in kept for token in [*verifier.tokenizer.encode(text), end]]
+    assert rows.training.flatten().tolist() == stream[: len(stream) // 12 * 12]
+    steps = [TextSteps(rows.training, 2, 5, rank, 2) for rank in range(2)]
+    seen = [tuple(row) for number in range(steps[0].per_epoch) for rank in steps for row in rank[number].ids.tolist()]
+    assert len(seen) == len(rows.training) // 4 * 4
+    whole = [tuple(row) for row in rows.training.tolist()]
+    assert all(seen.count(row) <= whole.count(row) for row in seen)
+
+
+def distillation_text(texts):
+    sources = [{"kind": "files", "path": texts}]
+    return configs.TextConfig(sources=sources, sequence_length=12, validation_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ({"stages": "[{tokens_per_pass: 3}]"}, "tokens_per_pass=3: must be a power of two"),
+        ({"stages": "[{tokens_per_pass: 1}, {tokens_per_pass: 4}]"}, r"tokens_per_pass=\[1, 4\]: must begin with 1"),
+        ({"stages": "[{tokens_per_pass: 2}]"}, "must begin with 1"),
+        ({"stages": "[{tokens: 2}]"}, r"stages\[0\].tokens: unknown key"),
+        ({"stages": "[{tokens_per_pass: 1, max_steps: 0}]"}, "max_steps=0: must be >= 1"),
+        ({"objective": "ptp"}, "objective='ptp': choose one of self_forcing, noise_inversion, independent"),
+        ({"student": "{temperatures: [1.0, 0.5]}"}, "student.temperatures"),
+        ({"student": "{average: 1.0}"}, "student.average=1.0: must lie in"),
+        ({"drafter": "{mask_token_id: 2}"}, "drafter: unknown key"),
+        ({"text": "{sources: [{kind: web}]}"}, r"text.sources\[0\].kind='web': choose among docstrings"),
+    ],
+)
+def test_recipes_that_can_not_be_are_refused(lines, message, tmp_path, texts):
+    with pytest.raises(ValueError, match=message):
+        distillation(tmp_path, texts, **lines)
+
+
+def test_a_student_of_another_vocabulary_is_refused_before_training(finished, tmp_path, texts):
+    config, _ = finished
+    folder = tmp_path / "other"
+    small = make_verifier("llama").model.config.to_dict() | {"vocab_size": 32, "eos_token_id": 0, "pad_token_id": 0}
+    PushForwardModel(
+        type(PushForwardModel.load(str(config.directory / "export")).config)(backbone=small)
+    ).save_pretrained(folder)
+    with pytest.raises(ValueError, match="has a vocabulary of 32 tokens, the teacher of 288"):
+        run(distillation(tmp_path, texts, student=f"{{start: '{folder}'}}"))

@@ -38,6 +38,7 @@ class DrafterModule(lightning.LightningModule):
         self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
         self.config, self.drafter = config, drafter
         self._frozen = (verifier,)
+        self._fingerprint = verifier.fingerprint()  # once: it reads a little of every weight
         self._held_out = held_out
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Cycles | None = None
@@ -132,7 +133,7 @@ class DrafterModule(lightning.LightningModule):
         checkpoint["drafter"] = {  # what an export needs beside the weights
             "facts": facts_of(self.drafter.config, torch.float32),
             "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
-            "verifier": self.verifier.fingerprint(),
+            "verifier": self._fingerprint,
             "tokens_per_cycle": None if self.walked is None else self.walked.tokens_per_cycle,
         }
 

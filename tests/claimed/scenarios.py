@@ -20,7 +20,7 @@ import torch
 from drafter import BlockDiffusionDrafter, SpeculativeDecoder, Verifier
 from drafter.__main__ import main
 from drafter.config import load
-from drafter.evaluation.acceptance import Sampling
+from drafter.evaluation.decoding import Decoding
 from drafter.training.module import DrafterModule
 from drafter.training.runs.alignment import train
 from drafter.verification import LOSSLESS
@@ -100,7 +100,7 @@ def decodes(rule: str | None, temperature: float, **settings: Any) -> Callable[[
 
     def scenario() -> None:
         weight = 0.5 if rule == "dynamic_ensemble" else None
-        made = Sampling(rule=rule).make_rule()
+        made = Decoding(rule=rule).make_rule()
         decoder = SpeculativeDecoder(verifier(), drafter(), made, verifier_weight=weight, **settings)
         found = [one.token_ids for one in decoder.generate(PROMPTS, TOKENS, temperature, batch_size=2)]
         if temperature == 0 and (rule is None or rule in LOSSLESS):

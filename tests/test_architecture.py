@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import drafter
 from drafter.commands import COMMANDS
-from drafter.config import load
+from drafter.config import RunConfig, load_as
 
 PACKAGES = sorted([*ROOT.glob("drafter/**/*.py"), *ROOT.glob("losses/*.py")])
 SOURCES = [*PACKAGES, ROOT / "train.py"]
@@ -93,7 +93,7 @@ def test_files_are_neither_scraps_nor_rolls():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipes_load_and_open_with_their_command(recipe):
-    assert load(recipe).name
+    assert load_as(RunConfig, recipe).name
     assert re.match(r"# (make |python |drafter )", recipe.read_text())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drafter.attention import KVCache, flash
+from drafter.attention import KVCache, LayerShape, flash
 from drafter.evaluation.race import timed
 
 
@@ -28,11 +28,13 @@ def caches(options: argparse.Namespace, kernels: list[str], batch: int, context:
     found = {}
     made: tuple[Tensor, Tensor] | None = None
     for kernel in kernels:
-        shape = (1, batch, context + options.block, options.kv_heads, options.width)
-        cache = KVCache(*shape, getattr(torch, options.dtype), torch.device(options.device), kernel)
-        made = made or (torch.randn_like(cache.keys), torch.randn_like(cache.values))
-        cache.keys.copy_(made[0])
-        cache.values.copy_(made[1])
+        shapes = [LayerShape(options.kv_heads, options.width, options.width)]
+        cache = KVCache(
+            shapes, batch, context + options.block, getattr(torch, options.dtype), torch.device(options.device), kernel
+        )
+        made = made or (torch.randn_like(cache.keys[0]), torch.randn_like(cache.values[0]))
+        cache.keys[0].copy_(made[0])
+        cache.values[0].copy_(made[1])
         cache.set_lengths([context - row * (context // 64) for row in range(batch)])
         found[kernel] = cache
     return found

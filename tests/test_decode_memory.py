@@ -32,7 +32,7 @@ def test_memory_is_flat(how, tokens, monkeypatch):
     attend = KVCache.attend
 
     def watch(self, *arguments, **settings):
-        addresses.add((self.keys.data_ptr(), self.values.data_ptr()))
+        addresses.add((self.keys[0].data_ptr(), self.values[0].data_ptr()))
         return attend(self, *arguments, **settings)
 
     def measure(_, new):

@@ -7,7 +7,7 @@ import torch
 from flash_stand_in import flash_attn_with_kvcache
 from test_attention import CAPACITY, GARBAGE, KV_HEADS, WIDTH, naive_attend, new_tokens
 
-from drafter.attention import KVCache, choose_kernel, flash
+from drafter.attention import KVCache, LayerShape, choose_kernel, flash
 from drafter.decode import SpeculativeDecoder, tokens_per_cycle
 
 FLOAT32 = partial(flash_attn_with_kvcache, dtypes=(torch.float32,))
@@ -29,11 +29,11 @@ def stand_in(monkeypatch):
 
 def filled(kernel, lengths, dtype=torch.float32, device="cpu"):
     """A cache with random tokens up to `lengths` and garbage behind them."""
-    cache = KVCache(1, len(lengths), CAPACITY, KV_HEADS, WIDTH, dtype, torch.device(device), kernel)
-    cache.keys.fill_(GARBAGE)
-    cache.values.fill_(GARBAGE)
+    cache = KVCache([LayerShape(KV_HEADS, WIDTH, WIDTH)], len(lengths), CAPACITY, dtype, torch.device(device), kernel)
+    for stored in (*cache.keys, *cache.values):
+        stored.fill_(GARBAGE)
     _, keys, values = new_tokens(len(lengths), max(lengths), seed=1)
-    cache.write(0, keys.to(cache.keys), values.to(cache.keys))
+    cache.write(0, keys.to(cache.keys[0]), values.to(cache.keys[0]))
     cache.set_lengths(lengths)
     return cache
 
@@ -44,22 +44,22 @@ def filled(kernel, lengths, dtype=torch.float32, device="cpu"):
 def test_the_stand_in_keeps_the_contract(lengths, count, causal, window):
     """Against one query at a time in float64, which knows nothing of flash-attn."""
     cache = filled("sdpa", lengths)
-    before = cache.keys.clone(), cache.values.clone()
+    before = cache.keys[0].clone(), cache.values[0].clone()
     query, key, value = new_tokens(len(lengths), count, seed=2)
     sides = (-1, -1) if window is None else (window - 1, 0 if causal else -1)
     seen = torch.tensor(lengths, dtype=torch.int32)
     got = FLOAT32(query, cache.keys[0], cache.values[0], key, value, seen, 0.3, causal, sides)
     for row, length in enumerate(lengths):
         keys, values = (
-            torch.cat([before[0][0, row, :length], key[row]]),
-            torch.cat([before[1][0, row, :length], value[row]]),
+            torch.cat([before[0][row, :length], key[row]]),
+            torch.cat([before[1][row, :length], value[row]]),
         )
         torch.testing.assert_close(
             got[row].double(), naive_attend(query[row], keys, values, length, causal, window), rtol=1e-5, atol=1e-5
         )
-        assert torch.equal(cache.keys[0, row, length : length + count], key[row])
-        assert torch.equal(cache.values[0, row, length : length + count], value[row])
-        assert (cache.keys[0, row, max(max(lengths), length + count) :] == GARBAGE).all()
+        assert torch.equal(cache.keys[0][row, length : length + count], key[row])
+        assert torch.equal(cache.values[0][row, length : length + count], value[row])
+        assert (cache.keys[0][row, max(max(lengths), length + count) :] == GARBAGE).all()
 
 
 @pytest.mark.parametrize(("causal", "window"), KINDS, ids=str)
@@ -74,8 +74,8 @@ def test_flash_and_sdpa_agree(stand_in, lengths, count, causal, window):
         )
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         query = query.flip(1)
-    assert torch.equal(caches[0].keys, caches[1].keys)
-    assert torch.equal(caches[0].values, caches[1].values)
+    assert torch.equal(caches[0].keys[0], caches[1].keys[0])
+    assert torch.equal(caches[0].values[0], caches[1].values[0])
     assert len(stand_in) == 2
 
 
@@ -84,8 +84,8 @@ def test_a_row_is_filled_alone(stand_in):
     query, key, value = new_tokens(1, 5, seed=3)
     got, expected = (cache.row(1).attend(0, query, key, value, causal=True, scale=0.3) for cache in caches)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(caches[0].keys, caches[1].keys)
-    assert torch.equal(caches[0].keys[0, 1, :5], key[0])
+    assert torch.equal(caches[0].keys[0], caches[1].keys[0])
+    assert torch.equal(caches[0].keys[0][1, :5], key[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -144,7 +144,7 @@ def test_the_kernel_keeps_the_contract_on_a_gpu(lengths, causal, window):
     caches = [filled(kernel, lengths, torch.bfloat16, "cuda") for kernel in ("flash_attn", "sdpa")]
     got, expected = (cache.attend(0, query, key, value, causal=causal, scale=0.3, window=window) for cache in caches)
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
-    assert torch.equal(caches[0].keys, caches[1].keys)
+    assert torch.equal(caches[0].keys[0], caches[1].keys[0])
     cpu = filled("sdpa", lengths, torch.bfloat16)
     sides = (-1, -1) if window is None else (window - 1, 0 if causal else -1)
     seen = torch.tensor(lengths, dtype=torch.int32)

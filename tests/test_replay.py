@@ -9,7 +9,7 @@ from flash_stand_in import flash_attn_with_kvcache
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from drafter.attention import KVCache, choose_replay, flash, replay
+from drafter.attention import KVCache, LayerShape, choose_replay, flash, replay
 from drafter.decode import SpeculativeDecoder, tokens_per_cycle
 from drafter.verifier import Verifier
 
@@ -156,7 +156,7 @@ def test_what_makes_the_host_wait_is_no_part_of_a_cycle(recorded, monkeypatch, c
 
 
 def test_rows_are_filled_without_graphs():
-    cache = KVCache(1, 2, 100, 2, 8, torch.float32, torch.device("cpu"), replayed=True)
+    cache = KVCache([LayerShape(2, 8, 8)], 2, 100, torch.float32, torch.device("cpu"), replayed=True)
     assert cache.capacity == 256
     assert cache.row(1).graphs is None
 

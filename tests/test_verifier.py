@@ -4,7 +4,7 @@ import naive
 import pytest
 import torch
 from conftest import make_verifier
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, RecurrentGemmaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, RecurrentGemmaConfig
 
 from drafter.machine.devices import choose_device
 from drafter.verifier import Verifier, tiny
@@ -181,11 +181,29 @@ def small(config_class, **fields):
     return AutoModelForCausalLM.from_config(config_class(**sizes, num_attention_heads=2, **fields))
 
 
-def test_models_that_cannot_be_rewound_or_tapped_are_refused():
-    with pytest.raises(ValueError, match="soft-capped attention"):
-        Verifier(small(Gemma2Config, head_dim=8, num_key_value_heads=1))
-    with pytest.raises(ValueError, match="can't be rewound"):
-        Verifier(small(RecurrentGemmaConfig, num_key_value_heads=1))
+def test_layers_that_cannot_be_rewound_are_tapped_but_not_decoded():
+    verifier = Verifier(small(RecurrentGemmaConfig, num_key_value_heads=1, lru_width=16, attention_window_size=8))
+    ids = torch.arange(9)[None]
+    with verifier.plain_attention() as model:
+        expected = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(verifier.taps(ids, [1]), expected)
+    with pytest.raises(ValueError, match=r"linear_attention can't be rewound.* only its taps can be read$"):
+        verifier.new_cache(1, 9)
+
+
+@pytest.mark.parametrize("scaling", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_longest_row_are_kept_short(scaling):
+    rope = {"rope_type": scaling, "rope_theta": 1e4, "factor": 2.0}
+    if scaling == "longrope":
+        rope |= {"original_max_position_embeddings": 16, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    length = {"max_position_embeddings": 32 if scaling == "longrope" else 16}
+    verifier = Verifier(small(LlamaConfig, rope_parameters=rope, **length))
+    assert verifier.context_length == 16
+    verifier.new_cache(2, 16)
+    with pytest.raises(ValueError, match="more than 16 tokens all positions depend on the longest row"):
+        verifier.new_cache(2, 17)
+    with pytest.raises(ValueError, match=r"\(17 here\); use shorter rows"):
+        verifier.taps(torch.ones(1, 17, dtype=torch.long), [0])
 
 
 @pytest.mark.parametrize("taps", [[], [5], [-1, 2], [2, 1], [1, 1]], ids=str)

@@ -4,7 +4,7 @@ Contract, that of `flash_attn_with_kvcache`: write the new keys and values behin
 attend from the new queries to everything up to them. Rows may have different lengths; nothing is cropped or copied.
 """
 
-from drafter.attention.cache import KVCache, choose_kernel
+from drafter.attention.cache import KVCache, LayerShape, choose_kernel
 from drafter.attention.replay import choose_replay
 
-__all__ = ["KVCache", "choose_kernel", "choose_replay"]
+__all__ = ["KVCache", "LayerShape", "choose_kernel", "choose_replay"]

@@ -1,13 +1,15 @@
 """Keys and values of a batch, preallocated, with a length per row."""
 
 import logging
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from drafter.attention import flash, sdpa
+from drafter.attention import flash, plain, sdpa
 from drafter.attention.replay import Graphs, Run
 
 log = logging.getLogger(__name__)
@@ -36,33 +38,49 @@ def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> s
     return kernel
 
 
+Size = tuple[int, int]  # heads and width
+
+
+class LayerShape(NamedTuple):
+    """What one layer keeps of a token: key/value heads, and the widths of a key and of a value."""
+
+    heads: int
+    key: int
+    value: int
+
+
 class KVCache:
-    """Keys and values of all layers, [layers, B, capacity, Hk, D] each, and how many slots of each row are committed.
+    """Keys [B, capacity, Hk, D] and values [B, capacity, Hk, D'] of each layer, and how many slots are committed.
 
     Rejecting a token is not advancing the row's length: the slot behind it is overwritten by the next write.
 
     Args:
-        layers, batch, capacity, heads, width: sizes; heads are the key/value heads, width that of one head.
+        shapes: of each layer.
+        batch, capacity: rows, and slots of a row.
         kernel: `sdpa` or `flash_attn`, as `choose_kernel` returns it.
         replayed: passes over this cache become CUDA graphs.
     """
 
     def __init__(
         self,
-        layers: int,
+        shapes: Sequence[LayerShape],
         batch: int,
         capacity: int,
-        heads: int,
-        width: int,
         dtype: torch.dtype,
         device: torch.device,
         kernel: str = "sdpa",
         replayed: bool = False,
     ):
         capacity = -(-capacity // STEP) * STEP if replayed else capacity
-        shape = (layers, batch, capacity, heads, width)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.batch, self.capacity, self._shapes = batch, capacity, tuple(shapes)
+
+        def stacked(sizes: Iterable[Size]) -> dict[Size, Tensor]:
+            counts = Counter(sizes).items()
+            return {size: torch.zeros(n, batch, capacity, *size, dtype=dtype, device=device) for size, n in counts}
+
+        self._keys = stacked((one.heads, one.key) for one in shapes)  # layers of one size are one tensor
+        self._values = stacked((one.heads, one.value) for one in shapes)
+        self._spread()
         self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
         self.seqlens = torch.zeros(batch, dtype=torch.int32, device=device)  # the same, for flash-attn
         self.longest = 0  # known to the host, so that slicing needs no synchronisation
@@ -72,18 +90,26 @@ class KVCache:
         self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}
         self._branches: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[2]
+    def _spread(self) -> None:
+        """Give each layer its part of the tensors."""
+        keys, values = ({size: iter(stack) for size, stack in each.items()} for each in (self._keys, self._values))
+        self.keys = [next(keys[one.heads, one.key]) for one in self._shapes]
+        self.values = [next(values[one.heads, one.value]) for one in self._shapes]
 
     @property
-    def batch(self) -> int:
-        return self.keys.shape[1]
+    def _stacks(self) -> list[Tensor]:
+        """All that is kept, [layers of one size, B, capacity, Hk, D] each."""
+        return [*self._keys.values(), *self._values.values()]
 
     def row(self, index: int) -> "KVCache":
         """An empty one-row cache on the memory of row `index`: for filling that row alone."""
         view = object.__new__(KVCache)
-        view.keys, view.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
+        view.batch, view.capacity = 1, self.capacity
+        view._shapes = self._shapes
+        view._keys, view._values = (
+            {size: stack[:, index : index + 1] for size, stack in each.items()} for each in (self._keys, self._values)
+        )
+        view._spread()
         view.lengths, view.longest, view.kernel, view._masks = torch.zeros_like(self.lengths[:1]), 0, self.kernel, {}
         view._branches = None
         view.seqlens, view.graphs, view.padded = torch.zeros_like(self.seqlens[:1]), None, False
@@ -91,7 +117,7 @@ class KVCache:
 
     def copy_row(self, source: int, rows: list[int], length: int) -> None:
         """Give `rows` the first `length` slots of row `source`."""
-        for stored in (self.keys, self.values):
+        for stored in self._stacks:
             stored[:, rows, :length] = stored[:, source : source + 1, :length]
 
     def set_lengths(self, lengths: list[int]) -> None:
@@ -145,7 +171,7 @@ class KVCache:
         rows = torch.arange(len(path), device=path.device)[:, None]  # [B, 1]
         source = self.lengths[:, None] + path  # [B, P]
         target = self.lengths[:, None] + 1 + torch.arange(path.shape[1], device=path.device)
-        for stored in (self.keys, self.values):
+        for stored in self._stacks:
             stored[:, rows, target] = stored[:, rows, source]
 
     def replay(self, name: Hashable, run: Run, *inputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -180,7 +206,7 @@ class KVCache:
         return min(self.capacity, -(-(self.longest + count) // STEP) * STEP)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Store key and value [B, Q, Hk, D] behind the committed slots, without committing them."""
+        """Store key [B, Q, Hk, D] and value [B, Q, Hk, D'] behind the committed slots, without committing them."""
         start = self.longest if self.batch == 1 and not self.padded else None
         sdpa.write(self.keys[layer], key, self.lengths, start)
         sdpa.write(self.values[layer], value, self.lengths, start)
@@ -195,10 +221,18 @@ class KVCache:
         causal: bool,
         scale: float,
         window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        """Store key, value [B, Q, Hk, D] and attend from query [B, Q, H, D]; returns [B, Q, H, D]."""
+        """Store key [B, Q, Hk, D], value [B, Q, Hk, D'] and attend from query [B, Q, H, D]; returns [B, Q, H, D'].
+
+        Args:
+            softcap, sinks: see `drafter.attention.plain`.
+        """
         keys, values = self.keys[layer], self.values[layer]
-        if self.kernel == "flash_attn" and self._branches is None:
+        special = softcap is not None or sinks is not None
+        fits = not special and keys.shape[-1] == values.shape[-1] <= flash.WIDEST
+        if self.kernel == "flash_attn" and self._branches is None and fits:
             return flash.attend(query, key, value, keys, values, self.seqlens, causal, scale, window)
         self.write(layer, key, value)
         end = self._reach(query.shape[1])
@@ -209,4 +243,7 @@ class KVCache:
                 if self._branches is None
                 else sdpa.visible_branches(self.lengths, end, *self._branches, window)
             )
-        return sdpa.attend(query, keys[:, :end], values[:, :end], self._masks[want], scale)
+        mask = self._masks[want]
+        if special:
+            return plain.attend(query, keys[:, :end], values[:, :end], mask, scale, softcap, sinks)
+        return sdpa.attend(query, keys[:, :end], values[:, :end], mask, scale)

@@ -6,6 +6,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+WIDEST = 256  # numbers of a head's key
+
+WIDEST = 256  # numbers of a head's key
+
 
 @cache
 def missing() -> str | None:

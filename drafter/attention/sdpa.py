@@ -57,7 +57,7 @@ def visible_branches(lengths: Tensor, keys: int, depths: Tensor, ancestors: Tens
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Grouped-query attention. query [B, Q, H, D]; keys, values [B, S, Hk, D]; returns [B, Q, H, D].
+    """Grouped-query attention. query [B, Q, H, D]; keys [B, S, Hk, D]; values [B, S, Hk, D']; returns [B, Q, H, D'].
 
     The query heads of a group become queries of their one key/value head, so that keys and values are read once and
     never repeated in memory (in bfloat16 on a CPU several times faster than `enable_gqa` for a few queries).
@@ -65,7 +65,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
     batch, queries, heads, width = query.shape
     kv_heads = keys.shape[2]
     group = heads // kv_heads
-    folded = query.view(batch, queries, kv_heads, group, width).permute(0, 2, 3, 1, 4)
+    folded = query.reshape(batch, queries, kv_heads, group, width).permute(0, 2, 3, 1, 4)
     if mask is not None:
         mask = mask.expand(-1, group, -1, -1).reshape(mask.shape[0], 1, group * queries, mask.shape[-1])
     out = functional.scaled_dot_product_attention(
@@ -75,4 +75,5 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
         attn_mask=mask,
         scale=scale,
     )  # [B, Hk, group*Q, D]
-    return out.view(batch, kv_heads, group, queries, width).permute(0, 3, 1, 2, 4).reshape(query.shape)
+    out = out.view(batch, kv_heads, group, queries, values.shape[-1]).permute(0, 3, 1, 2, 4)
+    return out.reshape(batch, queries, heads, values.shape[-1])

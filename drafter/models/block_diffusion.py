@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-from drafter.attention import KVCache
+from drafter.attention import KVCache, LayerShape
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
 from drafter.layouts import CANONICAL, find_layout
@@ -182,8 +182,8 @@ class BlockDiffusionDrafter(PreTrainedModel):
     def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: bool = False) -> KVCache:
         """An empty cache for the context keys and values of `batch` rows; see `KVCache`."""
         config = self.config
-        heads, width, depth = config.num_key_value_heads, config.head_dim, config.num_hidden_layers
-        return KVCache(depth, batch, capacity, heads or 1, width, self.dtype, self.device, kernel, replayed)
+        shape = LayerShape(config.num_key_value_heads or 1, config.head_dim, config.head_dim)
+        return KVCache([shape] * config.num_hidden_layers, batch, capacity, self.dtype, self.device, kernel, replayed)
 
     def extend(self, taps: Tensor, cache: KVCache) -> None:
         """Write the keys and values of new taps [B, Q, T*D] behind the cache's committed slots; commit nothing."""

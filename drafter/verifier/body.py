@@ -9,53 +9,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drafter.attention import KVCache, choose_kernel, choose_replay
+from drafter.attention import KVCache, LayerShape, choose_kernel, choose_replay
 from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.head import VerifierHead
 from drafter.verifier.loading import load_model
+from drafter.verifier.selfcheck import check
 
-
-def _reads_lengths(config: Any) -> str | None:
-    """Why a model's pass looks at positions on the host, if it does."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    each = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]
-    kinds = {one.get("rope_type") for one in each} & {"dynamic", "longrope"}
-    return f"rope_type {kinds.pop()} depends on the length" if kinds else None
+STACKS = ("layers", "h", "blocks")  # what families call their list of decoder layers
 
 
 class Verifier(VerifierHead):
-    """A frozen causal language model.
+    """A frozen causal language model that has checked itself: see `drafter.verifier.selfcheck`.
 
     Args:
-        model: a transformers causal LM whose state can be rewound (full or sliding attention in every layer).
+        model: a transformers causal LM with a list of decoder layers.
         tokenizer: its tokenizer; None where only token ids are used.
         attention: `auto`, `sdpa` or `flash_attn`, for decoding.
         compile: `auto`, `on` or `off`: whether the passes of decoding become CUDA graphs, the drafter's too.
+    Attributes:
+        undecodable: why it can't be decoded here, though its taps can be read; None where it can.
     Raises:
-        ValueError: the model keeps a recurrent state, soft-caps its attention, or has no list of layers.
+        ValueError: its taps can't be read, or its logits are not made as its head makes them.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, attention: str = "auto", compile: str = "auto"):
-        text = model.config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-        if not kinds <= {"full_attention", "sliding_attention"}:
-            raise ValueError(
-                f"verifier: layers of type {sorted(kinds)} keep a state that can't be rewound; "
-                "choose a model with attention in every layer"
-            )
-        if getattr(text, "attn_logit_softcapping", None):
-            raise ValueError(
-                "verifier: soft-capped attention (attn_logit_softcapping) is not supported; choose another"
-            )
-        body = model.get_decoder()
-        if not hasattr(body, "layers"):
-            raise ValueError(f"verifier: {type(model).__name__} has no list of decoder layers to tap; choose another")
         super().__init__(model, tokenizer)
-        model.set_attn_implementation(ATTENTION)
-        self.kernel = choose_kernel(attention, self.device, self.dtype)
-        self.replayed = choose_replay(compile, self.device, _reads_lengths(text))
+        names = [name for name in STACKS if isinstance(getattr(self._body, name, None), nn.ModuleList)]
+        if not names:
+            raise ValueError(f"verifier: {type(model).__name__} has no list of decoder layers to tap; choose another")
+        self._stack = names[0]
+        self.num_layers = len(self.layers)
         self._tapped: dict[int, Tensor] = {}
         self._hooks: dict[int, Any] = {}
+        self._uses = ATTENTION
+        self.kernel = choose_kernel(attention, self.device, self.dtype)
+        reason = "its positions depend on the longest row" if self.rope_bound else None
+        self.replayed = choose_replay(compile, self.device, reason)
+        model.set_attn_implementation(ATTENTION)
+        self.shapes: tuple[LayerShape, ...] = ()  # of what a cache keeps
+        self.undecodable: str | None = None
+        self.undecodable = check(self)
 
     @classmethod
     def load(
@@ -75,7 +68,7 @@ class Verifier(VerifierHead):
 
     @property
     def layers(self) -> nn.ModuleList:
-        return self._body.layers
+        return getattr(self._body, self._stack)
 
     def fingerprint(self) -> str:
         """A short hash of a sample of each weight, rounded to bfloat16: the same in every dtype."""
@@ -87,12 +80,15 @@ class Verifier(VerifierHead):
         return digest.hexdigest()[:16]
 
     def new_cache(self, batch: int, capacity: int, replayed: bool = False) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike."""
-        attention = self._body.layers[0].self_attn
-        heads = self.config.num_key_value_heads
-        width = attention.head_dim
-        shape = (self.num_layers, batch, capacity, heads, width)
-        return KVCache(*shape, self.dtype, self.device, self.kernel, replayed)
+        """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike.
+
+        Raises:
+            ValueError: the model can't be decoded here, or not that far.
+        """
+        if self.undecodable:
+            raise ValueError(f"verifier: {self.undecodable}; it can't be decoded here, only its taps can be read")
+        self._check_length(capacity)
+        return KVCache(self.shapes, batch, capacity, self.dtype, self.device, self.kernel, replayed)
 
     @torch.inference_mode()
     def taps(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
@@ -105,10 +101,11 @@ class Verifier(VerifierHead):
         """
         short = copy.copy(self._body)
         short._modules = dict(self._body._modules)
-        short._modules["layers"] = self._body.layers[: max(tap_layers) + 1]
-        self._listen(tap_layers)
+        short._modules[self._stack] = self.layers[: max(tap_layers) + 1]
+        self._check_length(ids.shape[1])
+        self.listen(tap_layers)
         short(input_ids=ids, use_cache=False)
-        return self._collect(tap_layers)
+        return self.collect(tap_layers)
 
     @torch.inference_mode()
     def states(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
@@ -116,9 +113,10 @@ class Verifier(VerifierHead):
 
         Those of position i, under the head, give the verifier's law of token i + 1; the whole body runs.
         """
-        self._listen(tap_layers)
+        self._check_length(ids.shape[1])
+        self.listen(tap_layers)
         final = self._body(input_ids=ids, use_cache=False).last_hidden_state  # [B, S, D]
-        return torch.cat([self._collect(tap_layers), final], dim=-1)
+        return torch.cat([self.collect(tap_layers), final], dim=-1)
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
@@ -128,12 +126,12 @@ class Verifier(VerifierHead):
             normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers);
             from a cache that keeps graphs, until the next step.
         """
-        self._listen(tap_layers)
+        self.listen(tap_layers)
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
             with over(cache):
                 out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False)
-            return out.last_hidden_state, self._collect(tap_layers) if tap_layers else None
+            return out.last_hidden_state, self.collect(tap_layers) if tap_layers else None
 
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)
         assert hidden is not None
@@ -142,19 +140,35 @@ class Verifier(VerifierHead):
     @contextmanager
     def plain_attention(self) -> Iterator[Any]:
         """The model with transformers' own attention, for its `generate`."""
-        self._listen(())
-        self.model.set_attn_implementation("sdpa")
+        self.listen(())
+        self.model.set_attn_implementation(self._own_attention)
         try:
             yield self.model
         finally:
-            self.model.set_attn_implementation(ATTENTION)
+            self.model.set_attn_implementation(self._uses)
 
-    def _listen(self, tap_layers: Sequence[int]) -> None:
+    def give_back_attention(self) -> None:
+        """Read taps through transformers' own attention from now on; nothing can be decoded then."""
+        self._uses = self._own_attention
+        self.model.set_attn_implementation(self._uses)
+
+    @property
+    def _own_attention(self) -> str:
+        return "sdpa" if self.model._supports_sdpa else "eager"
+
+    def _check_length(self, length: int) -> None:
+        if self.rope_bound and length > self.rope_bound:
+            raise ValueError(
+                f"verifier: in rows of more than {self.rope_bound} tokens all positions depend on the longest row "
+                f"({length} here); use shorter rows"
+            )
+
+    def listen(self, tap_layers: Sequence[int]) -> None:
         """Keep hooks on exactly the layers asked for."""
         for layer in set(self._hooks) - set(tap_layers):
             self._hooks.pop(layer).remove()
         for layer in set(tap_layers) - set(self._hooks):
-            self._hooks[layer] = self._body.layers[layer].register_forward_hook(self._keeper(layer))
+            self._hooks[layer] = self.layers[layer].register_forward_hook(self._keeper(layer))
 
     def _keeper(self, layer: int) -> Any:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -162,7 +176,8 @@ class Verifier(VerifierHead):
 
         return keep
 
-    def _collect(self, tap_layers: Sequence[int]) -> Tensor:
+    def collect(self, tap_layers: Sequence[int]) -> Tensor:
+        """What the hooks heard in the last pass, side by side, [B, S, T*D]."""
         taps = torch.cat([self._tapped[layer] for layer in tap_layers], dim=-1)  # [B, S, T*D]
         self._tapped.clear()
         return taps

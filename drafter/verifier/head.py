@@ -3,6 +3,7 @@
 It is no nn.Module and never a child of one, so that no checkpoint holds it and no optimiser sees it.
 """
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from drafter.verifier.chat import Message, prompt_ids, turn_end
 from drafter.verifier.loading import load_model
-from drafter.verifier.output import OutputHead
+from drafter.verifier.output import body_of, output_of
 
 
 class VerifierHead:
@@ -25,6 +26,8 @@ class VerifierHead:
         config: of the text model.
         num_layers: of the whole model, whether they are here or not.
         output: the head as a function; every law comes from it.
+    Raises:
+        ValueError: the model's logits are no product, scaled, biased or soft-capped as its config says.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None):
@@ -33,7 +36,7 @@ class VerifierHead:
         self.config: Any = model.config.get_text_config()
         self.num_layers: int = self.config.num_hidden_layers
         self.keep_reasoning = True  # of chat models that think before they answer; see drafter.verifier.chat
-        self._body = model.get_decoder()
+        self._body = body_of(model)
         self.output = output_of(model)
 
     @classmethod
@@ -88,6 +91,23 @@ class VerifierHead:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
 
+    @property
+    def rope_bound(self) -> int | None:
+        """Tokens of a row up to which its positions do not depend on how long the batch's longest row is; None: any."""
+        parameters = getattr(self.config, "rope_parameters", None) or {}
+        each = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]
+        bound = getattr(self.config, "max_position_embeddings", None)
+        if any(one.get("rope_type") == "longrope" for one in each):
+            originals = [one.get("original_max_position_embeddings") for one in each]
+            return min([one for one in originals if one], default=bound)
+        return bound if any(one.get("rope_type") == "dynamic" for one in each) else None
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a row at most."""
+        most = getattr(self.config, "max_position_embeddings", None) or sys.maxsize
+        return min(most, self.rope_bound or most)
+
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of `ids` [...], scaled where the embedding itself scales them; returns [..., D]."""
         return self._body.get_input_embeddings()(ids)
@@ -104,14 +124,3 @@ class VerifierHead:
                 f"drafter.tap_layers={list(tap_layers)}: name distinct layers in ascending order from 0 to {last - 1} "
                 f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
             )
-
-
-def output_of(model: Any) -> OutputHead:
-    """The law of a model's head: its product, and the scale and soft cap that its config names."""
-    text = model.config.get_text_config()
-    linear = model.get_output_embeddings()
-    scale = getattr(text, "logit_scale", None) or 1.0
-    if getattr(text, "logits_scaling", None):
-        scale = 1 / text.logits_scaling
-    softcap = getattr(text, "final_logit_softcapping", None)
-    return OutputHead(linear.weight, getattr(linear, "bias", None), scale, softcap)

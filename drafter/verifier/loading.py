@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
 
-UNREADABLE = (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError)
+# What code and files of other people's making raise: which of these depends on the family.
+FOREIGN = (OSError, ValueError, ImportError, LookupError, AttributeError, TypeError, RuntimeError, AssertionError)
 
 
 def load_model(source: str, dtype: torch.dtype | None, device: str, layers: bool = True) -> tuple[Any, Any]:
@@ -35,7 +36,7 @@ def load_model(source: str, dtype: torch.dtype | None, device: str, layers: bool
             if kinds:
                 text.layer_types = kinds
         return model, AutoTokenizer.from_pretrained(where)
-    except UNREADABLE as error:  # of files and settings of other people's making: which of these depends on the family
+    except FOREIGN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "

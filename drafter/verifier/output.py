@@ -1,10 +1,20 @@
 """The output head: the one place where hidden states become logits, and so laws."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from drafter.verifier.loading import FOREIGN
+
+SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")  # of a config; some multiply, some divide
+LARGE, CLOSE = 50.0, 1e-2  # logits to compare at, and how far apart they may be, relatively
+SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
 
 
 @dataclass(frozen=True)
@@ -55,3 +65,58 @@ class OutputHead:
         if self.bias is not None:
             hidden = torch.cat([hidden, torch.ones_like(hidden[..., :1])], dim=-1)
         return hidden if self.scale == 1 else hidden * self.scale
+
+
+class _Output(BaseModelOutputWithPast):
+    """What a body puts out; whatever else a family's own body would is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def body_of(model: Any) -> Any:
+    """What makes the hidden states of a causal LM."""
+    found = model.get_decoder()
+    return model.model if found is model and hasattr(model, "model") else found  # transformers finds some not
+
+
+@torch.inference_mode()
+def output_of(model: Any) -> OutputHead:
+    """The head that a causal LM has: of those its config may mean, the one that makes of hidden states what it makes.
+
+    Raises:
+        ValueError: none of them does.
+    """
+    name = type(model).__name__
+    linear, body = model.get_output_embeddings(), body_of(model)
+    if not isinstance(linear, nn.Linear):
+        raise ValueError(f"verifier: {name} has no linear output head; choose another")
+    count, width = 8, linear.in_features
+    hidden = torch.sin(torch.arange(count * width, device=linear.weight.device)).view(1, count, width)
+    hidden = hidden.to(linear.weight.dtype)
+    hidden = hidden * (LARGE / functional.linear(hidden, linear.weight).abs().max())  # so that a soft cap is felt
+    ids = torch.ones(1, count, dtype=torch.long, device=hidden.device)
+    own = vars(body).get("forward")
+    body.forward = lambda *_, **__: _Output(last_hidden_state=hidden)  # no layer runs
+    try:
+        expected = model(input_ids=ids, use_cache=False).logits.float()
+    except FOREIGN as error:
+        raise ValueError(
+            f"verifier: {name} makes its logits of more than hidden states ({error}); choose another"
+        ) from error
+    finally:
+        del body.forward
+        if own is not None:
+            body.forward = own
+    for head in _candidates(model.config.get_text_config(), linear):
+        found = head(hidden).float()
+        if found.shape == expected.shape and (found - expected).norm() < CLOSE * expected.norm():
+            return head
+    raise ValueError(f"verifier: the logits of {name} are not its head's, scaled or soft-capped; choose another")
+
+
+def _candidates(config: Any, linear: nn.Linear) -> Iterator[OutputHead]:
+    factors = [float(value) for name in SCALES if (value := getattr(config, name, None))]
+    caps = [float(value) for name in SOFTCAPS if (value := getattr(config, name, None))]
+    for scale, cap in product([1.0, *factors, *(1 / one for one in factors)], [None, *caps]):
+        yield OutputHead(linear.weight, linear.bias, scale, cap)

@@ -6,6 +6,7 @@ position, under ordinary causal attention and the model's own head. All randomne
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from drafter.attention import KVCache
+from drafter.attention import KVCache, LayerShape
 from drafter.models.base import Outline
 from drafter.models.push_forward.noise import NoiseEncoder
 from drafter.models.push_forward.packed import Context, Groups, group_positions
 from drafter.models.storage import find, read_config
 from drafter.verifier import Verifier
 from drafter.verifier.attention import ATTENTION, over
-from drafter.verifier.head import output_of
+from drafter.verifier.output import OutputHead, output_of
 
 
 class PushForwardConfig(PreTrainedConfig):
@@ -178,7 +179,11 @@ class PushForwardModel(PreTrainedModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head over normed hidden states [..., D]: [..., V]."""
-        return output_of(self.backbone)(hidden)
+        return self._output(hidden)
+
+    @cached_property
+    def _output(self) -> OutputHead:
+        return output_of(self.backbone)  # asked of the model itself, so not anew for every pass
 
     def read(self, ids: Tensor) -> Context:
         """A row's own tokens [B, N], in one pass."""
@@ -228,7 +233,8 @@ class PushForwardModel(PreTrainedModel):
         """An empty cache for `batch` rows of up to `capacity` tokens, the noise behind them included."""
         text, attention = self.backbone.config.get_text_config(), self.body.layers[0].self_attn
         heads, width = text.num_key_value_heads, attention.head_dim
-        return KVCache(len(self.body.layers), batch, capacity, heads, width, self.dtype, self.device, kernel, replayed)
+        shapes = [LayerShape(heads, width, width)] * len(self.body.layers)
+        return KVCache(shapes, batch, capacity, self.dtype, self.device, kernel, replayed)
 
     def extend(self, ids: Tensor, cache: KVCache) -> None:
         """Write keys and values of new tokens [B, Q] behind the cache; commit nothing."""

@@ -1,0 +1,145 @@
+"""A loaded verifier against the model's own attention and head: what differs is refused by name.
+
+Two rows of a few tokens go through the model as transformers runs it, through our attention in one pass, and through
+our cache: each row's beginning alone, then both together behind different lengths. Sliding windows are narrowed
+meanwhile, so that they are felt.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from drafter.verifier.attention import measured
+from drafter.verifier.loading import FOREIGN
+
+if TYPE_CHECKING:
+    from drafter.verifier.body import Verifier
+
+LENGTH, NEW, BEGINNINGS, WINDOW = 12, 4, (5, 8), 4
+EXACT, ROUNDED = 1e-3, 0.15  # relative errors; the second in half precision
+TIES = 0.15  # share of positions that may differ: a router of experts may find two of them equal
+REWINDABLE = {"full_attention", "sliding_attention"}
+
+
+class Differs(ValueError):
+    """What our pass computes is not what the model computes."""
+
+
+@torch.inference_mode()
+def check(verifier: "Verifier") -> str | None:
+    """Why `verifier` can't be decoded here, or None where it can.
+
+    Raises:
+        ValueError: its taps can't be read, or its logits are not the head's.
+    """
+    name = type(verifier.model).__name__
+    layers = sorted({0, max(0, verifier.num_layers - 2)})
+    steps = torch.arange(2 * LENGTH, device=verifier.device).view(2, LENGTH)
+    ids = (1 + 7919 * steps) % len(verifier.head)  # [2, S]
+    with narrowed(verifier.model):
+        try:
+            with verifier.plain_attention() as model:
+                taps, logits = _own(verifier, model, ids, layers)
+        except FOREIGN as error:
+            raise ValueError(f"verifier: {name} does not run on token ids alone ({_first_line(error)})") from error
+        if taps.shape != (*ids.shape, len(layers) * verifier.config.hidden_size):
+            raise ValueError(f"verifier: the layers of {name} do not put out hidden states alone; choose another")
+        try:
+            with measured() as shapes:
+                _compare_pass(verifier, ids, layers, taps, logits)
+            if sorted(shapes) != list(range(verifier.num_layers)):
+                raise Differs("its attention does not go through transformers' attention interface in every layer")
+            verifier.shapes = tuple(shapes[layer] for layer in range(verifier.num_layers))
+            _compare_steps(verifier, ids, layers, taps, logits)
+        except FOREIGN as error:
+            reason = _explained(verifier, error)
+        else:
+            reason = _explained(verifier, None)
+        if reason is None:
+            return None
+        verifier.give_back_attention()
+        try:
+            _compare_pass(verifier, ids, layers, taps, logits)
+            shorter = verifier.taps(ids[:, :-NEW], layers)
+            _same(shorter, taps[:, :-NEW], "taps change with the tokens behind them")
+        except FOREIGN as error:
+            raise ValueError(f"verifier: {name}: {_first_line(error)}; choose another") from error
+    return f"{name}: {reason}"
+
+
+def _own(verifier: "Verifier", model: Any, ids: Tensor, layers: list[int]) -> tuple[Tensor, Tensor]:
+    """Taps and logits of the model's own pass."""
+    verifier.listen(layers)
+    logits = model(input_ids=ids, use_cache=False).logits
+    return verifier.collect(layers), logits
+
+
+def _compare_pass(verifier: "Verifier", ids: Tensor, layers: list[int], taps: Tensor, logits: Tensor) -> None:
+    """Whole rows in one pass, and a pass that stops at the first layer."""
+    states = verifier.states(ids, layers)
+    width = taps.shape[-1]
+    _same(states[..., :width], taps, "taps differ from its own attention's")
+    _same(verifier.logits(states[..., width:]), logits, "logits differ from its own")
+    first = verifier.taps(ids, layers[:1])
+    _same(first, taps[..., : first.shape[-1]], "taps of a pass that stops early differ")
+
+
+def _compare_steps(verifier: "Verifier", ids: Tensor, layers: list[int], taps: Tensor, logits: Tensor) -> None:
+    """Beginnings of rows, each alone, and what follows, together."""
+    cache = verifier.new_cache(len(ids), LENGTH)
+    for row, length in enumerate(BEGINNINGS):
+        part = slice(row, row + 1)
+        hidden, got = verifier.step(ids[part, :length], cache.row(row), layers)
+        _same(got, taps[part, :length], "taps over a cache differ from its own attention's")
+        _same(verifier.logits(hidden), logits[part, :length], "logits over a cache differ from its own")
+    cache.set_lengths(list(BEGINNINGS))
+    places = torch.tensor(BEGINNINGS, device=ids.device)[:, None] + torch.arange(NEW, device=ids.device)  # [2, N]
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    hidden, got = verifier.step(ids[rows, places], cache, layers)
+    _same(got, taps[rows, places], "taps behind a cached beginning differ from its own attention's")
+    _same(verifier.logits(hidden), logits[rows, places], "logits behind a cached beginning differ from its own")
+
+
+def _same(got: Tensor | None, own: Tensor, what: str) -> None:
+    assert got is not None
+    off = (got.double() - own.double()).norm(dim=-1) / own.double().norm(dim=-1).clamp(min=1e-12)
+    rounded = own.dtype in (torch.float16, torch.bfloat16)
+    found = off.mean() if rounded else off.flatten().quantile(1 - TIES)
+    if not found <= (ROUNDED if rounded else EXACT):
+        raise Differs(f"{what} (by {float(found):.2g})")
+
+
+def _explained(verifier: "Verifier", error: BaseException | None) -> str | None:
+    """Why it can't be decoded: by its kinds of layers, which few tokens may not show, or by what went wrong."""
+    kinds = set(getattr(verifier.config, "layer_types", None) or ()) - REWINDABLE
+    if kinds:
+        return f"layers of type {', '.join(sorted(kinds))} can't be rewound as full and sliding attention can"
+    return None if error is None else _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + (text[0] if text else "")
+
+
+@contextmanager
+def narrowed(model: Any) -> Iterator[None]:
+    """Inside, sliding windows and chunks are `WINDOW` tokens wide."""
+    owners = [model.config, model.config.get_text_config(), *model.modules()]
+    owners += [module.config for module in model.modules() if hasattr(module, "config")]
+    changed = []
+    for owner in {id(one): one for one in owners}.values():
+        for name in ("sliding_window", "attention_chunk_size"):
+            width = vars(owner).get(name)
+            if isinstance(width, int) and not isinstance(width, bool) and width > WINDOW:
+                changed.append((vars(owner), name, width))
+                vars(owner)[name] = WINDOW
+    try:
+        yield
+    finally:
+        for fields, name, width in changed:
+            fields[name] = width

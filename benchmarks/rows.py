@@ -30,7 +30,7 @@ from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.taps import LocalTaps, TapCache
-from drafter.training.batches import Batch, Steps, Streamed, loader, packs_of
+from drafter.training.batches import Batch, Steps, StreamSteps, loader, packs_of
 from drafter.training.module import DrafterModule
 from drafter.training.prepare import start
 from drafter.verifier import Verifier
@@ -82,7 +82,7 @@ def stages(
         yield f"loader, taps of the disk, {workers} workers", per_second(in_batches, drained, options.repeats)
     stream = Stream(found.files, found.checksums, config.seed)
     make = RowMaker.of(verifier, config.data.sequence_length)
-    streamed = Streamed(stream, make, config)
+    streamed = StreamSteps(stream, make, config)
     yield "loader, streamed answers", per_second(in_batches, lambda: drain(islice(streamed, count)), options.repeats)
     yield "step, taps of the disk", waited(config, drafter, verifier, loader(steps, 0, count), dtype)
     yield "step, streamed answers, taps online", waited(config, drafter, verifier, islice(streamed, count), dtype)

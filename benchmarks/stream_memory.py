@@ -56,7 +56,7 @@ def read(folder: Path, buffer: int) -> None:
     from drafter.config import AlignmentConfig, DataConfig, DrafterSettings, TrainingConfig, VerifierConfig
     from drafter.data.rows import RowMaker
     from drafter.data.stream import Stream
-    from drafter.training.batches import Streamed
+    from drafter.training.batches import StreamSteps
     from drafter.verifier.tiny import build
 
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def read(folder: Path, buffer: int) -> None:
     make = RowMaker(build("llama")[1], True, VOCABULARY, LENGTH)
     tokens = batches = 0
     begin = time.perf_counter()
-    for batch in Streamed(Stream(files, [None] * len(files), 0), make, config):
+    for batch in StreamSteps(Stream(files, [None] * len(files), 0), make, config):
         if batch.place[1]:  # the second epoch
             break
         batches += 1

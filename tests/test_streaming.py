@@ -11,11 +11,11 @@ from conftest import make_drafter, make_verifier
 
 from drafter import answers
 from drafter.config import load
+from drafter.data.on_disk import open_rows
 from drafter.data.rows import Row, make_rows, one_answer_each, split
 from drafter.data.stream import Place, Stream, buffers
-from drafter.data.streaming import open_stream
 from drafter.taps import LocalTaps
-from drafter.training.batches import Streamed, loader
+from drafter.training.batches import StreamSteps, loader
 from drafter.training.batches.feed import Feed
 from drafter.training.fitting import fit
 from drafter.training.module import MONITOR, DrafterModule
@@ -118,7 +118,7 @@ def test_two_ranks_of_two_workers_see_every_row_once(stream, config, packing):
     settings = config("training.workers=2", f"data.packing={packing}", "data.sequence_length=40")
     seen, numbers = Counter(), []
     for rank in range(2):
-        for batch in loader(Streamed(stream, make_row, settings, rank, world=2), 0, 0, workers=2):
+        for batch in loader(StreamSteps(stream, make_row, settings, rank, world=2), 0, 0, workers=2):
             numbers.append((rank, batch.number))
             assert len(batch.rows.ids) <= 3
             if batch.place[1] == 0:
@@ -144,7 +144,9 @@ def test_a_stream_goes_on_behind_any_batch(stream, config, workers):
     settings = config(f"training.workers={workers}", "data.packing=true", "data.sequence_length=40")
 
     def batches(first, places, count):
-        made = loader(Streamed(stream, make_row, settings, first=first, places=places), 0, 0, workers - 1 and workers)
+        made = loader(
+            StreamSteps(stream, make_row, settings, first=first, places=places), 0, 0, workers - 1 and workers
+        )
         return [batch for batch, _ in zip(made, range(count), strict=False)]
 
     whole = batches(0, {}, 40)
@@ -160,14 +162,14 @@ def test_streamed_rows_are_those_in_memory(tiny_answers, config):
     rows = make_rows(answers.read(tiny_answers)[0], verifier, 512)
     training, held_out = split(rows, settings.data.validation_share)
     stream = Stream([tiny_answers], [None], 0)
-    streaming, found = open_stream(stream, verifier, settings.data)
+    on_disk, found = open_rows(stream, verifier, settings.data)
     assert found == one_answer_each(held_out)[: settings.data.validation_rows]
-    streamed = [row for *_, answer in stream.part(0, 0, 1) if (row := streaming.make("", answer))]
+    streamed = [row for *_, answer in stream.part(0, 0, 1) if (row := on_disk.make("", answer))]
     assert sorted(row.ids for row in streamed) == sorted(row.ids for row in training)
-    assert streaming.survey.rows == len(training)
-    assert streaming.survey.tokens == sum(len(row.answer) for row in training)
+    assert on_disk.survey.rows == len(training)
+    assert on_disk.survey.tokens == sum(len(row.answer) for row in training)
     counts = Counter(token for row in training for token in row.answer)
-    assert {token: int(n) for token, n in enumerate(streaming.survey.counts) if n} == counts
+    assert {token: int(n) for token, n in enumerate(on_disk.survey.counts) if n} == counts
 
 
 def test_a_killed_run_goes_on_with_the_batch_that_would_have_been_next(stream, config, monkeypatch):
@@ -187,8 +189,8 @@ def test_a_killed_run_goes_on_with_the_batch_that_would_have_been_next(stream, c
         monkeypatch.setattr(DrafterModule, "training_step", training_step)
         torch.manual_seed(0)
         module = DrafterModule(settings, make_drafter(verifier), verifier, [])
-        streaming = SimpleNamespace(stream=stream, make=make_row)
-        batches = Feed(settings, [], streaming, LocalTaps(verifier, module.drafter.tap_layers))
+        on_disk = SimpleNamespace(stream=stream, make=make_row)
+        batches = Feed(settings, [], on_disk, LocalTaps(verifier, module.drafter.tap_layers))
         try:
             fit(module, batches, settings.directory, settings.training, MONITOR)
         except SystemExit:
@@ -204,8 +206,8 @@ def test_a_killed_run_goes_on_with_the_batch_that_would_have_been_next(stream, c
 
 
 def test_a_changed_number_of_readers_is_refused(stream, config):
-    streaming, taps = SimpleNamespace(stream=stream, make=make_row), LocalTaps(make_verifier("llama"), [1, 3])
-    three, two = (Feed(config(f"training.workers={count}"), [], streaming, taps) for count in (3, 2))
-    two.load_state_dict(Feed(config("training.workers=2"), [], streaming, taps).state_dict())
+    on_disk, taps = SimpleNamespace(stream=stream, make=make_row), LocalTaps(make_verifier("llama"), [1, 3])
+    three, two = (Feed(config(f"training.workers={count}"), [], on_disk, taps) for count in (3, 2))
+    two.load_state_dict(Feed(config("training.workers=2"), [], on_disk, taps).state_dict())
     with pytest.raises(ValueError, match="the checkpoint is of a stream's 3 readers; train with as many"):
         two.load_state_dict(three.state_dict())

@@ -18,7 +18,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    from drafter.export import convert, open_source
+    from drafter.export import convert, open_original
     from drafter.export.card import add_results
     from drafter.export.hub import check_name, push
     from drafter.export.suites import read_suites
@@ -28,7 +28,7 @@ def run(parsed: Namespace) -> None:
         raise ValueError(f"shard-gigabytes={parsed.shard_gigabytes}: must be > 0")
     if parsed.push:
         check_name(parsed.push)
-    source = open_source(parsed.source)
+    source = open_original(parsed.source)
     verifier = parsed.verifier or source.verifier
     if parsed.push and verifier is None:
         raise ValueError(f"push={parsed.push!r}: is checked first; say against what with --verifier")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from drafter.export.card import write_card
+from drafter.export.original import Original, of_drafter, open_original
 from drafter.export.record import RECORD, checksum
-from drafter.export.source import Source, of_drafter, open_source
 from drafter.files import write_json
 from drafter.layouts import LAYOUTS, Layout
 from drafter.layouts.weights import SHARD_BYTES
@@ -22,7 +22,7 @@ from drafter.models.storage import Stored, save
 from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
 
-__all__ = ["convert", "export", "open_source", "write_export"]
+__all__ = ["convert", "export", "open_original", "write_export"]
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -61,13 +61,13 @@ def convert(
     Raises:
         ValueError: the source is no drafter, its tensors are not those that were recorded, or the layout can't hold it.
     """
-    found = open_source(source)
+    found = open_original(source)
     found.training = {**found.training, **(known or {})}
     write_export(found, directory, layout, dtype=dtype, verifier=verifier, shard_bytes=shard_bytes)
 
 
 def write_export(
-    source: Source,
+    source: Original,
     directory: Path,
     layout: str = "canonical",
     *,
@@ -149,7 +149,7 @@ def _verifier_facts(verifier: str | None, facts: Mapping[str, Any]) -> dict[str,
     return {"verifier_name": where, "verifier_architectures": list(config.architectures or [])}
 
 
-def _rows(verifier: str | None, source: Source) -> torch.Tensor | None:
+def _rows(verifier: str | None, source: Original) -> torch.Tensor | None:
     """The rows of the verifier's head that belong to the draft vocabulary, if there is one."""
     if source.vocabulary is None or source.head is not None or verifier is None:
         return source.head

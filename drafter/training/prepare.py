@@ -15,10 +15,10 @@ from drafter import answers
 from drafter.config import AlignmentConfig, CacheConfig, require
 from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
+from drafter.data.on_disk import RowsOnDisk, open_rows
 from drafter.data.order import check_enough
 from drafter.data.rows import Row, Rows, make_rows, one_answer_each, pad, split
 from drafter.data.stream import Stream
-from drafter.data.streaming import Streaming, open_stream
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
@@ -48,17 +48,17 @@ class Material:
     held_out: list[Row]
     drafter: BlockDiffusionDrafter
     manifest: dict[str, Any]  # of the answers
-    streaming: Streaming | None = None  # where the training rows stay on disk; `training` is then empty
+    on_disk: RowsOnDisk | None = None  # where the training rows stay on disk; `training` is then empty
 
     @property
     def train_rows(self) -> int:
-        return self.streaming.survey.rows if self.streaming else len(self.training)
+        return self.on_disk.survey.rows if self.on_disk else len(self.training)
 
     @property
     def train_tokens(self) -> int:
         """Answer tokens; of a stream, before rows are cut."""
-        if self.streaming:
-            return self.streaming.survey.tokens
+        if self.on_disk:
+            return self.on_disk.survey.tokens
         return sum(len(row.answer) for row in self.training)
 
     @property
@@ -84,26 +84,26 @@ def prepare(config: AlignmentConfig) -> Material:
     check_answers(config, verifier, found.manifest)
     per_step = settings.rows * settings.accumulate * world
     training: list[Row] = []
-    streaming = None
+    on_disk = None
     if config.data.streaming:
-        streaming, held_out = open_stream(Stream(found.files, found.checksums, config.seed), verifier, config.data)
-        check_enough(streaming.survey.rows, per_step)
+        on_disk, held_out = open_rows(Stream(found.files, found.checksums, config.seed), verifier, config.data)
+        check_enough(on_disk.survey.rows, per_step)
     else:
         training, held_out = split(
             make_rows(found.all(), verifier, config.data.sequence_length), config.data.validation_share
         )
         training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
         check_enough(len(packs_of(training, config.data)), per_step)
-    sample = streaming.sample if streaming else training
+    sample = on_disk.sample if on_disk else training
     warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in held_out[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
     remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
-    drafter = start(config, verifier, training, streaming)
+    drafter = start(config, verifier, training, on_disk)
     fast = choose(settings.precision, device)
-    return Material(device, verifier, fast, training, held_out, drafter, found.manifest, streaming)
+    return Material(device, verifier, fast, training, held_out, drafter, found.manifest, on_disk)
 
 
 def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def warn_of_coverage(share: float, anchors: int) -> None:
 
 
 def start(
-    config: AlignmentConfig, verifier: Verifier, training: list[Row], streaming: Streaming | None = None
+    config: AlignmentConfig, verifier: Verifier, training: list[Row], on_disk: RowsOnDisk | None = None
 ) -> BlockDiffusionDrafter:
     """Build the drafter and give it its first weights and its draft vocabulary."""
     settings = config.drafter
@@ -154,12 +154,12 @@ def start(
         drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
         drafter.check_verifier(verifier)
         adopt(drafter, shape)
-    ids = proposed(config, len(verifier.head), training, streaming)
+    ids = proposed(config, len(verifier.head), training, on_disk)
     drafter.vocabulary = torch.tensor(ids, device=verifier.device) if ids else None
     return drafter.to(verifier.device)
 
 
-def proposed(config: AlignmentConfig, size: int, training: list[Row], streaming: Streaming | None) -> list[int]:
+def proposed(config: AlignmentConfig, size: int, training: list[Row], on_disk: RowsOnDisk | None) -> list[int]:
     """The draft vocabulary as `drafter.vocabulary` asks for it, ascending; empty for the whole vocabulary.
 
     Args:
@@ -170,8 +170,8 @@ def proposed(config: AlignmentConfig, size: int, training: list[Row], streaming:
         return []
     if asked != "answers":
         ids = draft_vocabulary(asked, number, size)
-    elif streaming:
-        ids = most_frequent(dict(enumerate(streaming.survey.counts.tolist())), number)
+    elif on_disk:
+        ids = most_frequent(dict(enumerate(on_disk.survey.counts.tolist())), number)
     else:
         ids = most_frequent(Counter(token for row in training for token in row.answer), number)
     if number is not None and len(ids) < number:

@@ -6,13 +6,13 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from drafter.config import AlignmentConfig, require
+from drafter.data.on_disk import RowsOnDisk
 from drafter.data.rows import Row
-from drafter.data.streaming import Streaming
 from drafter.taps import TapSource
 from drafter.training.batches.assembly import Batch, averaged
 from drafter.training.batches.loader import loader
 from drafter.training.batches.steps import Steps
-from drafter.training.batches.streamed import Streamed, readers
+from drafter.training.batches.stream_steps import StreamSteps, readers
 from drafter.training.fitting import Batches
 
 
@@ -25,11 +25,11 @@ class Feed(Batches):
     """
 
     def __init__(
-        self, config: AlignmentConfig, rows: list[Row], streaming: Streaming | None, taps: TapSource, world: int = 1
+        self, config: AlignmentConfig, rows: list[Row], on_disk: RowsOnDisk | None, taps: TapSource, world: int = 1
     ):
         super().__init__()
-        self.config, self.rows, self.streaming, self.taps, self.world = config, rows, streaming, taps, world
-        self.readers = readers(config, world) if streaming else 0
+        self.config, self.rows, self.on_disk, self.taps, self.world = config, rows, on_disk, taps, world
+        self.readers = readers(config, world) if on_disk else 0
         self.places: dict[int, tuple[int, ...]] = {}  # of a stream's readers: where they stand
 
     @property
@@ -39,10 +39,10 @@ class Feed(Batches):
 
     def loader(self, rank: int, first: int, last: int) -> DataLoader:
         settings = self.config.training
-        made: Streamed | Steps
-        if self.streaming:
-            stream, make = self.streaming.stream, self.streaming.make
-            made = Streamed(stream, make, self.config, rank, self.world, first, dict(self.places))
+        made: StreamSteps | Steps
+        if self.on_disk:
+            stream, make = self.on_disk.stream, self.on_disk.make
+            made = StreamSteps(stream, make, self.config, rank, self.world, first, dict(self.places))
         else:
             made = Steps(self.rows, self.taps if self.taps.ahead else None, self.config, rank, self.world)
         return loader(made, first, last, settings.workers, settings.accumulate, averaged)
@@ -56,7 +56,7 @@ class Feed(Batches):
         return batch if batch.taps is not None else batch._replace(taps=self.taps(batch.rows, batch.packs))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"readers": self.readers, "places": of_all_ranks(self.places)} if self.streaming else {}
+        return {"readers": self.readers, "places": of_all_ranks(self.places)} if self.on_disk else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where readers stood.

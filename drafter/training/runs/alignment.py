@@ -59,7 +59,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
 
     prepared = time.perf_counter() - began
     world = ranks(config.training.devices, material.device)
-    batches = Feed(config, material.training, material.streaming, taps, world)
+    batches = Feed(config, material.training, material.on_disk, taps, world)
     best = fit(
         module,
         batches,

@@ -20,7 +20,7 @@ PREFIX = "drafter."
 
 
 @dataclass
-class Source:
+class Original:
     """A drafter to be written.
 
     Attributes:
@@ -43,15 +43,15 @@ class Source:
         return (self.training.get("recipe") or {}).get("verifier", {}).get("source")
 
 
-def of_drafter(drafter: BlockDiffusionDrafter, training: dict[str, Any]) -> Source:
+def of_drafter(drafter: BlockDiffusionDrafter, training: dict[str, Any]) -> Original:
     """A drafter in memory."""
     weights = drafter.state_dict()
-    return Source(
+    return Original(
         facts_of(drafter.config, drafter.dtype), weights.__getitem__, drafter.vocabulary, training=dict(training)
     )
 
 
-def open_source(source: str | Path) -> Source:
+def open_original(source: str | Path) -> Original:
     """What `source` names: a checkpoint file, a directory, or a hub id.
 
     Raises:
@@ -70,7 +70,7 @@ def open_source(source: str | Path) -> Source:
     return of_directory(find(source))
 
 
-def of_directory(directory: Path) -> Source:
+def of_directory(directory: Path) -> Original:
     """A drafter in any layout; where its checksums were recorded, they must hold."""
     stored = Stored(directory)
     config = stored.build(BlockDiffusionConfig)
@@ -88,10 +88,10 @@ def of_directory(directory: Path) -> Source:
         return value
 
     training = {key: value for key, value in record.items() if key not in ("sha256", "facts")}
-    return Source(facts, tensor, stored.vocabulary(), stored.head(), training)
+    return Original(facts, tensor, stored.vocabulary(), stored.head(), training)
 
 
-def of_checkpoint(path: Path) -> Source:
+def of_checkpoint(path: Path) -> Original:
     """A checkpoint of training, plain or with averaged weights; optimiser states in it are never read.
 
     The file is opened anew for each tensor, so that its pages are given back: memory stays at one tensor.
@@ -117,7 +117,7 @@ def of_checkpoint(path: Path) -> Source:
     def tensor(name: str) -> Tensor:
         return _read(path)["state_dict"][names[name]].clone()
 
-    return Source(about["facts"], tensor, None if vocabulary is None else vocabulary.clone(), training=training)
+    return Original(about["facts"], tensor, None if vocabulary is None else vocabulary.clone(), training=training)
 
 
 def _ours(name: str) -> str:

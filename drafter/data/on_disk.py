@@ -24,7 +24,7 @@ class TrainingOnly:
 
 
 @dataclass(frozen=True)
-class Streaming:
+class RowsOnDisk:
     """Training rows on disk.
 
     Args:
@@ -39,7 +39,7 @@ class Streaming:
     sample: list[Row]
 
 
-def open_stream(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[Streaming, list[Row]]:
+def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[RowsOnDisk, list[Row]]:
     """Training rows of answers on disk, and the first held-out ones, which are kept in memory.
 
     Raises:
@@ -64,4 +64,4 @@ def open_stream(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[S
             "held-out rows with room for an answer; change it, raise data.sequence_length or add documents"
         )
     survey = stream.survey(make.vocabulary, lambda source: is_held_out(source, data.validation_share))
-    return Streaming(stream, training, survey, sample), one_answer_each(held_out)[: data.validation_rows]
+    return RowsOnDisk(stream, training, survey, sample), one_answer_each(held_out)[: data.validation_rows]

@@ -17,7 +17,7 @@ from drafter.training.batches.steps import packs_of
 Places = Mapping[int, tuple[int, ...]]  # reader → where it stands
 
 
-class Streamed(IterableDataset[Batch]):
+class StreamSteps(IterableDataset[Batch]):
     """A rank's batches without end, from batch number `first` on; its worker processes take turns.
 
     Args:

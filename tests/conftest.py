@@ -58,6 +58,16 @@ def make_verifier(family):
 
 
 @cache
+def make_relative(family, share=0.25):
+    """Another model of the tokenizer, on the way from the family's verifier to a stranger: it often agrees."""
+    (model, tokenizer), (stranger, _) = tiny.build(family), tiny.build(family, seed=1)
+    with torch.no_grad():
+        for own, other in zip(model.parameters(), stranger.parameters(), strict=True):
+            own.lerp_(other, share)
+    return Verifier(model, tokenizer)
+
+
+@cache
 def make_prompts():
     generator = torch.Generator().manual_seed(7)
     return [torch.randint(3, 259, (length,), generator=generator).tolist() for length in (3, 41, 17, 70, 9, 33)]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
-from drafter.training.policy import advantages, budget_loss, ensemble_loss, mixture_log_prob, policy_loss
+from drafter.training.ensemble.policy import advantages, budget_loss, ensemble_loss, mixture_log_prob, policy_loss
 from drafter.verification import dynamic_ensemble
 from drafter.verification.variation_budget import budget_weight
 from tests import naive_verification as naive

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drafter.verification.base import accept_probability, inverse_cdf, residual, total_variation
 from drafter.verification.block import prefix_accept_probability, prefix_weights
 from drafter.verification.ensemble import mixture
+from drafter.verification.laws import variation
 from drafter.verification.typical import typical_threshold
 from drafter.verification.variation_budget import budget_weight
 from tests import naive_verification as naive
@@ -193,3 +194,20 @@ def test_typical_threshold_is_the_enumerated_one(pair, epsilon, delta):
     entropy = -math.fsum(p * math.log(p) for p in law.tolist() if p > 0)
     expected = min(epsilon, delta * math.exp(-entropy))
     assert typical_threshold(law, epsilon, delta).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", naive.CASES)
+def test_the_distance_of_each_rule_is_that_of_its_stated_law(name):
+    for seed in range(6):
+        world = naive.random_world(seed, 4, 2)
+        prefixes = list(world.drafter)
+        verifier, draft = (
+            tensor([laws[prefix] for prefix in prefixes])[:, None] for laws in (world.verifier, world.drafter)
+        )
+        given = dict(naive.CASES[name])
+        if name == "dynamic_ensemble":
+            given = {"verifier_weight": tensor([world.weight[prefix] for prefix in prefixes])[:, None]}
+        got = variation(name, verifier, draft, **given)
+        for prefix, value in zip(prefixes, got[:, 0].tolist(), strict=True):
+            law = naive.stated_law(name, world, prefix, **naive.CASES[name])
+            assert value == pytest.approx(naive.total_variation(law, world.verifier[prefix]), abs=1e-12)

@@ -11,6 +11,7 @@ COMMANDS = (
     "evaluate",
     "generate",
     "benchmark",
+    "frontier",
     "export",
     "check",
     "doctor",

@@ -90,10 +90,10 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     from drafter.models.storage import Stored, find
 
     facts = Stored(find(drafter)).facts
-    longest = int(facts["block_size"]) - 1
+    longest, how = int(facts["block_size"]) - 1, Decoding(rule=parsed.rule)
     to_come = Costs(0.0, [0.0] * (longest + 1))
     for length, nodes in drafts:
-        check_decoder(longest, longest, Decoding(rule=parsed.rule).make_rule(), length, nodes, costs=to_come)
+        check_decoder(longest, longest, how.make_rule(), length, nodes, how.weight(), to_come)
     truths = VerifierFacts.load(parsed.verifier).truths
     for name in ("hidden_size", "num_target_layers", "vocab_size"):
         if facts.get(name) not in (None, 0, truths[name]):

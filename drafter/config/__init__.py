@@ -6,6 +6,7 @@ from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
 from drafter.config.distillation import DistillationConfig, Stage, TrialConfig
 from drafter.config.drafter import DrafterSettings
+from drafter.config.ensemble import EnsembleConfig, EnsembleSettings, RewardConfig, TasksConfig
 from drafter.config.files import load, load_as, save
 from drafter.config.fitting import FittingConfig
 from drafter.config.language_model import LanguageModelConfig, TokenizerConfig
@@ -25,11 +26,15 @@ __all__ = [
     "DecodingConfig",
     "DistillationConfig",
     "DrafterSettings",
+    "EnsembleConfig",
+    "EnsembleSettings",
     "FittingConfig",
     "LanguageModelConfig",
+    "RewardConfig",
     "RunConfig",
     "ServerConfig",
     "Stage",
+    "TasksConfig",
     "TextConfig",
     "TokenizerConfig",
     "TrainingConfig",

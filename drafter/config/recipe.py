@@ -7,6 +7,7 @@ from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
 from drafter.config.distillation import DistillationConfig
 from drafter.config.drafter import DrafterSettings
+from drafter.config.ensemble import EnsembleConfig
 from drafter.config.language_model import LanguageModelConfig
 from drafter.config.run import RunConfig
 from drafter.config.training import TrainingConfig
@@ -56,4 +57,5 @@ SYSTEMS: dict[str, type[RunConfig]] = {
     "alignment": AlignmentConfig,
     "language_model": LanguageModelConfig,
     "distillation": DistillationConfig,
+    "ensemble": EnsembleConfig,
 }

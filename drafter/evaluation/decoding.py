@@ -1,13 +1,17 @@
 """How prompts are decoded: the law of tokens, the seed, the rule."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from drafter.decode import Costs, Generation, SpeculativeDecoder
-from drafter.models import BlockDiffusionDrafter
+from drafter.models.base import Drafter
+from drafter.models.ensemble_head import EnsembleHead
 from drafter.verification import Rule, make_rule
 from drafter.verifier import Verifier
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,19 @@ class Decoding:
     seed: int = 0
     rule: str | None = None
 
+    def parts(self) -> tuple[str, dict[str, float | str]]:
+        """The rule's name and its parameters; the `head` of `dynamic_ensemble` is a directory, all others are numbers.
+
+        Raises:
+            ValueError: the rule is not written as NAME or NAME:KEY=VALUE,...
+        """
+        name, _, rest = (self.rule or "").partition(":")
+        try:
+            said = dict(one.split("=") for one in rest.split(",") if one)
+            return name, {key: value if key == "head" else float(value) for key, value in said.items()}
+        except ValueError:
+            raise ValueError(f"rule={self.rule!r}: write it as NAME:KEY=NUMBER,KEY=NUMBER") from None
+
     def make_rule(self) -> Rule | None:
         """The rule `NAME` or `NAME:KEY=VALUE,...`; None leaves the choice to the decoder.
 
@@ -28,25 +45,40 @@ class Decoding:
         """
         if self.rule is None:
             return None
-        name, _, rest = self.rule.partition(":")
-        try:
-            parameters = {key: float(value) for key, value in (one.split("=") for one in rest.split(",") if one)}
-        except ValueError:
-            raise ValueError(f"rule={self.rule!r}: write it as NAME:KEY=NUMBER,KEY=NUMBER") from None
+        name, parameters = self.parts()
+        if name == "dynamic_ensemble" and "head" not in parameters:
+            raise ValueError(f"rule={self.rule!r}: name the head that weighs, dynamic_ensemble:head=DIR")
+        if name == "dynamic_ensemble":
+            del parameters["head"]
         return make_rule(name, **parameters)
+
+    def weight(self, verifier: Verifier | None = None) -> EnsembleHead | None:
+        """The head of `dynamic_ensemble:head=DIR`, on the verifier's device; None for other rules.
+
+        Raises:
+            ValueError: there is none in that directory.
+        """
+        name, parameters = self.parts()
+        if name != "dynamic_ensemble":
+            return None
+        head = EnsembleHead.load(str(parameters.get("head", "")))
+        if verifier is None:
+            return head
+        if head.config.verifier not in ("", verifier.fingerprint()):
+            log.warning("%s: its head was trained beside another verifier; heads do not transfer", self.rule)
+        return head.to(verifier.device)
 
     def decoder(
         self,
         verifier: Verifier,
-        drafter: BlockDiffusionDrafter | None,
+        drafter: Drafter | None,
         draft_length: int | str | None,
         tree_nodes: int | str | None = None,
         costs: Costs | None = None,
     ) -> Callable[..., list[Generation]]:
         """What decodes prompts; further arguments are those of `SpeculativeDecoder.generate`."""
-        decoder = SpeculativeDecoder(
-            verifier, drafter, self.make_rule(), draft_length=draft_length, tree_nodes=tree_nodes, costs=costs
-        )
+        rule, weight = self.make_rule(), self.weight(verifier)
+        decoder = SpeculativeDecoder(verifier, drafter, rule, draft_length, tree_nodes, weight, costs)
         return partial(
             decoder.generate, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=self.seed
         )

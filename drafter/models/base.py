@@ -53,6 +53,10 @@ class Drafter(Protocol):
         """Tokens that can be proposed at most."""
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the states that its laws come from."""
+
+    @property
     def context_length(self) -> int | None:
         """Tokens of a row that it reads at most; None for as many as the verifier."""
 

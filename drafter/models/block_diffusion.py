@@ -121,6 +121,11 @@ class BlockDiffusionDrafter(PreTrainedModel):
         return self.block_size - 1
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the states that its laws come from."""
+        return int(self.config.hidden_size)
+
+    @property
     def context_length(self) -> int | None:
         """As many tokens as the verifier reads."""
         return None

@@ -84,6 +84,11 @@ class CausalDrafter:
         return self.model.config.max_position_embeddings - 1
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the states that its laws come from."""
+        return int(self.model.config.hidden_size)
+
+    @property
     def context_length(self) -> int:
         """Tokens of a row that it reads at most."""
         return self.model.config.max_position_embeddings

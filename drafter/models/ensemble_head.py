@@ -62,7 +62,12 @@ class EnsembleHead(nn.Module):
         nn.init.constant_(self.linear.bias, math.log(weight / (1 - weight)))
 
     def forward(self, drafter_hidden: Tensor, verifier_hidden: Tensor) -> Tensor:
-        """The verifier's weight at each slot: states [..., D'] and [..., D] -> [...], float32 at least."""
+        """The verifier's weight at each slot: states [..., D'] and [..., D] -> [...], float32 at least.
+
+        Raises:
+            ValueError: the states have other widths than those that this head was made for.
+        """
+        self.check_widths(drafter_hidden.shape[-1], verifier_hidden.shape[-1])
         dtype = self.linear.weight.dtype
         states = torch.cat([drafter_hidden.to(dtype), verifier_hidden.to(dtype)], dim=-1)  # [..., D' + D]
         return self.linear(states).squeeze(-1).sigmoid()  # [...]

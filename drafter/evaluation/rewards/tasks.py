@@ -2,12 +2,15 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 
 from drafter.evaluation.rewards.base import Task
 from drafter.evaluation.rewards.doctests import doctests
 from drafter.evaluation.suites import evenly, records
 from drafter.sources.standard_library import asked
+
+FIELDS = tuple(field.name for field in fields(Task))
 
 
 def arithmetic(count: int, seed: int) -> list[Task]:
@@ -55,6 +58,25 @@ TASKS: dict[str, Callable[[int, int], list[Task]]] = {
     "explanations": explanations,
 }
 """What may be trained on; each by (count, seed)."""
+
+
+def load_tasks(kind: str, count: int, seed: int) -> list[Task]:
+    """Tasks of a kind, or from a JSONL file with a field `prompt` and others of `Task`; drawn by `seed`.
+
+    Raises:
+        ValueError: there is no such kind or file, or a line is no task.
+    """
+    if kind in TASKS:
+        return TASKS[kind](count, seed)
+    if not kind.endswith(".jsonl"):
+        raise ValueError(f"tasks.kind={kind!r}: choose one of {', '.join(TASKS)}, or name a JSONL file")
+    found = []
+    for number, record in records(kind):
+        known = {"source": f"{kind}/{number}", **{name: value for name, value in record.items() if name in FIELDS}}
+        if not all(isinstance(value, str) for value in known.values()) or not known.get("prompt", "").strip():
+            raise ValueError(f"tasks.kind={kind!r}: line {number} has no text in `prompt`, or other fields than text")
+        found.append(Task(**known))
+    return random.Random(seed).sample(found, min(count, len(found)))
 
 
 def split(tasks: list[Task]) -> tuple[list[Task], list[Task]]:

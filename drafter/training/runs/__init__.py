@@ -6,7 +6,7 @@ from typing import Any
 from drafter.config import RunConfig
 
 RUNS = {  # the module whose `train` is a system's run
-    name: f"drafter.training.runs.{name}" for name in ("alignment", "language_model", "distillation")
+    name: f"drafter.training.runs.{name}" for name in ("alignment", "language_model", "distillation", "ensemble")
 }
 
 

@@ -1,0 +1,79 @@
+"""What relaxing verification costs: every rule and the controls on the same tasks → table, CSV, plot.
+
+Of each way of decoding: tokens per cycle, share of drafts kept, reward, distance to the verifier per token, speed, with
+intervals over seeds and prompts. Controls are the verifier itself, truncated, and the drafter alone: a relaxed rule
+that is no better than they are is not worth its law.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from drafter.commands import decoding
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("drafter", metavar="DRAFTER", help="of any kind: directory, hub id or packaged name")
+    parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
+    parser.add_argument("--tasks", default="arithmetic", help="arithmetic, doctests, explanations, or a JSONL file")
+    parser.add_argument("--reward", default="exact_match", help="exact_match, rouge_2, unit_tests or log_likelihood")
+    parser.add_argument("--count", type=int, default=24, help="held-out tasks; default: 24")
+    parser.add_argument("--seeds", type=int, default=3, help="answers to each task; default: 3")
+    parser.add_argument("--head", nargs="*", default=[], metavar="DIR", help="heads of dynamic ensembles")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer; default: 64")
+    parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the drafter's own number")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of both models; default: 1")
+    parser.add_argument("--timed", type=int, default=4, help="tasks decoded against the clock; 0: none; default: 4")
+    parser.add_argument("--batch-size", type=int, default=32, help="tasks answered together; default: 32")
+    parser.add_argument("--dtype", choices=decoding.DTYPES, default="float32", help="of both models; default: float32")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write frontier.csv and frontier.png here")
+
+
+def run(parsed: Namespace) -> None:
+    decoding.require_positive(parsed, "count", "seeds", "max_new_tokens", "batch_size", "draft_length")
+
+    from tqdm import tqdm
+
+    from drafter.commands.endings import ending
+    from drafter.evaluation import frontier
+    from drafter.evaluation.measured import table
+    from drafter.evaluation.rewards import make_reward
+    from drafter.evaluation.rewards.tasks import load_tasks, split
+    from drafter.files import write_csv
+    from drafter.machine.devices import choose_device
+    from drafter.models import kind_of
+    from drafter.models.ensemble_head import EnsembleHead
+    from drafter.verifier import Verifier
+
+    setting = frontier.Setting(
+        parsed.max_new_tokens,
+        parsed.temperature,
+        parsed.draft_length,
+        parsed.seeds,
+        parsed.batch_size,
+        parsed.timed,
+    )
+    heads = {Path(path).parent.name or path: path for path in parsed.head}
+    for path in heads.values():
+        EnsembleHead.load(path)
+    _, tasks = split(load_tasks(parsed.tasks, 8 * parsed.count, 0))
+    if not tasks:
+        raise ValueError(f"tasks={parsed.tasks!r}: none of them is held out from training; name a larger file")
+    kind, device = kind_of(parsed.drafter), choose_device(parsed.device)
+    verifier = Verifier.load(parsed.verifier, decoding.choose_dtype(parsed.dtype, device), device)
+    drafter, reward = kind.beside(parsed.drafter, verifier), make_reward(parsed.reward, verifier)
+    ways = frontier.usual_ways(drafter, heads)
+    measured = frontier.measure(verifier, drafter, tasks[: parsed.count], reward, ways, setting)
+    points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
+    print(table([point.line() for point in points], frontier.COLUMNS))
+    static = [point for point in points if frontier.is_static(point)]
+    for point in points:
+        if point.way.rule.startswith("dynamic_ensemble"):
+            one = frontier.gain_over(static, point)
+            found = f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+            print(f"{point.way.name}: {parsed.reward} over the static ensembles at its tokens per cycle {found}")
+    if parsed.out:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        write_csv(parsed.out / "frontier.csv", [point.figures() for point in points])
+        frontier.plot(points, parsed.out / "frontier.png", parsed.reward)
+        print(ending("the map", [parsed.out / "frontier.csv", parsed.out / "frontier.png"], []))

@@ -1,0 +1,147 @@
+"""`system: ensemble`, from recipe to summary: tasks → roll-outs → reward → head → the map of what relaxing costs.
+
+Every stage goes on after a kill.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from drafter.config import EnsembleConfig, require
+from drafter.evaluation import frontier
+from drafter.evaluation.measured import table
+from drafter.evaluation.rewards import Limits, Reward, Task, make_reward
+from drafter.evaluation.rewards.tasks import load_tasks, split
+from drafter.export.record import provenance
+from drafter.files import write_csv, write_json
+from drafter.machine.devices import choose_device
+from drafter.machine.precision import choose
+from drafter.models import kind_of
+from drafter.models.base import Drafter
+from drafter.models.ensemble_head import EnsembleHead, HeadConfig
+from drafter.training.claim import claim
+from drafter.training.ensemble.module import MONITOR, EnsembleModule, Feed
+from drafter.training.ensemble.start import fit_budget
+from drafter.training.fitting import fit, weights_of
+from drafter.training.logs import Metrics
+from drafter.verifier import Verifier
+
+log = logging.getLogger(__name__)
+
+
+def train(config: EnsembleConfig) -> dict[str, Any]:
+    """Run a recipe; returns what `summary.json` holds.
+
+    Raises:
+        ValueError: something does not fit, or the directory holds a run of another recipe.
+    """
+    began = time.perf_counter()
+    training, validation, test = tasks_of(config)
+    directory = claim(config)
+    verifier, drafter, reward = load(config)
+    head = EnsembleHead(describe(config, verifier, drafter), config.ensemble.start_weight).to(verifier.device)
+    module = EnsembleModule(config, verifier, drafter, head, training, validation, reward)
+    if config.ensemble.start_budget is not None and not (directory / "checkpoints").exists():
+        fit_budget(module, config.ensemble.start_budget)
+    untrained = module.validate()
+    log.info("before training: %s", ", ".join(f"{name} {value:.3f}" for name, value in untrained.items()))
+    prepared = time.perf_counter()
+
+    batches = Feed(config.ensemble.updates, -(-len(training) // config.training.rows))
+    device = str(verifier.device)
+    best = fit(module, batches, directory, config.training, MONITOR, device=device, prepared=prepared - began)
+    state = torch.load(best, map_location=verifier.device, weights_only=True)
+    head.load_state_dict(weights_of(state, "head"))
+    head.save(directory / "head")
+    Metrics(directory).merged()
+    trained = time.perf_counter()
+
+    points = draw_map(config, verifier, drafter, test, reward, directory)
+    dynamic = next(point for point in points if point.way.rule.startswith("dynamic_ensemble"))
+    over = frontier.gain_over([point for point in points if frontier.is_static(point)], dynamic)
+    now = time.perf_counter()
+    summary = {
+        "tokens_per_cycle": dynamic.tokens_per_cycle.value,
+        "acceptance": dynamic.acceptance.value,
+        "reward": dynamic.reward.value,
+        "reward_over_static": asdict(over),
+        "validation_untrained": untrained,
+        "steps": state["global_step"],
+        "tasks": {"training": len(training), "validation": len(validation), "test": len(test)},
+        "provenance": provenance(),
+        "seconds": now - began,
+        "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
+    }
+    write_json(directory / "summary.json", summary)
+    print(
+        f"reward over the static ensembles at the same tokens per cycle: {over.value:+.3f} "
+        f"[{over.low:+.3f}, {over.high:+.3f}]"
+    )
+    return summary
+
+
+def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]]:
+    """Tasks to train on, to validate by, to test by: no source is in two of them.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    settings = config.tasks
+    training, held_out = split(load_tasks(settings.kind, settings.count, config.seed))
+    sources = sorted({task.source for task in held_out})
+    tested = set(sources[::2])
+    validation = [task for task in held_out if task.source not in tested][: settings.validation]
+    test = [task for task in held_out if task.source in tested][: settings.test]
+    enough = bool(training and validation and test)
+    remedy = f"gives {len(training)} to train on, {len(validation)} to validate and {len(test)} to test; ask for more"
+    require(enough, "tasks.count", settings.count, remedy)
+    return training, validation, test
+
+
+def load(config: EnsembleConfig) -> tuple[Verifier, Drafter, Reward]:
+    """Both models in one precision, and what answers are worth."""
+    device = choose_device(config.verifier.device)
+    dtype = choose(config.training.precision, device)
+    verifier = Verifier.load(config.verifier.source, dtype, device, config.verifier.attention)
+    drafter = kind_of(config.ensemble.drafter).beside(config.ensemble.drafter, verifier)
+    limits = Limits(config.reward.seconds, config.reward.megabytes, config.reward.together)
+    return verifier, drafter, make_reward(config.reward.kind, verifier, limits)
+
+
+def describe(config: EnsembleConfig, verifier: Verifier, drafter: Drafter) -> HeadConfig:
+    """What the head is made for."""
+    widths = drafter.hidden_size, verifier.config.hidden_size
+    task = f"{config.tasks.kind}, {config.reward.kind}"
+    return HeadConfig(*widths, config.ensemble.drafter, verifier.fingerprint(), task, asdict(config))
+
+
+def draw_map(
+    config: EnsembleConfig,
+    verifier: Verifier,
+    drafter: Drafter,
+    test: Sequence[Task],
+    reward: Reward,
+    directory: Path,
+) -> list[frontier.Point]:
+    """The trained head among all other ways, on the test tasks: a table, a CSV file, a picture."""
+    settings = config.ensemble
+    ways = frontier.usual_ways(drafter, {"head": str(directory / "head")})
+    setting = frontier.Setting(
+        config.tasks.max_new_tokens,
+        settings.temperature,
+        settings.draft_length,
+        config.tasks.test_seeds,
+        timed=config.tasks.timed,
+    )
+    measured = frontier.measure(verifier, drafter, test, reward, ways, setting)
+    points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
+    print(table([point.line() for point in points], frontier.COLUMNS))
+    write_csv(directory / "frontier.csv", [point.figures() for point in points])
+    frontier.plot(points, directory / "frontier.png", config.reward.kind)
+    return points

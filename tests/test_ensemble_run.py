@@ -1,0 +1,178 @@
+"""`system: ensemble`: from a recipe to a head and a map, over a kill, and what is refused before work."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import make_prompts, make_relative, make_verifier
+from safetensors.torch import load_file
+
+from drafter.__main__ import main
+from drafter.config import EnsembleConfig, load_as
+from drafter.evaluation.decoding import Decoding
+from drafter.models import CausalDrafter
+from drafter.models.ensemble_head import EnsembleHead, HeadConfig
+from drafter.training.ensemble.module import EnsembleModule
+from drafter.training.ensemble.policy import budget_loss
+from drafter.training.ensemble.start import fit_budget
+from drafter.training.runs import ensemble, run
+
+RECIPE = """
+name: tiny
+system: ensemble
+verifier: {source: tiny-llama}
+ensemble: {draft_length: 2, rollouts: 2, updates: 2}
+tasks: {kind: arithmetic, count: 24, validation: 2, test: 2, test_seeds: 1, timed: 0, max_new_tokens: 6}
+reward: {kind: log_likelihood}
+training: {max_steps: 6, rows: 2, learning_rate: 5.0e-2, precision: float32, log_every: 1, validate_every: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A drafter on disk."""
+    folder = tmp_path_factory.mktemp("relative")
+    relative = make_relative("llama")
+    relative.model.save_pretrained(folder)
+    relative.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(pair, tmp_path_factory):
+    """A function: where to write, and overrides -> a resolved recipe."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    return lambda output, *more: load_as(
+        EnsembleConfig, recipe, [f"output={output}", f"ensemble.drafter={pair}", *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(words, tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished")
+    run(words(output))
+    return output / "tiny"
+
+
+def test_a_run_leaves_a_head_a_map_and_a_summary(finished):
+    head = EnsembleHead.load(finished / "head")
+    assert head.linear.weight.abs().max() > 0
+    assert head.config.task == "arithmetic, log_likelihood"
+    assert head.config.training["name"] == "tiny"
+    with (finished / "frontier.csv").open() as file:
+        lines = {line["way"]: line for line in csv.DictReader(file)}
+    assert {"verifier alone", "block verification", "static 0.0", "dynamic head", "drafter alone"} <= set(lines)
+    assert float(lines["static 0.0"]["acceptance"]) == 1
+    assert float(lines["speculative sampling"]["variation"]) == 0
+    assert 0 < float(lines["dynamic head"]["variation"]) < 1
+    assert (finished / "frontier.png").stat().st_size > 10_000
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["steps"] <= 6
+    assert summary["reward_over_static"]["seeds"] == 1
+    found = {name for line in records(finished) for name in line}
+    assert {"reward", "tokens_per_cycle", "train/policy", "train/acceptance", "objective_held_out"} <= found
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_run_ends_as_an_undisturbed_one(words, finished, tmp_path, monkeypatch, after):
+    """Killed within the updates on one batch of roll-outs, and before one."""
+    step = EnsembleModule.training_step
+
+    def killed(module, batch, index):
+        if int(batch) == after:
+            raise KeyError("killed")
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EnsembleModule, "training_step", killed)
+        with pytest.raises(KeyError):
+            run(words(tmp_path))
+    assert (tmp_path / "tiny/checkpoints/last.ckpt").is_file()
+    monkeypatch.setattr(ensemble, "draw_map", lambda *_: (_ for _ in ()).throw(KeyError("far enough")))
+    with pytest.raises(KeyError, match="far enough"):
+        run(words(tmp_path))
+    one, other = (load_file(folder / "head/ensemble_head.safetensors") for folder in (finished, tmp_path / "tiny"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert records(finished) == records(tmp_path / "tiny")
+
+
+def records(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: value for name, value in line.items() if value} for line in csv.DictReader(file)]
+
+
+def test_decoding_by_the_head(finished, pair):
+    verifier, drafter = make_verifier("llama"), CausalDrafter(make_relative("llama"))
+    rule = f"dynamic_ensemble:head={finished / 'head'}"
+    for temperature in (0.0, 1.0):
+        (answer,) = Decoding(temperature, rule=rule).decoder(verifier, drafter, 2)(make_prompts()[:1], 8)
+        assert len(answer.token_ids) == 8
+
+
+def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
+    sizes = ["--count", "2", "--seeds", "2", "--max-new-tokens", "5", "--timed", "1", "--draft-length", "2"]
+    rest = ["--reward", "log_likelihood", "--head", str(finished / "head"), "--out", str(tmp_path)]
+    assert main(["frontier", str(pair), "--verifier", "tiny-llama", *sizes, *rest]) == 0
+    said = capsys.readouterr().out
+    assert "| dynamic tiny " in said
+    assert "over the static ensembles at its tokens per cycle" in said
+    with (tmp_path / "frontier.csv").open() as file:
+        assert all(float(line["tokens_per_second"]) > 0 for line in csv.DictReader(file))
+
+
+def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
+    config = words(tmp_path, "ensemble.start_budget=0.2", "tasks.max_new_tokens=10", "training.rows=4")
+    verifier, drafter, reward = ensemble.load(config)
+    training, validation, _ = ensemble.tasks_of(config)
+    head = EnsembleHead(ensemble.describe(config, verifier, drafter))
+    module = EnsembleModule(config, verifier, drafter, head, training, validation, reward)
+    constant = EnsembleHead(head.config, 0.5)
+    _, weighed, _ = module.answer(training[:3], constant, 5)
+    before = budget_loss(constant(weighed.drafter_hidden, weighed.verifier_hidden).double(), weighed.variation, 0.2)
+    fit_budget(module, 0.2)
+    with torch.no_grad():
+        after = budget_loss(head(weighed.drafter_hidden, weighed.verifier_hidden).double(), weighed.variation, 0.2)
+    assert after < 0.7 * before  # on other tasks than it was fitted to
+    assert torch.equal(module.behaviour.linear.weight, head.linear.weight)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ensemble.rollouts=0", "ensemble.rollouts=0: must be >= 1"),
+        ("ensemble.acceptance_weight=-1", r"ensemble.acceptance_weight=-1.0: must be >= 0"),
+        ("ensemble.start_weight=1", r"ensemble.start_weight=1.0: must lie in \(0, 1\)"),
+        ("ensemble.start_budget=1", r"ensemble.start_budget=1.0: must lie in \(0, 1\), or be null"),
+        ("training.accumulate=2", "training.accumulate=2: roll-outs are batches already"),
+        ("training.devices=2", "training.devices='2': roll-outs are made by one process"),
+        ("tasks.test=0", "tasks.test=0: must be >= 1"),
+        ("losses.chain_reward.weight=1", "losses: unknown key"),
+        (
+            "tasks.kind=sums",
+            "tasks.kind='sums': choose one of arithmetic, doctests, explanations, or name a JSONL file",
+        ),
+        ("tasks.count=2", "tasks.count=2: gives .* to test; ask for more"),
+        ("reward.kind=bleu", "reward='bleu': no such reward"),
+        ("reward.seconds=0", "sandbox.seconds=0"),
+        ("ensemble.drafter=nowhere", "drafter='nowhere'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_work(words, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        run(words(tmp_path, override))
+    assert not (tmp_path / "tiny/checkpoints").exists()
+
+
+def test_a_head_of_another_pair_is_refused(finished, tmp_path):
+    verifier, drafter = make_verifier("llama"), CausalDrafter(make_relative("llama"))
+    config = json.loads((finished / "head/ensemble_head.json").read_text()) | {"drafter_width": 3}
+    EnsembleHead(HeadConfig(**config)).save(tmp_path)
+    for head, message in (
+        (f":head={tmp_path}", "drafter_width=3, here it is 64"),
+        ("", "name the head that weighs, dynamic_ensemble:head=DIR"),
+        (":head=nowhere", r"head='nowhere': holds no ensemble_head.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Decoding(1.0, rule=f"dynamic_ensemble{head}").decoder(verifier, drafter, 2)(make_prompts()[:1], 8)

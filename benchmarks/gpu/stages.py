@@ -55,6 +55,7 @@ STAGES: dict[str, list[Step]] = {
         ),
     ],
     "study": [
+        Step("rates", "python -m drafter ablate recipes/ablations/block16_learning_rate.yaml output={out}/rates {own}"),
         Step("block16", "python -m drafter ablate recipes/ablations/block16.yaml output={out}/block16 {own}"),
     ],
 }

@@ -1,6 +1,6 @@
 """Joint or not: how far what k tokens at a time are sampled from is from the law of a source that is known exactly.
 
-    python benchmarks/joint.py docs/results/k_forcing/joint [--seeds 5] [--steps 1000]
+    python benchmarks/joint.py docs/results/k_forcing/joint [--seeds 5] [--steps 500]
 
 A Markov chain writes rows; a small Llama learns them (the teacher); push-forward models of the same size learn 2 and 4
 tokens at a time, by self-forcing, by noise inversion, and as independent marginals. For each, the total variation
@@ -26,7 +26,7 @@ from drafter.verification.base import inverse_cdf
 from drafter.verifier import Verifier
 
 VOCABULARY, LENGTH, ROWS = 5, 4, 32  # length of a measured context
-POINTS, CONTEXTS = 4096, 12
+POINTS = 4096
 WIDTHS = (2, 4)
 WHOLE = (
     LENGTH + WIDTHS[-1]
@@ -167,6 +167,12 @@ def distance(tokens: Tensor, law: Tensor) -> float:
     return float((found - law).abs().sum() / 2)
 
 
+def contexts_of(chain: Chain, seed: int) -> Tensor:
+    """A context that ends in each state, the chain's only memory: [V, LENGTH]."""
+    rows = chain.rows(1000, LENGTH, torch.Generator().manual_seed(1000 + seed))
+    return torch.stack([rows[rows[:, -1] == state][0] for state in range(VOCABULARY)])
+
+
 def measure(seed: int, steps: int, periods: float) -> list[dict]:
     chain = Chain.draw(seed)
     verifier = teacher_of(chain, seed, steps)
@@ -174,7 +180,7 @@ def measure(seed: int, steps: int, periods: float) -> list[dict]:
     models |= {
         name: baseline(name, chain, verifier, steps, seed, periods) for name in ("noise_inversion", "independent")
     }
-    contexts = chain.rows(CONTEXTS, LENGTH, torch.Generator().manual_seed(1000 + seed))
+    contexts = contexts_of(chain, seed)
     noise = torch.quasirandom.SobolEngine(max(WIDTHS), scramble=True, seed=seed).draw(POINTS, dtype=torch.float64)
     records = []
     for count, context in itertools.product(WIDTHS, contexts):
@@ -195,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--periods", type=float, default=1.0)
     options = parser.parse_args()
     torch.set_num_threads(1)

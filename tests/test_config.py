@@ -155,7 +155,7 @@ def test_files_that_are_no_recipes_are_named_in_one_line(tmp_path, content, mess
 def test_a_missing_recipe_is_said():
     with pytest.raises(
         ValueError,
-        match=r"recipe='nowhere\.yaml': no such file; name a YAML file, or one that ships: mixed, quickstart",
+        match=r"recipe='nowhere\.yaml': no such file; name a YAML file, or one that ships: .*mixed, quickstart",
     ):
         load("nowhere.yaml")
 

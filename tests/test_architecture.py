@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pages import commands
 
 import drafter
+from drafter.__main__ import make_parser
 from drafter.commands import COMMANDS
-from drafter.config import RunConfig, load_as
+from drafter.config import RunConfig, load_as, shipped
 
 PACKAGES = sorted([*ROOT.glob("drafter/**/*.py"), *ROOT.glob("losses/*.py")])
 SOURCES = [*PACKAGES, ROOT / "train.py"]
@@ -94,7 +96,22 @@ def test_files_are_neither_scraps_nor_rolls():
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipes_load_and_open_with_their_command(recipe):
     assert load_as(RunConfig, recipe).name
-    assert re.match(r"# (make |python |drafter )", recipe.read_text())
+    assert re.match(r"# (make |drafter )", recipe.read_text())
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/**/*.yaml")), ids=name)
+def test_commands_in_the_heads_of_recipes_are_commands(recipe):
+    head = re.match(r"(?:#.*\n)+", recipe.read_text())[0]
+    ours = rf"(drafter (?:{'|'.join(COMMANDS)}) .*?)(?:$|#|  )"
+    said = [words for line in re.findall(ours, head, re.MULTILINE) for words in commands(line)]
+    assert said or "make " in head
+    for words in said:
+        parsed = make_parser().parse_args(words[1:])
+        shipped.find(
+            parsed.ablation if parsed.command == "ablate" else parsed.recipe,
+            "recipe",
+            "ablations" if parsed.command == "ablate" else "",
+        )
 
 
 def test_lightning_is_imported_where_modules_train():

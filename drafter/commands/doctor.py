@@ -6,10 +6,9 @@ Each line is `ok`, `note` (works, but slower or with less) or `fault`. Exit code
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drafter.config import Config
     from drafter.machine.environment import Finding
 
 
@@ -84,15 +83,18 @@ def packaged() -> "Finding":
 
 def check_recipe(recipe: str, overrides: list[str]) -> list["Finding"]:
     """What can be told without loading weights: the recipe, its answers, its verifier's config."""
-    from drafter.config import load
+    from drafter.config import RunConfig, load_as
     from drafter.machine.environment import Finding
 
     try:
-        config = load(recipe, overrides)
+        config = load_as(RunConfig, recipe, overrides)
     except ValueError as error:
         return [Finding("recipe", "fault", str(error))]
     found = [Finding("recipe", "ok", f"{config.name}: writes to {config.directory}")]
-    for name, look in ("answers", _answers), ("verifier", _verifier):
+    looks = {"answers": ("data", _answers), "verifier": ("verifier", _verifier)}
+    for name, (section, look) in looks.items():
+        if not hasattr(config, section):  # a system that needs none
+            continue
         try:
             found.append(Finding(name, "ok", look(config)))
         except ValueError as error:
@@ -100,14 +102,14 @@ def check_recipe(recipe: str, overrides: list[str]) -> list["Finding"]:
     return found
 
 
-def _answers(config: "Config") -> str:
+def _answers(config: Any) -> str:
     from drafter.answers import open_answers
 
     found = open_answers(Path(config.data.answers))
     return f"{found.path}: {sum(found.rows)} rows"
 
 
-def _verifier(config: "Config") -> str:
+def _verifier(config: Any) -> str:
     from drafter.check.verifier import VerifierFacts
 
     facts = VerifierFacts.load(config.verifier.source)

@@ -9,12 +9,16 @@ from argparse import ArgumentParser, Namespace
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that ships, as quickstart")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="every key of a recipe can be overridden")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe as it is resolved; train nothing")
 
 
 def run(parsed: Namespace) -> None:
-    from drafter.config import RunConfig, load_as
+    from drafter.config import RunConfig, as_yaml, load_as
 
     config = load_as(RunConfig, parsed.recipe, parsed.overrides)
+    if parsed.dry_run:
+        print(as_yaml(config), end="")
+        return
     from drafter.commands.endings import run_ending
     from drafter.machine.memory import keep_freed_memory
     from drafter.training import runs  # late: a wrong recipe should not wait for torch

@@ -7,7 +7,7 @@ from drafter.config.decoding import DecodingConfig
 from drafter.config.distillation import DistillationConfig, Stage, TrialConfig
 from drafter.config.drafter import DrafterSettings
 from drafter.config.ensemble import EnsembleConfig, EnsembleSettings, RewardConfig, TasksConfig
-from drafter.config.files import load, load_as, save
+from drafter.config.files import as_yaml, load, load_as, save
 from drafter.config.fitting import FittingConfig
 from drafter.config.language_model import LanguageModelConfig, TokenizerConfig
 from drafter.config.recipe import SYSTEMS, AlignmentConfig, Config
@@ -40,6 +40,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "VerifierConfig",
+    "as_yaml",
     "load",
     "load_as",
     "require",

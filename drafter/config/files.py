@@ -62,7 +62,12 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
 
 def save(config: RunConfig, path: Path) -> None:
     """Write the resolved config as a recipe."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    path.write_text(as_yaml(config))
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The resolved config as a recipe's text."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def _system(said: dict[str, Any]) -> type[RunConfig]:

@@ -1,6 +1,7 @@
 """A drafter on suites of prompts: tokens per cycle, what each slot accepts, intervals over prompts.
 
 Cycles are those of the real decoder or, with `--by walk`, of the walk along the verifier's own greedy answers. With
+`--engine URL` a vLLM server that decodes with the drafter is asked too, and its own counters stand beside. With
 `--against OTHER` a second drafter sees the same prompts, and the gain over it comes with a paired interval.
 """
 
@@ -29,6 +30,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--by", choices=("decoder", "walk"), default="decoder", help="whose cycles; default: decoder")
     parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
     parser.add_argument("--against", metavar="OTHER", help="a second drafter, compared prompt by prompt")
+    parser.add_argument("--engine", metavar="URL", help="ask a vLLM server too, such as http://localhost:8000/v1")
+    parser.add_argument("--model", metavar="NAME", help="the verifier's name there; default: as --verifier")
     parser.add_argument("--batch-size", type=int, default=16, help="prompts decoded together; default: 16")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
@@ -37,6 +40,8 @@ def run(parsed: Namespace) -> None:
     decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_size", "draft_length")
     if parsed.by == "walk" and parsed.temperature > 0:
         raise ValueError(f"temperature={parsed.temperature}: the walk is along greedy answers; use --by decoder")
+    if parsed.engine and parsed.temperature > 0:
+        raise ValueError(f"temperature={parsed.temperature}: --engine is asked for greedy answers; leave it at 0")
     decoding.check_sampling(parsed, parsed.temperature)
     suites = decoding.read_suites(parsed)
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
@@ -61,10 +66,29 @@ def run(parsed: Namespace) -> None:
             report: dict[str, Any] = {"suites": found}
         else:
             report["against"] = {"drafter": source, "suites": found, "gain": _gain(*walks)}
+    if parsed.engine:
+        report["engine"] = _served(parsed, walks[0], prompts)
+        print(table(report["engine"], tuple(report["engine"][0])))
     if parsed.json:
         write_json(parsed.json, {**report, "settings": decoding.settings(parsed), "provenance": provenance()})
     after = ["benchmark", parsed.drafter, "--verifier", parsed.verifier, "--suites", *parsed.suites]
     print(ending("tokens per cycle are not speed: measure that here", [parsed.json] if parsed.json else [], [after]))
+
+
+def _served(parsed: Namespace, ours: dict[str, "Cycles"], prompts: dict[str, list[list[int]]]) -> list[dict[str, Any]]:
+    """Tokens per cycle of each suite, here and by the engine's counters."""
+    from drafter.engine.acceptance import served_acceptance
+    from drafter.engine.client import Client
+
+    client, name = Client(parsed.engine, timeout=600.0, retries=2), parsed.model or parsed.verifier
+    found = []
+    for suite, asked in prompts.items():
+        served = served_acceptance(client, name, asked, parsed.max_new_tokens, parsed.batch_size)
+        here = ours[suite].figures()["tokens_per_cycle"]
+        figures = {"here": here, "engine": served.tokens_per_cycle, "cycles": served.cycles}
+        at = [round(kept / served.cycles, 4) for kept in served.accepted_at] if served.cycles else []
+        found.append({"suite": suite, **figures, "accepted_at_slot": at})
+    return found
 
 
 def _plain(

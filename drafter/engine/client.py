@@ -104,6 +104,23 @@ class Client:
                 self._put_off(attempt, failure)
         raise AssertionError("unreachable")
 
+    def metrics(self) -> str:
+        """What the server counts of itself: the text of `/metrics`, beside the base of the interface.
+
+        Raises:
+            ValueError: it can't be read.
+        """
+        try:
+            with self._connected() as connection:
+                connection.request("GET", "/metrics", headers=self._headers())
+                response = connection.getresponse()
+                text = self._read(connection, response, time.monotonic() + self.timeout)
+        except (HTTPException, OSError) as error:
+            raise ValueError(f"engine={self.url!r}: its /metrics can't be read ({self._clean(repr(error))})") from None
+        if response.status != 200:
+            raise ValueError(f"engine={self.url!r}: its /metrics answers HTTP {response.status}; is it vLLM?")
+        return text.decode(errors="replace")
+
     def abort(self) -> None:
         """End all requests, those under way too."""
         self._stop.set()
@@ -133,9 +150,7 @@ class Client:
 
     def _once(self, path: str, content: bytes) -> dict[str, Any]:
         deadline = time.monotonic() + self.timeout
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = {"Content-Type": "application/json", **self._headers()}
         try:
             with self._connected() as connection:
                 connection.request("POST", f"{self._base}/{path}", content, headers)
@@ -148,6 +163,9 @@ class Client:
         except (HTTPException, OSError) as error:
             raise Failure("connection", self._clean(repr(error)), transient=True) from None
         return self._judge(response, text)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     @contextmanager
     def _connected(self) -> Iterator[HTTPConnection]:

@@ -54,6 +54,7 @@ def complaint(tiny_words, tmp_path):
         ("drafter.num_taps=4", "drafter.num_taps=4: the verifier has room for 3; lower it or name tap_layers"),
         ("drafter.mask_token_id=288", "drafter.mask_token_id=288: must be an id of the verifier, 0 to 287"),
         ("drafter.mask_token_id=0", "drafter.mask_token_id=0: ends answers; choose an id that text never uses"),
+        ("drafter.mask_token_id=1", "drafter.mask_token_id=1: is the verifier's bos token; choose an id"),
         ("drafter.num_layers=7", "drafter.num_layers=7: the verifier has only 6; start: random takes any"),
         ("verifier.source=./none", "verifier.source='./none': no such file or directory; check the path"),
         ("verifier.source=none.gguf", "verifier.source='none.gguf': no such file; check the path or reinstall"),

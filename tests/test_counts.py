@@ -52,7 +52,7 @@ def test_files_that_count_nothing_are_named(tmp_path, content):
         read_counts(tmp_path / "other.json")
 
 
-def test_recipes_name_what_counts(tmp_path, counted):
+def test_recipes_name_what_counts(tmp_path, counted, caplog):
     answers = make_run(tmp_path).parent / "answers.parquet"
 
     def asked(words):
@@ -65,6 +65,9 @@ def test_recipes_name_what_counts(tmp_path, counted):
     assert proposed(asked("answers"), 288, training, None) == everything
     assert len(set(proposed(asked("5"), 288, training, None)) & set(everything)) == 5
     assert proposed(asked(f"{counted}/answers.parquet:2"), 288, training, None) == [5, 7]
+    assert "only" not in caplog.text
+    assert proposed(asked("1000"), 288, training, None) == everything
+    assert f"drafter.vocabulary=1000: only {len(everything)} tokens occur there; it has those" in caplog.text
     assert prepare(asked(f"{counted}/counts.json")).drafter.vocabulary.tolist() == [5, 7, 9]
 
 

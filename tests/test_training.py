@@ -15,6 +15,9 @@ from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.head import Head
 from drafter.training.module import DrafterModule
+from drafter.training.prepare import start
+from drafter.training.watched import Watched, tokens_of_whole_blocks
+from losses import BlockScores
 
 PACKING = {"padded": [], "packed": ["data.packing=true", "data.sequence_length=128", "training.rows=2"]}
 
@@ -203,6 +206,47 @@ def test_a_sample_of_the_vocabulary_follows_the_recipes_seed_and_the_step(rows, 
             module.scores(with_taps(steps[number], module))
     assert seeds[0] == seeds[1] != seeds[2]
     assert not set(seeds[:3]) & set(seeds[3:])
+
+
+def test_a_token_that_pads_rows_is_refused_as_a_mask(rows, make, monkeypatch):
+    verifier = make_verifier("llama")
+    _, config = make(make_drafter(verifier))
+    start(config, verifier, rows)
+    monkeypatch.setattr(verifier.config, "pad_token_id", MASK_TOKEN)
+    with pytest.raises(ValueError, match=r"drafter\.mask_token_id=2: is the verifier's pad token; choose an id that"):
+        start(config, verifier, rows)
+
+
+def test_taps_keep_their_dtype_in_mixed_precision(rows, make, monkeypatch):
+    """A wider copy of them would take twice their memory."""
+    module, config = make(make_drafter(make_verifier("llama")))
+    batch = with_taps(Steps(rows, None, config)[0], module)
+    batch = batch._replace(taps=batch.taps.bfloat16())
+    seen, forward = [], module.drafter.forward
+    monkeypatch.setattr(module.drafter, "forward", lambda *args: seen.append(args[1]) or forward(*args))
+    module.trainer.precision = "bf16-mixed"
+    with torch.autocast("cpu", torch.bfloat16):
+        module.scores(batch)
+    assert seen[0].dtype is torch.bfloat16
+    assert seen[0].data_ptr() == batch.taps.data_ptr()
+
+
+def test_blocks_that_their_answers_end_cuts_do_not_count_as_short(rows):
+    valid = torch.tensor([[[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]]]).bool()
+    hit = torch.tensor([[[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]]]).bool()
+    tokens, blocks = tokens_of_whole_blocks(BlockScores(torch.zeros(hit.shape), hit, valid))
+    assert (tokens, blocks) == (4 + 2, 2)
+
+
+def test_what_is_watched_is_the_mean_over_micro_batches():
+    watched = Watched()
+    for loss, tokens, blocks in ((1.0, 3, 1), (3.0, 5, 3)):
+        figures = {"a": torch.tensor(loss / 2)}
+        watched.add(torch.tensor(loss), figures, figures, (torch.tensor(tokens), torch.tensor(blocks)))
+    found = watched.take()
+    assert found == {"loss": 2.0, "train/a": 1.0, "gradient_norm/a": 1.0, "tokens_per_block": 2.0}
+    watched.add(torch.tensor(7.0), {}, {}, (torch.tensor(1), torch.tensor(1)))
+    assert watched.take()["loss"] == 7.0
 
 
 def test_learning_rates_rise_then_fall_to_zero(rows, make):

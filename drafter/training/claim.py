@@ -12,7 +12,7 @@ from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
 from drafter.files import write_json
 from drafter.machine.ranks import ranks
-from drafter.training.fitting import read
+from drafter.training.fitting import resumable
 from drafter.training.optimisation import learning_rate
 from drafter.training.prepare import Material
 
@@ -99,8 +99,7 @@ def _other(path: Path, config: RunConfig) -> list[str]:
 
 def _same_rates(directory: Path, begun: Any, config: Any) -> bool:
     """Whether the steps that a run has taken would have had the same learning rates: it may end elsewhere."""
-    last = directory / "checkpoints" / "last.ckpt"
-    done = read(last)["global_step"] if last.is_file() else 0
+    done = resumable(directory / "checkpoints")[1].get("global_step", 0)
     pair: tuple[FittingConfig, FittingConfig] = (begun.training, config.training)
     return all(learning_rate(pair[0], step) == learning_rate(pair[1], step) for step in range(done))
 

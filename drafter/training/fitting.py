@@ -5,7 +5,9 @@ that has ended is not trained again.
 """
 
 import logging
+import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -16,12 +18,22 @@ from drafter.config import FittingConfig
 from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices
 from drafter.training.guard import Guard
-from drafter.training.logs import Metrics, Progress, Seconds, checkpoints, loggers
+from drafter.training.logs import Metrics, Previous, Progress, Seconds, checkpoints, loggers
 from drafter.training.stopping import Stop, handlers_kept
 
 log = logging.getLogger(__name__)
 MIXED: dict[torch.dtype, Any] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it found is said in our own words
+for name in ("lightning.pytorch", "lightning.fabric"):  # what matters of theirs is said in our own words
+    logging.getLogger(name).setLevel(logging.WARNING)
+OF_NO_CONCERN = (
+    ".*treespec, LeafSpec.*",  # between the trainer and its tree library
+    ".*exists and is not empty.*",  # that is what resuming is
+    ".*in eval mode at the start of training.*",  # which mode a part is in is its module's affair
+    ".*callbacks used to create the checkpoint.*",  # the last one may now be written more often, or less
+    ".*smaller than the logging interval.*",
+    ".*does not have many workers.*",
+    ".*sync_dist=True.* when logging on epoch level.*",  # what validation finds is told to all ranks before
+)
 
 
 class Batches(lightning.LightningDataModule):
@@ -68,13 +80,13 @@ def fit(
         dtype: bfloat16 or float16 for mixed precision: parameters stay float32.
         prepared: seconds that this process took before.
     Raises:
-        ValueError: too many steps in a row had no finite gradient; see `Guard`.
+        ValueError: too many steps in a row had no finite gradient (see `Guard`), or all checkpoints are damaged.
         SystemExit: a signal ended it; see `Stop`.
     Returns:
         the best checkpoint, or the last where none was validated; its weights are not loaded.
     """
     last, best = (directory / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    state = read(last) if last.is_file() else {}
+    begun, state = resumable(last.parent)
     first = state.get("global_step", 0)
     if first >= settings.max_steps:
         module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
@@ -98,6 +110,7 @@ def fit(
         enable_progress_bar=False,
         callbacks=[
             Seconds(prepared),
+            Previous(last),
             Guard(settings, directory),
             Stop(last, settings.log_every),
             Progress(settings.log_every),
@@ -105,10 +118,29 @@ def fit(
         ],
         logger=loggers(Metrics(directory).part(first), directory),
     )
-    with handlers_kept():
-        trainer.fit(module, datamodule=batches, ckpt_path=last if first else None, weights_only=True)
+    with handlers_kept(), warnings.catch_warnings():
+        for message in OF_NO_CONCERN:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, datamodule=batches, ckpt_path=begun, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
     return best if best.is_file() else last
+
+
+def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The newest whole checkpoint of a folder that training can go on from, and what it holds; None: there is none.
+
+    Raises:
+        ValueError: there are only damaged ones.
+    """
+    found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").is_file()]
+    for path in found:
+        try:
+            return path, read(path)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            log.warning("%s is damaged (%s)", path, str(error).splitlines()[0] if str(error) else "it ends too early")
+    if found:
+        raise ValueError(f"{folder}: its checkpoints are damaged; delete that folder to begin anew")
+    return None, {}
 
 
 def read(checkpoint: Path) -> dict[str, Any]:

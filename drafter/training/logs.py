@@ -1,6 +1,7 @@
 """What the trainer writes while a run trains: metrics, checkpoints, one line of progress."""
 
 import csv
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,21 @@ def checkpoints(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
     last = ModelCheckpoint(folder, "last", every_n_train_steps=every, save_on_train_epoch_end=True, **settings)
     validated = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=False, **settings)
     return [best, last, validated]
+
+
+class Previous(Callback):
+    """Keeps the last checkpoint but one, `previous.ckpt`: of two, a full disk or a power cut damages one."""
+
+    def __init__(self, last: Path):
+        self.last = last
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.is_global_zero and self.last.is_file():
+            previous = self.last.with_name("previous.ckpt")
+            previous.unlink(missing_ok=True)
+            os.link(self.last, previous)  # the new one is written beside it, then renamed over this name alone
 
 
 def loggers(part: Path, directory: Path) -> list[Logger]:

@@ -95,6 +95,7 @@ def prepare(config: AlignmentConfig) -> Material:
         training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
         check_enough(len(packs_of(training, config.data)), per_step)
     sample = on_disk.sample if on_disk else training
+    say_what_is_normalised_apart(config)
     warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in held_out[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
@@ -113,6 +114,15 @@ def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[st
     made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
     remedy = f"the answers were made with {made_with}; say the same, or make them again"
     require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
+
+
+def say_what_is_normalised_apart(config: AlignmentConfig) -> None:
+    """Micro-batches add up to one batch for losses whose weights are known before the drafter has seen it."""
+    slots = torch.ones(config.drafter.block_size - 1)
+    apart = [name for name, loss in config.losses.active.items() if loss.known_weight(slots) is None]
+    if config.training.accumulate > 1 and apart:
+        words = "training.accumulate=%d: normalised in each micro-batch, since weights follow what it hits: %s"
+        log.info(words, config.training.accumulate, ", ".join(apart))
 
 
 def warn_of_coverage(share: float, anchors: int) -> None:

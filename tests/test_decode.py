@@ -1,13 +1,14 @@
 """Greedy decoding, token for token against transformers' own `generate`; how cycles, stops and errors are counted."""
 
 import naive
+import numpy as np
 import pytest
 import torch
-from conftest import NEW_TOKENS, make_drafter, make_memorising, make_verifier
+from conftest import NEW_TOKENS, make_drafter, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.decode.proposers import BlockDiffusionProposer
-from drafter.verification import LOSSLESS, make_rule
+from drafter.verification import LOSSLESS, lenient, make_rule
 
 
 def ids(generations):
@@ -94,7 +95,7 @@ def test_prompts_are_prefilled_in_chunks(verifier, memorising, answers, prompts,
 def test_a_restricted_vocabulary_is_still_lossless(verifier, answers, prompts, monkeypatch):
     drafter = make_memorising("llama")
     allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
-    monkeypatch.setattr(drafter, "vocabulary", torch.tensor(allowed))
+    monkeypatch.setitem(drafter._buffers, "vocabulary", torch.tensor(allowed))
     drafted = []
     propose = BlockDiffusionProposer.propose
     monkeypatch.setattr(
@@ -216,10 +217,71 @@ def test_draft_lengths_out_of_range_are_refused(draft_length):
         SpeculativeDecoder(make_verifier("llama"), make_memorising("llama"), draft_length=draft_length)
 
 
-@pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+NAN, INFINITE = float("nan"), float("inf")
+WRONG = [
+    {"max_new_tokens": 0},
+    {"max_new_tokens": 2.5},
+    {"batch_size": 0},
+    {"batch_size": "2"},
+    {"temperature": -1.0},
+    {"temperature": NAN},
+    {"temperature": INFINITE},
+    {"temperature": 1e-9},  # would overflow
+    {"top_p": 0.0},
+    {"top_p": NAN},
+    {"top_k": -1},
+    {"top_k": 1.5},
+    {"seed": 0.5},
+    {"seed": "12"},
+    {"seed": [1, 2]},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_wrong_arguments_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}[=:]"):
         SpeculativeDecoder(make_verifier("llama")).generate([[1, 2]], **wrong)
+
+
+def test_numbers_of_any_type_are_numbers():
+    verifier, drafter, prompts = make_verifier("llama"), make_drafter(make_verifier("llama")), [[5, 6], [7]]
+
+    def answers(number, fraction):
+        decoder = SpeculativeDecoder(verifier, drafter, draft_length=number(2))
+        settings = {"temperature": fraction(0.5), "top_p": fraction(0.75), "top_k": number(20), "batch_size": number(2)}
+        found = decoder.generate(prompts, number(6), seed=number(3), **settings)
+        each = decoder.generate(prompts, number(6), seed=np.array([1, 2]) if number is np.int64 else [1, 2], **settings)
+        return [ids(found), ids(each)]
+
+    assert answers(np.int64, np.float64) == answers(int, float)
+
+
+@pytest.mark.parametrize("rule", [None, "match", "speculative_sampling", "shared_noise", lenient(0.5)], ids=str)
+def test_an_answer_follows_from_its_seed_and_index_alone(rule):
+    """Not from the batch, the other prompts' lengths or when a row found room."""
+    verifier, prompts = make_verifier("llama"), make_prompts()
+    decoder = SpeculativeDecoder(verifier, make_drafter(verifier), rule)
+    settings = {"temperature": 0.6, "seed": 4}
+    alone = ids(decoder.generate(prompts, 12, **settings))
+    for batch_size in (2, 6):
+        assert ids(decoder.generate(prompts, 12, batch_size=batch_size, **settings)) == alone
+    assert ids(decoder.generate(prompts[:2], 12, batch_size=2, **settings)) == alone[:2]
+    each = decoder.generate(prompts[::-1], 12, temperature=0.6, seed=[9, 8, 7, 6, 5, 4], batch_size=4)
+    assert ids(decoder.generate(prompts[:1], 12, temperature=0.6, seed=[4])) == ids(each)[-1:]
+    same = decoder.generate([prompts[0]] * 6, 12, batch_size=3, **settings)
+    assert len({tuple(one) for one in ids(same)}) == 6
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_what_the_generation_config_asks_for_in_vain_is_told_once(verifier, monkeypatch, caplog):
+    monkeypatch.setattr("drafter.decode.decoder._told", set())
+    SpeculativeDecoder(verifier)
+    assert caplog.text == ""
+    monkeypatch.setattr(verifier.model.generation_config, "repetition_penalty", 1.05)
+    monkeypatch.setattr(verifier.model.generation_config, "temperature", 0.7)  # the caller's to choose
+    for _ in range(2):
+        SpeculativeDecoder(verifier)
+    assert caplog.text.count("asks for repetition_penalty=1.05: not applied, answers follow the plain law") == 1
 
 
 def test_tokens_per_cycle_sums_over_prompts():

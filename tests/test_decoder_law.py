@@ -80,7 +80,7 @@ def test_the_decoder_emits_the_verifiers_law(
     pair, monkeypatch, draws, rule, temperature, top_p, top_k, allowed, proposal
 ):
     verifier, drafter = pair
-    monkeypatch.setattr(drafter, "vocabulary", None if allowed is None else torch.tensor(allowed))
+    monkeypatch.setitem(drafter._buffers, "vocabulary", None if allowed is None else torch.tensor(allowed))
     decoder = SpeculativeDecoder(verifier, drafter, rule=rule, **proposal)
     size = 400 if "costs" in proposal else 2000  # one length for a batch: in small ones it varies
     found = decoder.generate([PROMPT] * draws, LENGTH, temperature, top_p, top_k, seed=5, batch_size=size)

@@ -127,12 +127,12 @@ def test_samples_follow_the_law():
     assert chisquare([float(x) for x in observed], [float(x) * scale for x in expected]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("rule", "seeds"), [("shared_noise", [1]), ("match", [1, 2]), (None, [1, 2])])
-def test_seeds_need_kept_noise_and_one_per_prompt(rule, seeds):
+@pytest.mark.parametrize(("rule", "seeds"), [("shared_noise", [1]), ("match", [1, 2, 3]), (None, [])])
+def test_seeds_are_one_for_all_or_one_for_each_prompt(rule, seeds):
     from drafter.decode import SpeculativeDecoder
 
     decoder = SpeculativeDecoder(make_verifier("llama"), rule=rule)
-    with pytest.raises(ValueError, match=r"for 2 prompts; give one for each and use rule 'shared_noise', or"):
+    with pytest.raises(ValueError, match=rf"seed: {len(seeds)} for 2 prompts; give one for each, or one for all"):
         decoder.generate([[5], [6]], temperature=1.0, seed=seeds)
 
 

@@ -9,7 +9,7 @@ from flash_stand_in import flash_attn_with_kvcache
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from drafter.attention import KVCache, LayerShape, choose_replay, flash, replay
+from drafter.attention import KVCache, LayerShape, Replay, choose_replay, flash, replay
 from drafter.decode import SpeculativeDecoder, tokens_per_cycle
 from drafter.verifier import Verifier
 
@@ -155,6 +155,17 @@ def test_what_makes_the_host_wait_is_no_part_of_a_cycle(recorded, monkeypatch, c
     assert caplog.text.count("CUDA graphs: off, a pass can't be captured (operation not permitted") == 1
 
 
+@pytest.mark.parametrize("way", [{}, {"drafter": True}], ids=["plain", "drafts"])
+def test_graphs_that_are_required_and_can_not_be_are_an_error(recorded, monkeypatch, way):
+    verifier = make_verifier("llama")
+    monkeypatch.setattr(verifier, "replayed", Replay.REQUIRED)
+    embed = verifier._body.get_input_embeddings().forward
+    monkeypatch.setattr(verifier._body.get_input_embeddings(), "forward", lambda ids: embed(ids + 0 * int(ids[0, 0])))
+    decoder = SpeculativeDecoder(verifier, make_memorising("llama") if way else None)
+    with pytest.raises(ValueError, match=r"compile='on': a pass can't be captured as a CUDA graph \(operation not"):
+        decoder.generate(make_prompts()[:1], 8)
+
+
 def test_rows_are_filled_without_graphs():
     cache = KVCache([LayerShape(2, 8, 8)], 2, 100, torch.float32, torch.device("cpu"), replayed=True)
     assert cache.capacity == 256
@@ -163,9 +174,10 @@ def test_rows_are_filled_without_graphs():
 
 def test_graphs_are_chosen_or_refused_by_name():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [choose_replay(each, cpu) for each in ("auto", "off")] == [False, False]
-    assert [choose_replay(each, cuda) for each in ("auto", "on", "off")] == [True, True, False]
-    assert choose_replay("auto", cuda, "reads lengths") is False
+    assert [choose_replay(each, cpu) for each in ("auto", "off")] == [Replay.OFF, Replay.OFF]
+    found = [choose_replay(each, cuda) for each in ("auto", "on", "off")]
+    assert found == [Replay.WANTED, Replay.REQUIRED, Replay.OFF]
+    assert choose_replay("auto", cuda, "reads lengths") is Replay.OFF
     for wanted, device, reason, named in (
         ("on", cpu, None, "compile='on': CUDA graphs need a CUDA device; use compile=auto"),
         ("on", cuda, "reads lengths", "compile='on': reads lengths; use compile=auto"),

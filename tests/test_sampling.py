@@ -35,10 +35,10 @@ def test_top_p_keeps_the_token_that_reaches_it():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ((-0.1, 1.0, 0), r"temperature=-0\.1: must be >= 0; 0 is greedy"),
+        ((-0.1, 1.0, 0), r"temperature=-0\.1: must be 0, which is greedy, or finite and at least"),
         ((1.0, 0.0, 0), r"top_p=0\.0: must lie in \(0, 1\]"),
         ((1.0, 1.1, 0), r"top_p=1\.1"),
-        ((1.0, 1.0, -1), r"top_k=-1: must be >= 0"),
+        ((1.0, 1.0, -1), r"top_k=-1: must be a whole number >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, message):

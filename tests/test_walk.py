@@ -92,7 +92,7 @@ def test_walk_equals_the_decoder_that_stops(verifier, memorising, answers, promp
 @pytest.mark.parametrize("family", ["llama"])
 def test_walk_equals_the_decoder_with_a_draft_vocabulary(verifier, memorising, answers, prompts, monkeypatch):
     allowed = sorted({token for answer in answers[:4] for token in answer})[::2]
-    monkeypatch.setattr(memorising, "vocabulary", torch.tensor(allowed))
+    monkeypatch.setitem(memorising._buffers, "vocabulary", torch.tensor(allowed))
     found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=2)
     walked = walk_along(verifier, memorising, prompts, answers, 3)
     assert [one.emitted for one in found] == walked.emitted
@@ -120,7 +120,7 @@ def test_longer_blocks(verifier, answers, prompts):
 @pytest.mark.parametrize("family", ["llama"])
 def test_nothing_accepted_is_one_token_per_cycle(verifier, answers, prompts, monkeypatch):
     drafter = make_drafter(verifier)
-    monkeypatch.setattr(drafter, "vocabulary", torch.tensor([287]))
+    monkeypatch.setitem(drafter._buffers, "vocabulary", torch.tensor([287]))
     rows = [answer[: answer.index(287)] if 287 in answer else answer for answer in answers]
     walked = walk_along(verifier, drafter, prompts, rows, 3)
     assert walked.tokens_per_cycle == 1.0

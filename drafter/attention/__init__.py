@@ -5,6 +5,6 @@ attend from the new queries to everything up to them. Rows may have different le
 """
 
 from drafter.attention.cache import KVCache, LayerShape, choose_kernel
-from drafter.attention.replay import choose_replay
+from drafter.attention.replay import Replay, choose_replay
 
-__all__ = ["KVCache", "LayerShape", "choose_kernel", "choose_replay"]
+__all__ = ["KVCache", "LayerShape", "Replay", "choose_kernel", "choose_replay"]

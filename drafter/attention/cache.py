@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drafter.attention import flash, plain, sdpa
-from drafter.attention.replay import Graphs, Run
+from drafter.attention.replay import Graphs, Replay, Run
 
 log = logging.getLogger(__name__)
 _logged: set[str] = set()
@@ -58,7 +58,7 @@ class KVCache:
         shapes: of each layer.
         batch, capacity: rows, and slots of a row.
         kernel: `sdpa` or `flash_attn`, as `choose_kernel` returns it.
-        replayed: passes over this cache become CUDA graphs.
+        replayed: whether passes over this cache become CUDA graphs, as `choose_replay` returns it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         kernel: str = "sdpa",
-        replayed: bool = False,
+        replayed: int = Replay.OFF,
     ):
         capacity = -(-capacity // STEP) * STEP if replayed else capacity
         self.batch, self.capacity, self._shapes = batch, capacity, tuple(shapes)
@@ -85,7 +85,7 @@ class KVCache:
         self.seqlens = torch.zeros(batch, dtype=torch.int32, device=device)  # the same, for flash-attn
         self.longest = 0  # known to the host, so that slicing needs no synchronisation
         self.kernel = kernel
-        self.graphs = Graphs() if replayed else None
+        self.graphs = Graphs(replayed == Replay.REQUIRED) if replayed else None
         self.padded = False  # inside a pass that is replayed: nothing may depend on what the host knows of lengths
         self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}
         self._branches: tuple[Tensor, Tensor] | None = None

@@ -6,6 +6,7 @@ lengths are read on the device, and whatever else may change is part of the key 
 
 import logging
 from collections.abc import Callable, Hashable
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -17,7 +18,13 @@ Run = Callable[..., tuple[Tensor | None, ...]]
 WARM_UPS = 2
 
 
-def choose_replay(requested: str, device: torch.device, reason: str | None = None) -> bool:
+class Replay(IntEnum):
+    """Whether passes are replayed from graphs: not at all, where they can be captured, or else not at all."""
+
+    OFF, WANTED, REQUIRED = range(3)
+
+
+def choose_replay(requested: str, device: torch.device, reason: str | None = None) -> Replay:
     """Turn `auto | on | off` into whether passes are replayed from graphs: `auto` where there is a CUDA device.
 
     Args:
@@ -30,7 +37,9 @@ def choose_replay(requested: str, device: torch.device, reason: str | None = Non
     reason = "CUDA graphs need a CUDA device" if device.type != "cuda" else reason
     if requested == "on" and reason:
         raise ValueError(f"compile='on': {reason}; use compile=auto")
-    return requested != "off" and not reason
+    if requested == "on":
+        return Replay.REQUIRED
+    return Replay.OFF if requested == "off" or reason else Replay.WANTED
 
 
 def capture(run: Run, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], tuple[Tensor | None, ...]]:
@@ -48,14 +57,22 @@ def capture(run: Run, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], t
 
 
 class Graphs:
-    """The graphs of one cache. What can't be captured runs as it is, which is logged once."""
+    """The graphs of one cache. What can't be captured runs as it is, which is logged once.
 
-    def __init__(self) -> None:
+    Args:
+        required: what can't be captured is an error instead.
+    """
+
+    def __init__(self, required: bool = False) -> None:
         self.passes: dict[Hashable, tuple] = {}
-        self.broken = False
+        self.required, self.broken = required, False
 
     def __call__(self, key: Hashable, run: Run, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        """`run(*inputs)` by a graph; the outputs are overwritten by the next call with the same key and shapes."""
+        """`run(*inputs)` by a graph; the outputs are overwritten by the next call with the same key and shapes.
+
+        Raises:
+            ValueError: graphs are required, and this pass can't be captured.
+        """
         if self.broken:
             return run(*inputs)
         key = (key, *((one.shape, one.dtype) for one in inputs))
@@ -64,8 +81,12 @@ class Graphs:
             try:
                 self.passes[key] = own, *capture(run, own)
             except RuntimeError as error:
-                self.broken = True
                 reason = str(error).splitlines()[0]
+                if self.required:
+                    raise ValueError(
+                        f"compile='on': a pass can't be captured as a CUDA graph ({reason}); use compile=auto"
+                    ) from error
+                self.broken = True
                 if reason not in _logged:
                     _logged.add(reason)
                     log.warning("CUDA graphs: off, a pass can't be captured (%s)", reason)

@@ -2,6 +2,7 @@
 
 import logging
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from drafter.decode import Costs
-    from drafter.models import BlockDiffusionDrafter
+    from drafter.models import Drafter
     from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def require_positive(parsed: Namespace, *names: str) -> None:
 
 
 def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | None, int | str | None]) -> int:
-    """Compare a drafter's config with the verifier's; returns the drafter's longest draft. No weights are read.
+    """Compare a drafter's config with the verifier's; returns its usual draft length. No weights are read.
 
     Args:
         drafts: draft lengths and tree nodes that will be decoded with.
@@ -87,21 +88,37 @@ def check_models(parsed: Namespace, drafter: str, *drafts: tuple[int | str | Non
     from drafter.decode import Costs
     from drafter.decode.checks import check_decoder
     from drafter.evaluation.decoding import Decoding
-    from drafter.models.storage import Stored, find
+    from drafter.models import BlockDiffusionDrafter, kind_of
 
-    facts = Stored(find(drafter)).facts
-    longest, how = int(facts["block_size"]) - 1, Decoding(rule=parsed.rule)
-    to_come = Costs(0.0, [0.0] * (longest + 1))
+    kind = kind_of(drafter)
+    outline = kind.outline(drafter)
+    if parsed.draft_vocabulary is not None and kind is not BlockDiffusionDrafter:
+        raise ValueError(
+            f"draft-vocabulary={parsed.draft_vocabulary!r}: {drafter!r} proposes from its own vocabulary; leave it out"
+        )
+    how, lengths = Decoding(rule=parsed.rule), (outline.longest, outline.draft_length)
+    to_come = Costs(0.0, [0.0] * (1 + outline.draft_length))
     for length, nodes in drafts:
-        check_decoder(longest, longest, how.make_rule(), length, nodes, how.weight(), to_come)
+        if nodes is not None and not outline.trees:
+            raise ValueError(f"tree-nodes={nodes}: the slots of {drafter!r} depend on each other; leave it out")
+        check_decoder(*lengths, how.make_rule(), length, nodes, how.weight(), to_come)
     truths = VerifierFacts.load(parsed.verifier).truths
-    for name in ("hidden_size", "num_target_layers", "vocab_size"):
-        if facts.get(name) not in (None, 0, truths[name]):
+    for name, value in outline.made_for.items():
+        if value != truths[name]:
             raise ValueError(
-                f"drafter={drafter!r}: made for a verifier of {name}={facts[name]}, {parsed.verifier} has "
-                f"{truths[name]}; name the verifier that it was trained against"
+                f"drafter={drafter!r}: made for a verifier of {name}={value}, {parsed.verifier} has {truths[name]}; "
+                "name the verifier that it was trained against"
             )
-    return longest
+    return outline.draft_length
+
+
+def require_blocks(drafters: Sequence[str]) -> None:
+    """Raise a ValueError unless all are block-diffusion drafters, which alone draft at every position in one pass."""
+    from drafter.models import BlockDiffusionDrafter, kind_of
+
+    for one in drafters:
+        if kind_of(one) is not BlockDiffusionDrafter:
+            raise ValueError(f"by='walk': {one!r} is no block-diffusion drafter; use --by decoder")
 
 
 def draft_vocabulary(parsed: Namespace) -> list[int] | None:
@@ -168,8 +185,8 @@ def load_verifier(parsed: Namespace) -> "Verifier":
     return verifier
 
 
-def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None = None) -> "BlockDiffusionDrafter":
-    """A drafter beside its verifier; a warning where it was trained against other weights of that shape.
+def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None = None) -> "Drafter":
+    """A drafter of any kind beside its verifier; a warning where it was trained against other weights of that shape.
 
     Args:
         vocabulary: as `draft_vocabulary` returns it.
@@ -177,11 +194,10 @@ def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None
     import torch
 
     from drafter.export.record import read_record
-    from drafter.models import BlockDiffusionDrafter
+    from drafter.models import BlockDiffusionDrafter, kind_of
     from drafter.models.storage import find
 
-    drafter = BlockDiffusionDrafter.from_pretrained(source, dtype=verifier.dtype, device=verifier.device)
-    drafter.check_verifier(verifier)
+    drafter = kind_of(source).beside(source, verifier)
     trained, used = read_record(find(source)).get("verifier"), verifier.fingerprint()
     if trained not in (None, used):
         log.warning(
@@ -191,14 +207,14 @@ def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None
             trained,
             used,
         )
-    if vocabulary is not None:
+    if vocabulary is not None and isinstance(drafter, BlockDiffusionDrafter):
         drafter.vocabulary = torch.tensor(vocabulary, device=verifier.device) if vocabulary else None
     return drafter
 
 
 def costs_of(
     verifier: "Verifier",
-    drafter: "BlockDiffusionDrafter",
+    drafter: "Drafter",
     drafts: tuple[int | str | None, int | str | None],
     context: int,
 ) -> "Costs | None":

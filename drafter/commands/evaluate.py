@@ -16,7 +16,7 @@ from drafter.commands.endings import ending
 if TYPE_CHECKING:
     from drafter.decode import Generation
     from drafter.evaluation.cycles import Cycles
-    from drafter.models import BlockDiffusionDrafter
+    from drafter.models import Drafter
     from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def run(parsed: Namespace) -> None:
     suites = decoding.read_suites(parsed)
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
+    if parsed.by == "walk":
+        decoding.require_blocks(drafters)
     vocabulary = decoding.draft_vocabulary(parsed)
 
     from drafter.evaluation.measured import table
@@ -103,7 +105,7 @@ def _plain(
 def _walks(
     parsed: Namespace,
     verifier: "Verifier",
-    drafter: "BlockDiffusionDrafter",
+    drafter: "Drafter",
     length: int,
     prompts: dict[str, list[list[int]]],
     answers: dict[str, list["Generation"]],
@@ -112,12 +114,13 @@ def _walks(
     from drafter.evaluation.cycles import Cycles
     from drafter.evaluation.decoding import Decoding
     from drafter.evaluation.walk import walk_along
+    from drafter.models import BlockDiffusionDrafter
 
     how_drawn = Decoding(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
     found = {}
     for name, some in prompts.items():
-        if answers:
+        if answers and isinstance(drafter, BlockDiffusionDrafter):
             made = answers[name]
             found[name] = walk_along(made, some, verifier, drafter, length)
         else:

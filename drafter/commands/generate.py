@@ -15,7 +15,7 @@ from drafter.commands import decoding
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
-    from drafter.models import BlockDiffusionDrafter
+    from drafter.models import Drafter
     from drafter.verifier import Verifier
 
     Decode = Callable[..., list[Generation]]
@@ -94,9 +94,7 @@ def _prompt(parsed: Namespace) -> str:
     return text if parsed.raw else text.strip()
 
 
-def _decoder(
-    parsed: Namespace, verifier: "Verifier", drafter: "BlockDiffusionDrafter | None", context: int
-) -> "Decode":
+def _decoder(parsed: Namespace, verifier: "Verifier", drafter: "Drafter | None", context: int) -> "Decode":
     """What decodes a prompt; its costs, where `auto` wants them, are measured behind `context` tokens, once."""
     from drafter.evaluation.decoding import Decoding
 

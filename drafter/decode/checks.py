@@ -1,12 +1,38 @@
 """What can be wrong in how a decoder is asked to decode, found without any model: one line each, before work."""
 
+from collections.abc import Sequence
+from operator import index as integer
+from typing import Any
+
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Weight
 from drafter.decode.sampling import check as check_sampling
+from drafter.decode.sampling import whole
 from drafter.verification import Rule, make_rule, match, needs, shared_noise
 from drafter.verification.base import require_fraction
 
 AUTO = "auto"
+NEUTRAL = {  # fields of a generation config that change a law, with the value that changes nothing
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+OTHERS = (  # those that change nothing by being absent
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "min_new_tokens",
+    "sequence_bias",
+    "suppress_tokens",
+)
 
 
 def check_decoder(
@@ -73,8 +99,33 @@ def check_generation(
     check_sampling(temperature, top_p, top_k)
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if not _within(value, 1, None):
-            raise ValueError(f"{name}={value}: must be >= 1")
+            raise ValueError(f"{name}={value}: must be a whole number >= 1")
+
+
+def ignored_settings(generation: Any) -> dict[str, Any]:
+    """What a model's generation config asks for that changes its law, and that decoding does not do."""
+    asked = {name: getattr(generation, name, None) for name in (*NEUTRAL, *OTHERS)}
+    return {name: value for name, value in asked.items() if value not in (None, NEUTRAL.get(name), [])}
+
+
+def check_seed(seed: int | Sequence[int], prompts: int) -> int | list[int]:
+    """One seed for all prompts, or one for each, as Python's integers.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    common = whole(seed)
+    if common is not None:
+        return common
+    try:
+        each = [integer(one) for one in seed]  # type: ignore[union-attr]
+    except TypeError:
+        raise ValueError(f"seed={seed!r}: must be a whole number, or one for each prompt") from None
+    if len(each) != prompts:
+        raise ValueError(f"seed: {len(each)} for {prompts} prompts; give one for each, or one for all")
+    return each
 
 
 def _within(value: int | str | None, low: int, high: int | None) -> bool:
-    return isinstance(value, int) and low <= value and (high is None or value <= high)
+    number = whole(value)
+    return number is not None and low <= number and (high is None or number <= high)

@@ -11,6 +11,7 @@ from drafter.decode.proposers import Proposal, Proposer
 from drafter.decode.sampling import Law
 from drafter.verification import Rule, Verification, has_greedy_form, is_lossless, match, needs, sample
 from drafter.verification.base import inverse_cdf, uniforms
+from drafter.verification.streams import Streams, key
 from drafter.verifier import Verifier
 
 Weight = float | Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +26,8 @@ class Decider:
             argmax drafts, and the laws of temperature 1, without top-p and top-k. Without a drafter every rule is
             `match`, unless it keeps noise.
         law: of both models.
-        seed: of everything that is random; where the rule keeps noise, perhaps one for each answer's.
+        seed: of everything that is random, or one for each prompt. Every row draws from streams of its own, a new one
+            in each cycle, so that no other row shifts its numbers.
         verifier_weight: for a rule that needs one: a number, or a function of the drafter's and the verifier's hidden
             states of the drafted slots, two [B, G, D] -> [B, G].
         prompts, limit: how many answers of how many tokens, for a rule that needs noise: each place of each answer
@@ -45,23 +47,40 @@ class Decider:
         limit: int = 0,
     ) -> None:
         self.verifier, self.law = verifier, law
-        common, each = (seed, None) if isinstance(seed, int) else (0, seed)
-        self.generator = torch.Generator(verifier.device).manual_seed(common)
+        self.seed = seed
+        self.rows: Sequence[Answering | None] = ()
+        self._streams: Streams | None = None
         made_greedy = getattr(rule, "keywords", {}).get("greedy", False)  # a partial's
         if made_greedy and not law.greedy:
             raise ValueError(f"temperature={law.temperature}: the rule was made with greedy=True; use temperature 0")
         keeps_noise = "noise" in needs(rule) and not law.greedy
         plain = (law.greedy and is_lossless(rule)) or (proposer is None and not keeps_noise)
-        self.rule = match if plain else rule
+        self.rule: Rule = match if plain else rule
         self.weigh = _function(verifier_weight) if "verifier_weight" in needs(self.rule) else None
         self.own_greedy = law.greedy and has_greedy_form(self.rule)
         self.rule_law = Law() if self.own_greedy else law
         self.noise: Tensor | None = None
-        if keeps_noise and each is not None:
-            own = [uniforms((limit,), torch.Generator().manual_seed(one), verifier.device) for one in each]
+        if keeps_noise and isinstance(seed, int):
+            self.noise = uniforms((prompts, limit), torch.Generator().manual_seed(seed), verifier.device)
+        elif keeps_noise and not isinstance(seed, int):
+            own = [uniforms((limit,), torch.Generator().manual_seed(one), verifier.device) for one in seed]
             self.noise = torch.stack(own)  # [prompts, limit]
-        elif keeps_noise:
-            self.noise = uniforms((prompts, limit), self.generator, verifier.device)  # [prompts, limit]
+
+    def begin(self, rows: Sequence[Answering | None]) -> None:
+        """A new cycle of `rows`: they go on with new random numbers."""
+        self.rows, self._streams = rows, None
+
+    @property
+    def streams(self) -> Streams:
+        """This cycle's random numbers, a stream for each row."""
+        if self._streams is None:
+            keys = [0 if row is None else key(*self._name(row.index), row.result.verifier_calls) for row in self.rows]
+            self._streams = Streams(torch.tensor(keys, device=self.verifier.device))
+        return self._streams
+
+    def _name(self, index: int) -> tuple[int, ...]:
+        """What tells a prompt's numbers from those of all others."""
+        return (self.seed, index) if isinstance(self.seed, int) else (self.seed[index],)
 
     def noise_at(self, rows: Sequence[Answering | None], count: int) -> Tensor | None:
         """Numbers of the next `count` places of each row, [B, count]; past the end, where nothing is kept, the last."""
@@ -74,9 +93,12 @@ class Decider:
 
     def first(self, rows: Sequence[Answering], hidden: Tensor) -> list[int]:
         """The first token of each row's answer, given the verifier's state [1, D] behind the prompt that they share."""
+        self.begin(rows)
         law = self.law(self.verifier.logits(hidden)).expand(len(rows), -1)  # [B, V]
+        if self.law.greedy:
+            return law.argmax(-1).tolist()
         noise = self.noise_at(rows, 1)
-        return (sample(law, self.generator) if noise is None else inverse_cdf(law, noise[:, 0])).tolist()
+        return (sample(law, self.streams) if noise is None else inverse_cdf(law, noise[:, 0])).tolist()
 
     def draft(
         self, proposer: Proposer, state: Any, anchors: Tensor, noise: Tensor | None, confidences: bool = False
@@ -87,7 +109,7 @@ class Decider:
         if self.own_greedy:
             return proposer.propose(state, anchors, self.rule_law, laws=True, confidences=confidences)
         if noise is None:
-            own = uniforms((len(anchors), proposer.length), self.generator, anchors.device)  # [B, G]
+            own = uniforms((len(anchors), proposer.length), self.streams, anchors.device)  # [B, G]
         else:
             own = noise[:, :-1]
         return proposer.propose(state, anchors, self.law, own, laws=True, confidences=confidences)
@@ -98,7 +120,7 @@ class Decider:
         if self.law.greedy:
             return logits.argmax(-1)
         laws = self.law(logits)
-        return sample(laws, self.generator) if noise is None else inverse_cdf(laws, noise)
+        return sample(laws, self.streams) if noise is None else inverse_cdf(laws, noise)
 
     def decide(self, proposal: Proposal, hidden: Tensor, noise: Tensor | None) -> Verification:
         """Apply the rule to drafts, given the verifier's states [B, 1+G, D] of the anchor and the drafts."""
@@ -112,7 +134,7 @@ class Decider:
             more["noise"] = noise
         if self.weigh is not None and proposal.hidden is not None:
             more["verifier_weight"] = self.weigh(proposal.hidden, hidden[:, :-1])  # [B, G]
-        return self.rule(proposal.ids, proposal.probs, self.rule_law(logits), self.generator, **more)
+        return self.rule(proposal.ids, proposal.probs, self.rule_law(logits), self.streams, **more)
 
 
 def _function(weight: Weight | None) -> Callable[[Tensor, Tensor], Tensor] | None:

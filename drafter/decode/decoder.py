@@ -1,24 +1,28 @@
 """The decoder's front: arguments checked, prompts turned into rows, a batch run over them."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 
-from drafter.decode.checks import AUTO, check_decoder, check_generation
+from drafter.decode.checks import AUTO, check_decoder, check_generation, check_seed, ignored_settings
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Decider, Weight
 from drafter.decode.generation import Generation
 from drafter.decode.pair import Pair
 from drafter.decode.prompts import read_prompts, to_answer
-from drafter.decode.proposers import Proposer, PushForwardProposer, SlotProposer, make_proposer
-from drafter.decode.sampling import Law
+from drafter.decode.proposers import Proposer, SlotProposer, make_proposer
+from drafter.decode.sampling import Law, whole
 from drafter.decode.schemes import Branches, Chain, Scheme
 from drafter.decode.slots import Listeners, Slots
 from drafter.decode.text import stop_strings
 from drafter.decode.tree import most_nodes
 from drafter.models.base import Drafter
-from drafter.verification import Rule, block_verification, match, needs
+from drafter.verification import Rule, block_verification, match
 from drafter.verifier import Verifier
+
+log = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 class SpeculativeDecoder:
@@ -50,9 +54,13 @@ class SpeculativeDecoder:
         verifier_weight: Weight | None = None,
         costs: Costs | None = None,
     ):
+        if verifier.undecodable:
+            raise ValueError(f"verifier: {verifier.undecodable}; it can't be decoded here, only its taps can be read")
+        _tell_ignored(verifier)
         longest, usual = (0, 0) if drafter is None else (drafter.longest, drafter.draft_length)
         self.rule = check_decoder(longest, usual, rule, draft_length, tree_nodes, verifier_weight, costs)
-        self.draft_length = draft_length if isinstance(draft_length, int) else usual
+        asked = whole(draft_length)
+        self.draft_length = usual if asked is None else asked
         self.verifier, self.verifier_weight = verifier, verifier_weight
         self.drafter = drafter if self.draft_length else None
         self.costs = costs if AUTO in (draft_length, tree_nodes) else None
@@ -62,9 +70,8 @@ class SpeculativeDecoder:
         if self.drafter is not None:
             self.drafter.check_verifier(verifier)
             self.proposer = make_proposer(verifier, self.drafter, self.draft_length)
-            self.tree_nodes = self._nodes(tree_nodes)
-        if isinstance(self.proposer, PushForwardProposer):
             self.rule = self.proposer.check_rule(self.rule)
+            self.tree_nodes = self._nodes(tree_nodes)
 
     @torch.inference_mode()
     def generate(
@@ -84,8 +91,9 @@ class SpeculativeDecoder:
         """Answer prompts (text, or token ids), `batch_size` at a time; a finished row makes room for the next.
 
         Args:
-            seed: with the rule shared_noise also one per prompt: what a prompt becomes is then a function of its own
-                seed, whatever else is asked.
+            seed: one for all, or one for each prompt. What a prompt becomes follows from its seed (its index, where
+                they share one), whatever else is asked beside it, unless draft lengths or trees are `auto`, which
+                choose one number for the batch.
             stop: strings that end an answer, wherever tokens cut them; the text ends before the string, the token ids
                 with the token in which it completes.
             on_tokens: called with a prompt's index and its new tokens after each cycle (streaming).
@@ -98,14 +106,9 @@ class SpeculativeDecoder:
             ValueError: an argument is out of range, or text is asked for without a tokenizer.
         """
         check_generation(max_new_tokens, batch_size, temperature, top_p, top_k)
-        if isinstance(self.proposer, PushForwardProposer):
-            self.proposer.model.check_temperature(temperature)
-        keeps_noise = self.rule is not None and "noise" in needs(self.rule)
-        if not isinstance(seed, int) and not (keeps_noise and len(seed) == len(prompts)):
-            raise ValueError(
-                f"seed: {len(seed)} for {len(prompts)} prompts; give one for each and use rule 'shared_noise', or give "
-                "one for all"
-            )
+        seeds, law = check_seed(seed, len(prompts)), Law(float(temperature), float(top_p), int(top_k))
+        if self.proposer is not None:
+            self.proposer.check_law(law)
         strings = stop_strings(stop)
         reads = bool(strings or on_text)
         if reads and self.verifier.tokenizer is None:
@@ -117,8 +120,7 @@ class SpeculativeDecoder:
         rows = read_prompts(prompts, tokenizer, vocabulary, context, max_new_tokens)
         waiting = to_answer(rows, tokenizer if reads else None, strings, on_end)
         rule = self.rule or (match if temperature == 0 or self.tree_nodes else block_verification)
-        law = Law(temperature, top_p, top_k)
-        decider = Decider(verifier, self.proposer, rule, law, seed, self.verifier_weight, len(rows), max_new_tokens)
+        decider = Decider(verifier, self.proposer, rule, law, seeds, self.verifier_weight, len(rows), max_new_tokens)
         if waiting:
             size = min(batch_size, len(waiting))
             pair = self._pair(size, max(len(row.prompt) for row in waiting) + max_new_tokens)
@@ -135,9 +137,12 @@ class SpeculativeDecoder:
         if not isinstance(self.proposer, SlotProposer):
             raise ValueError(f"tree_nodes={wanted}: this drafter's slots depend on each other; leave it out")
         most = most_nodes(self.draft_length, self.proposer.choices)
-        if isinstance(wanted, int) and wanted > most:
+        nodes = whole(wanted)
+        if nodes is not None and nodes > most:
             raise ValueError(f"tree_nodes={wanted}: a tree of that depth and vocabulary has at most {most}")
-        return wanted if isinstance(wanted, int) else min(most, len(self.costs.verify) - 1) if self.costs else 0
+        if nodes is not None:
+            return nodes
+        return min(most, len(self.costs.verify) - 1) if self.costs is not None else 0
 
     def _pair(self, size: int, tokens: int) -> Pair:
         """Both models' memory; that of the last call with its graphs, if it was kept and is large enough."""
@@ -150,3 +155,11 @@ class SpeculativeDecoder:
         if isinstance(self.proposer, SlotProposer) and self.tree_nodes:
             return Branches(pair, self.proposer, decider, self.tree_nodes, self.costs)
         return Chain(pair, decider, limit, self.costs)
+
+
+def _tell_ignored(verifier: Verifier) -> None:
+    """Say once what the verifier's generation config asks for in vain."""
+    ignored = ", ".join(f"{name}={value}" for name, value in ignored_settings(verifier.model.generation_config).items())
+    if ignored and ignored not in _told:
+        _told.add(ignored)
+        log.warning("verifier: its generation config asks for %s: not applied, answers follow the plain law", ignored)

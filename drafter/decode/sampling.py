@@ -1,9 +1,13 @@
 """From logits to the law that a token is drawn from: temperature, top-k, top-p."""
 
 from dataclasses import dataclass
+from operator import index as integer
+from typing import Any
 
 import torch
 from torch import Tensor
+
+LOWEST = 1e-6  # below it, logits over temperature overflow float32
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,22 @@ class Law:
         return (logits.float() / (self.temperature or 1.0)).log_softmax(-1)
 
 
+def whole(value: Any) -> int | None:
+    """A whole number of any type, numpy's too, as an int; None if it is none."""
+    try:
+        return integer(value)
+    except TypeError:
+        return None
+
+
 def check(temperature: float, top_p: float, top_k: int) -> None:
     """Raise a ValueError that names the field, its value and the remedy."""
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature}: must be >= 0; 0 is greedy")
+    if not (temperature == 0 or LOWEST <= temperature < float("inf")):  # NaN is neither
+        raise ValueError(f"temperature={temperature}: must be 0, which is greedy, or finite and at least {LOWEST}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must lie in (0, 1]; 1 keeps every token")
-    if top_k < 0:
-        raise ValueError(f"top_k={top_k}: must be >= 0; 0 keeps every token")
+    if whole(top_k) is None or top_k < 0:
+        raise ValueError(f"top_k={top_k}: must be a whole number >= 0; 0 keeps every token")
 
 
 def probabilities(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Tensor:

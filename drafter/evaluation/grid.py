@@ -17,7 +17,7 @@ from drafter.evaluation.decoding import Decoding
 from drafter.evaluation.measured import Measured
 from drafter.evaluation.parts import Parts, measure_costs
 from drafter.evaluation.race import Way, race
-from drafter.models import BlockDiffusionDrafter
+from drafter.models import Drafter
 from drafter.verifier import Verifier
 
 WIDEST_TREE = 32  # nodes that `auto` may choose among
@@ -33,9 +33,7 @@ class Drafts:
     def __str__(self) -> str:
         return str(self.length) if self.nodes is None else f"tree {self.nodes}"
 
-    def costs(
-        self, verifier: Verifier, drafter: BlockDiffusionDrafter, context: int, batch_size: int = 1
-    ) -> Costs | None:
+    def costs(self, verifier: Verifier, drafter: Drafter, context: int, batch_size: int = 1) -> Costs | None:
         """What `auto` chooses by, measured now; None without it."""
         if "auto" not in (self.length, self.nodes):
             return None
@@ -89,7 +87,7 @@ class Grid:
 
 
 def measure(
-    verifier: Verifier, drafter: BlockDiffusionDrafter, suites: Mapping[str, Sequence[list[int]]], grid: Grid
+    verifier: Verifier, drafter: Drafter, suites: Mapping[str, Sequence[list[int]]], grid: Grid
 ) -> Iterator[Cell]:
     """Every cell of the grid, as it is measured.
 
@@ -112,9 +110,7 @@ def measure(
                     yield _cell(suite, temperature, size, one, measured, parts)
 
 
-def _way(
-    verifier: Verifier, drafter: BlockDiffusionDrafter, decoding: Decoding, drafts: Drafts, size: int, context: int
-) -> Way:
+def _way(verifier: Verifier, drafter: Drafter, decoding: Decoding, drafts: Drafts, size: int, context: int) -> Way:
     costs = drafts.costs(verifier, drafter, context, size)
     decode = decoding.decoder(verifier, None if drafts.length == 0 else drafter, drafts.length, drafts.nodes, costs)
     return lambda prompts, limit: decode(prompts, max_new_tokens=limit, batch_size=len(prompts))

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 
 from drafter.decode import Costs
-from drafter.decode.proposers import BlockDiffusionProposer
+from drafter.decode.proposers import make_proposer
+from drafter.decode.sampling import Law
 from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.race import timed
 from drafter.evaluation.walk import walk
-from drafter.models import BlockDiffusionDrafter
+from drafter.models import Drafter
 from drafter.verifier import Verifier
 
 
@@ -29,27 +30,29 @@ class Parts:
     def __init__(
         self,
         verifier: Verifier,
-        drafter: BlockDiffusionDrafter,
+        drafter: Drafter,
         batch: int,
         context: int,
         widths: Sequence[int],
         lengths: Sequence[int],
     ):
-        self.verifier, self.drafter = verifier, drafter
-        widest = max(drafter.block_size, *widths)
+        self.verifier = verifier
+        self.proposers = {length: make_proposer(verifier, drafter, length) for length in lengths}
+        longest = self.proposers[max(lengths)] if lengths else None
+        self.tap_layers = longest.tap_layers if longest else ()
+        widest = max(1 + max(lengths, default=0), *widths)
         self.cache = verifier.new_cache(batch, context + widest, verifier.replayed)
-        self.draft_cache = drafter.new_cache(batch, context + widest, verifier.kernel, verifier.replayed)
-        for cache in (self.cache, self.draft_cache):
-            cache.set_lengths([context] * batch)
-        self.ids = torch.full((batch, widest), drafter.mask_token_id, device=verifier.device)
-        taps = (batch, drafter.block_size, drafter.fc.in_features)
-        self.taps = torch.zeros(taps, dtype=verifier.dtype, device=verifier.device)
-        self.proposers = {length: BlockDiffusionProposer(verifier, drafter, length) for length in lengths}
+        self.state = longest.new_state(batch, context + widest) if longest else None
+        for kept in (self.cache, self.state):
+            if kept is not None:
+                kept.set_lengths([context] * batch)
+        self.ids = torch.zeros(batch, widest, dtype=torch.long, device=verifier.device)
+        self.taps = self.verifier.step(self.ids, self.cache, self.tap_layers)[1]
         self.drafts: dict[int, list[float]] = {length: [] for length in self.proposers}
         self.verifications: dict[int, list[float]] = {width: [] for width in sorted({1, *widths})}
         self.measure()  # warm up
-        for kept in (*self.drafts.values(), *self.verifications.values()):
-            kept.clear()
+        for taken in (*self.drafts.values(), *self.verifications.values()):
+            taken.clear()
 
     @torch.inference_mode()
     def measure(self) -> None:
@@ -76,19 +79,19 @@ class Parts:
         return tokens_per_cycle * self.verify(1) / self.cycle(length)
 
     def _verify(self, width: int) -> object:
-        taps = tuple(self.drafter.tap_layers) if width > 1 else ()
-        hidden, _ = self.verifier.step(self.ids[:, :width], self.cache, taps)
+        hidden, _ = self.verifier.step(self.ids[:, :width], self.cache, self.tap_layers if width > 1 else ())
         return self.verifier.logits(hidden).argmax(-1)
 
     def _draft(self, length: int) -> object:
-        self.drafter.extend(self.taps[:, : 1 + length], self.draft_cache)
-        proposer = self.proposers[length]
-        return proposer.ids(proposer.logits(proposer.hidden(self.draft_cache, self.ids[:, :1])).argmax(-1))
+        proposer, ids = self.proposers[length], self.ids[:, : 1 + length]
+        taps = None if self.taps is None else self.taps[:, : 1 + length]
+        proposer.commit(self.state, ids, taps, torch.zeros_like(ids[:, 0]))
+        return proposer.propose(self.state, ids[:, :1], Law(temperature=0)).ids
 
 
 def measure_costs(
     verifier: Verifier,
-    drafter: BlockDiffusionDrafter,
+    drafter: Drafter,
     context: int = 200,
     repeats: int = 9,
     batch_size: int = 1,
@@ -97,10 +100,10 @@ def measure_costs(
     """Medians of interleaved passes of `batch_size` rows behind `context` tokens.
 
     Args:
-        widest: tokens of the widest verifier pass, for trees; None: a block. Past the block every doubling is measured,
-            and what lies between lies on a line.
+        widest: tokens of the widest verifier pass, for trees; None: the anchor and the drafter's usual drafts. Past
+            these every doubling is measured, and what lies between lies on a line.
     """
-    size = drafter.block_size
+    size = 1 + drafter.draft_length
     widths = list(range(1, size + 1))
     while widths[-1] < (widest or size):
         widths.append(min(2 * widths[-1], widest or size))

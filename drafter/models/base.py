@@ -13,11 +13,13 @@ class Outline:
 
     Attributes:
         draft_length, longest: see `Drafter`.
+        trees: whether its slots know nothing of each other, so that trees can be grown from them.
         made_for: facts of the verifier that it was made for, as far as it is bound to one.
     """
 
     draft_length: int
     longest: int
+    trees: bool = False
     made_for: dict[str, int] = field(default_factory=dict)
 
 

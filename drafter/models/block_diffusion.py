@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-from drafter.attention import KVCache, LayerShape
+from drafter.attention import KVCache, LayerShape, Replay
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
 from drafter.layouts import CANONICAL, find_layout
@@ -97,7 +97,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         """What its config says, fields checked."""
         facts = storage.Stored(storage.find(source)).facts
         made_for = {name: facts[name] for name in ("hidden_size", "num_target_layers", "vocab_size") if facts.get(name)}
-        return Outline(facts["block_size"] - 1, facts["block_size"] - 1, made_for)
+        return Outline(facts["block_size"] - 1, facts["block_size"] - 1, trees=True, made_for=made_for)
 
     @classmethod
     def beside(cls, source: str, verifier: Verifier) -> "BlockDiffusionDrafter":
@@ -184,7 +184,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
             hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, layer.self_attn.scale))
         return self.norm(hidden).view(batch, count, size, width)
 
-    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: bool = False) -> KVCache:
+    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: int = Replay.OFF) -> KVCache:
         """An empty cache for the context keys and values of `batch` rows; see `KVCache`."""
         config = self.config
         shape = LayerShape(config.num_key_value_heads or 1, config.head_dim, config.head_dim)

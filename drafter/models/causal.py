@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from drafter.attention import Replay
 from drafter.models.base import Outline
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
@@ -24,10 +25,12 @@ class CausalDrafter:
         model: read as a verifier is: a causal LM whose cache can be rewound.
         draft_length: tokens proposed per cycle unless another number is asked for.
     Raises:
-        ValueError: draft_length is out of range.
+        ValueError: draft_length is out of range, or the model's cache can't be rewound.
     """
 
     def __init__(self, model: Verifier, draft_length: int = DRAFT_LENGTH):
+        if model.undecodable:
+            raise ValueError(f"drafter: {model.undecodable}; choose another")
         if not 1 <= draft_length < model.config.max_position_embeddings:
             raise ValueError(
                 f"draft_length={draft_length}: must be >= 1 and below the drafter's context of "
@@ -73,7 +76,7 @@ class CausalDrafter:
     @classmethod
     def beside(cls, source: str, verifier: Verifier) -> "CausalDrafter":
         """Load in the dtype, on the device and with the kernels of a verifier."""
-        compile = "auto" if verifier.replayed else "off"
+        compile = {Replay.OFF: "off", Replay.WANTED: "auto", Replay.REQUIRED: "on"}[Replay(verifier.replayed)]
         drafter = cls.load(source, verifier.dtype, str(verifier.device), verifier.kernel, compile)
         drafter.check_verifier(verifier)
         return drafter

@@ -10,6 +10,8 @@ may be any valid ids, and their bonus law is verifier_probs[b, draft_length[b]].
 
 A rule that needs more says so by a keyword, which the decoder reads: `noise` [B, G + 1], `verifier_weight` [B, G], and
 `greedy` for a form of its own at temperature 0, which takes the laws as they are at temperature 1.
+
+Random numbers come by `base.uniforms` or `sample` from the generator: torch's, or `Streams`, one stream for each row.
 """
 
 import difflib

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drafter.attention import KVCache, LayerShape, choose_kernel, choose_replay
+from drafter.attention import KVCache, LayerShape, Replay, choose_kernel, choose_replay
 from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.head import VerifierHead
 from drafter.verifier.loading import load_model
@@ -79,7 +79,7 @@ class Verifier(VerifierHead):
             digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def new_cache(self, batch: int, capacity: int, replayed: bool = False) -> KVCache:
+    def new_cache(self, batch: int, capacity: int, replayed: int = Replay.OFF) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike.
 
         Raises:

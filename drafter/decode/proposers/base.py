@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from drafter.decode.sampling import Law
+from drafter.verification import Rule
 from drafter.verification.base import inverse_cdf
 
 
@@ -58,6 +59,17 @@ class Proposer(Protocol):
 
     tap_layers: tuple[int, ...]
     length: int
+
+    def check_rule(self, rule: Rule | None) -> Rule | None:
+        """The rule for its drafts, given the one that is asked for; None leaves it to the decoder.
+
+        Raises:
+            ValueError: that rule can't judge them.
+        """
+        return rule
+
+    def check_law(self, law: Law) -> None:
+        """Raise a ValueError unless it can draft by this law."""
 
     def new_state(self, batch: int, tokens: int) -> Any:
         """An empty state for `batch` rows of at most `tokens` tokens, with room for what a proposal writes behind."""

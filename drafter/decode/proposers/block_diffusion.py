@@ -3,13 +3,13 @@
 from torch import Tensor, inf
 
 from drafter.attention import KVCache
-from drafter.decode.proposers.base import Proposal, choose
+from drafter.decode.proposers.base import Proposal, SlotProposer, choose
 from drafter.decode.sampling import Law
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
 
-class BlockDiffusionProposer:
+class BlockDiffusionProposer(SlotProposer):
     """A block-diffusion drafter with its head, over what it may propose.
 
     Args:

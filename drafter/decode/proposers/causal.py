@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, inf
 
 from drafter.attention import KVCache
-from drafter.decode.proposers.base import Proposal, choose
+from drafter.decode.proposers.base import Proposal, Proposer, choose
 from drafter.decode.sampling import Law
 from drafter.models.causal import CausalDrafter
 from drafter.verifier import Verifier
@@ -35,7 +35,7 @@ class Lagging:
         self.last[rows] = self.last[source].clone()
 
 
-class CausalProposer:
+class CausalProposer(Proposer):
     """A causal drafter beside a verifier.
 
     Args:

@@ -3,7 +3,7 @@
 from torch import Tensor, arange, full, tensor
 
 from drafter.attention import KVCache
-from drafter.decode.proposers.base import Proposal
+from drafter.decode.proposers.base import Proposal, Proposer
 from drafter.decode.sampling import Law
 from drafter.models.push_forward import PushForwardModel
 from drafter.verification import Rule, shared_noise
@@ -38,7 +38,7 @@ class Known:
         return tensor(starts, device=self.ids.device)[:, None] + arange(count, device=self.ids.device)
 
 
-class PushForwardProposer:
+class PushForwardProposer(Proposer):
     """A push-forward model beside its verifier, for the rule `shared_noise`: its drafts have no law of their own.
 
     A pass takes in what the last cycle decided together with new noise: the last tokens of each row are read (some of
@@ -63,6 +63,10 @@ class PushForwardProposer:
         if rule not in (None, shared_noise):
             raise ValueError("rule: a push-forward model's drafts have no law; use shared_noise, or leave it out")
         return shared_noise
+
+    def check_law(self, law: Law) -> None:
+        """Raise a ValueError unless the model was trained for this temperature."""
+        self.model.check_temperature(law.temperature)
 
     def new_state(self, batch: int, tokens: int) -> Known:
         cache = self.model.new_cache(batch, tokens + 2 * self.length + 1, self.kernel, self.replayed)

@@ -50,6 +50,7 @@ class Verified:
         return Outcome([[token] for token in self.decider.first(rows, hidden)], [0] * len(rows), None)
 
     def begin(self, rows: Sequence[Answering | None]) -> Tensor:
-        """Set all lengths; the anchors, [B, 1]."""
+        """Set all lengths, and go on to new random numbers; the anchors, [B, 1]."""
+        self.decider.begin(rows)
         self.pair.set_lengths([row.length if row else 0 for row in rows])
         return torch.tensor([[row.anchor if row else 0] for row in rows], device=self.pair.verifier.device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from drafter.attention import Replay
 from drafter.decode.answering import Answering
 from drafter.decode.pair import PREFILL_CHUNK
 from drafter.decode.schemes.base import Outcome
@@ -34,7 +35,7 @@ class FreeRunning:
         size: int,
         tokens: int,
         kernel: str = "sdpa",
-        replayed: bool = False,
+        replayed: int = Replay.OFF,
         penalty: float = 0.0,
     ):
         self.model, self.count, self.noise, self.penalty = model, count, noise, penalty

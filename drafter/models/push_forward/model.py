@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from drafter.attention import KVCache, LayerShape
+from drafter.attention import KVCache, LayerShape, Replay
 from drafter.models.base import Outline
 from drafter.models.push_forward.noise import NoiseEncoder
 from drafter.models.push_forward.packed import Context, Groups, group_positions
@@ -96,7 +96,7 @@ class PushForwardModel(PreTrainedModel):
         if not (isinstance(config.get("backbone"), dict) and isinstance(config.get("tokens_per_pass"), int)):
             raise ValueError(f"drafter={source!r}: its config.json names no backbone and tokens_per_pass; export again")
         made_for = {"vocab_size": config["backbone"]["vocab_size"]} if "vocab_size" in config["backbone"] else {}
-        return Outline(config["tokens_per_pass"], config["tokens_per_pass"], made_for)
+        return Outline(config["tokens_per_pass"], config["tokens_per_pass"], made_for=made_for)
 
     @classmethod
     def load(cls, source: str, dtype: torch.dtype | None = None, device: Any = "cpu") -> "PushForwardModel":
@@ -229,7 +229,7 @@ class PushForwardModel(PreTrainedModel):
         slots = torch.cat([self.embed(tokens), self.noise(noise, temperature[:, None, None])], dim=2)
         return self.fill(context, slots)[:, :, tokens.shape[2] :]
 
-    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: bool = False) -> KVCache:
+    def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: int = Replay.OFF) -> KVCache:
         """An empty cache for `batch` rows of up to `capacity` tokens, the noise behind them included."""
         text, attention = self.backbone.config.get_text_config(), self.body.layers[0].self_attn
         heads, width = text.num_key_value_heads, attention.head_dim

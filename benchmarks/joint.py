@@ -9,12 +9,16 @@ all, so that the row `exact`, which maps them by the chain itself, shows what th
 """
 
 import argparse
+import csv
 import itertools
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import torch
+from scipy.stats import t
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -25,12 +29,13 @@ from drafter.training.distillation.targets import Lesson, independent, inverted,
 from drafter.verification.base import inverse_cdf
 from drafter.verifier import Verifier
 
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
 VOCABULARY, LENGTH, ROWS = 5, 4, 32  # length of a measured context
 POINTS = 4096
 WIDTHS = (2, 4)
-WHOLE = (
-    LENGTH + WIDTHS[-1]
-)  # every stage sees rows of one length, so that teachers know the contexts of their second pass
+WHOLE = LENGTH + WIDTHS[-1]  # rows of every stage: a teacher must know the contexts of its second pass
 
 
 @dataclass(frozen=True)
@@ -203,23 +208,62 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--periods", type=float, default=1.0)
+    parser.add_argument("--report-only", action="store_true", help="table and picture of the CSV that is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
+    if options.report_only:
+        records = list(csv.DictReader((options.folder / "joint.csv").open()))
+        options.seeds = 0
     for seed in range(options.seeds):
         records += measure(seed, options.steps, options.periods)
         write_csv(options.folder / "joint.csv", records)
         print(f"seed {seed}: {means(records, seed)}", flush=True)
+    (options.folder / "joint.md").write_text(report(records, options.folder))
+    print((options.folder / "joint.md").read_text())
 
 
 def means(records: list[dict], seed: int) -> dict[str, float]:
     """Method and number of tokens -> mean distance of one seed."""
     found: dict[str, list[float]] = {}
     for one in records:
-        if one["seed"] == seed:
-            found.setdefault(f"{one['method']} {one['tokens']}", []).append(one["distance"])
+        if int(one["seed"]) == seed:
+            found.setdefault(f"{one['method']} {one['tokens']}", []).append(float(one["distance"]))
     return {name: round(sum(each) / len(each), 4) for name, each in found.items()}
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval by Student's t."""
+    mean = statistics.mean(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def report(records: list[dict], folder: Path) -> str:
+    """The table over seeds, and its picture."""
+    seeds = sorted({int(one["seed"]) for one in records})
+    by_seed = [means(records, seed) for seed in seeds]
+    methods = list(dict.fromkeys(one["method"] for one in records))
+    lines = [f"| sampled by | {' | '.join(f'{count} tokens' for count in WIDTHS)} |", "|---|---|---|"]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for at, count in enumerate(WIDTHS):
+        found = [interval([each[f"{method} {count}"] for each in by_seed]) for method in methods]
+        middle, low, high = zip(*found, strict=True)
+        reach = [[a - b for a, b in zip(middle, low, strict=True)], [b - a for a, b in zip(middle, high, strict=True)]]
+        places = [place + 0.4 * at for place in range(len(methods))]
+        axes.bar(places, middle, yerr=reach, width=0.4, label=f"{count} tokens", capsize=3)
+    for method in methods:
+        cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*interval([e[f"{method} {k}"] for e in by_seed])) for k in WIDTHS)
+        lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
+    ratios = ([e[f"k_forcing {k}"] / e[f"independent {k}"] for e in by_seed] for k in WIDTHS)
+    cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*interval(each)) for each in ratios)
+    lines.append(f"| *k forcing over independent* | {' | '.join(cells)} |")
+    axes.set_xticks([place + 0.2 for place in range(len(methods))], [name.replace("_", "\n") for name in methods])
+    axes.set(ylabel="total variation to the source", title=f"joint law of the next tokens, {len(seeds)} seeds")
+    axes.legend()
+    figure.savefig(folder / "joint.png", dpi=100)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

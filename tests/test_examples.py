@@ -18,7 +18,7 @@ from pages import PAGES, blocks, commands
 import train
 from drafter.__main__ import main, make_parser
 from drafter.ablation import spec
-from drafter.config import load
+from drafter.config import RunConfig, load_as
 from drafter.config.shipped import find, shipped
 from drafter.verifier import tiny
 
@@ -42,6 +42,21 @@ SHORT = {
     "training.precision": "float32",
     "decoding.prompts": 1,
     "decoding.max_new_tokens": 8,
+}
+TEXT = {
+    "text.sources": "[{kind: files, path: 'texts/*.txt'}]",
+    "text.sequence_length": 16,
+    "text.validation_share": 0.3,
+    "text.validation_rows": 2,
+    **{key: value for key, value in SHORT.items() if key.startswith("training.")},
+}
+del TEXT["training.anchors"], TEXT["training.sampled_tokens"]
+SHORT_BY_SYSTEM = {
+    "alignment": SHORT,
+    "language_model": TEXT | {"tokenizer.size": 300},
+    "distillation": TEXT
+    | {"trial.prompts": 2, "trial.prompt_tokens": 4, "trial.new_tokens": 4, "trial.batch_sizes": "[2]"}
+    | {"trial.judge": "null", "stages": "[{tokens_per_pass: 1}, {tokens_per_pass: 2}]"},
 }
 ANSWERING = ("verifier", "data")  # the sections that `regenerate` reads
 FEW = {
@@ -94,6 +109,9 @@ class Desk:
         self.answers, self.finished = answers, run
         prompts = [{"prompt": f"question {number}?"} for number in range(24)]
         Path("prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts))
+        Path("texts").mkdir()
+        for number in range(12):
+            Path(f"texts/{number}.txt").write_text(f"This is text {number}, with words in it. " * 3)
 
     def supply(self, text):
         """Runs and files that `text` names and that no earlier command of the page made."""
@@ -112,9 +130,12 @@ class Desk:
         end = next((at for at, word in enumerate(words) if word.startswith("[")), len(words))  # of a synopsis
         command, *rest = map(here, words[:end])
         self.supply(" ".join(rest))
-        overrides = [f"{key}={value}" for key, value in SHORT.items()]
+        system = "alignment"
+        if command in ("train", "doctor") and rest:
+            system = OmegaConf.load(find(rest[0])).get("system", system)
+        overrides = [f"{key}={value}" for key, value in SHORT_BY_SYSTEM[system].items()]
         if command in ("train", "regenerate", "ablate", "doctor") and rest and "--report-only" not in rest:
-            if command == "ablate" or find(rest[0]).parent == shipped():
+            if command == "ablate" or (find(rest[0]).parent == shipped() and system == "alignment"):
                 overrides.append("data.sources=[{kind: standard_library, write: 12, max_characters: 200}]")
             if command == "ablate":
                 rest[0] = "tiny"  # the arms of others take minutes
@@ -145,7 +166,7 @@ class Desk:
             keys = {"name": "piece", "drafter": {"mask_token_id": 2}, **keys}
         path = Path(f"{keys['name']}.yaml")
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(keys)))
-        assert load(path).name == keys["name"]
+        assert load_as(RunConfig, path).name == keys["name"]
 
 
 @pytest.fixture
@@ -192,7 +213,7 @@ def test_recipes_and_overrides_are_known(words, tmp_path, monkeypatch):
     if command == "ablate":
         assert spec.load(find(recipe, "ablation", "ablations"), overrides).arms
     else:
-        assert load(recipe, overrides).name
+        assert load_as(RunConfig, recipe, overrides).name
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,15 @@ PYTEST = "python -m pytest -q -p no:cacheprovider"
 ANSWERS = "data.answers={out}/tiny-answers.parquet"
 TINY = f"recipes/tiny.yaml {ANSWERS} output={{out}}/runs"
 ON_TINY = "{out}/exported --verifier tiny-llama"
+TEACHER = (
+    "model.hidden_size=512 model.intermediate_size=1536 model.num_hidden_layers=8 model.num_attention_heads=8 "
+    "model.num_key_value_heads=8 tokenizer.size=4096 text.sequence_length=128 training.rows=32 training.max_steps=1500 "
+    "training.learning_rate=1e-3 training.precision=bfloat16"
+)
+STUDENT = (
+    "verifier.source={out}/runs/k_forcing_teacher/export text.sequence_length=128 training.rows=16 "
+    "training.max_steps=1000 training.learning_rate=5e-4 trial.batch_sizes=[1,8,32,128]"
+)
 ON_QUICKSTART = "{out}/../start/runs/quickstart/export --verifier smollm2"
 
 
@@ -53,6 +62,10 @@ STAGES: dict[str, list[Step]] = {
             "exactness",
             f"python benchmarks/decoding.py {ON_QUICKSTART} --out {{out}}/exactness --exactness --prompts 24",
         ),
+    ],
+    "k_forcing": [
+        Step("teacher", f"python train.py recipes/k_forcing_teacher.yaml output={{out}}/runs {TEACHER}", last=True),
+        Step("student", f"python train.py recipes/k_forcing_quickstart.yaml output={{out}}/runs {STUDENT} {{own}}"),
     ],
     "study": [
         Step("rates", "python -m drafter ablate recipes/ablations/block16_learning_rate.yaml output={out}/rates {own}"),

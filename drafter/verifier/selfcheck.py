@@ -37,8 +37,8 @@ def check(verifier: "Verifier") -> str | None:
     """
     name = type(verifier.model).__name__
     layers = sorted({0, max(0, verifier.num_layers - 2)})
-    steps = torch.arange(2 * LENGTH, device=verifier.device).view(2, LENGTH)
-    ids = (1 + 7919 * steps) % len(verifier.head)  # [2, S]
+    steps = torch.arange(2 * LENGTH).view(2, LENGTH)
+    ids = ((1 + 7919 * steps) % len(verifier.head)).to(verifier.device)  # [2, S]
     with narrowed(verifier.model):
         try:
             with verifier.plain_attention() as model:

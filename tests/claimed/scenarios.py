@@ -19,10 +19,13 @@ import torch
 
 from drafter import BlockDiffusionDrafter, SpeculativeDecoder, Verifier
 from drafter.__main__ import main
-from drafter.config import load
+from drafter.config import DistillationConfig, load, load_as
+from drafter.decode import FreeDecoder
 from drafter.evaluation.decoding import Decoding
+from drafter.models import PushForwardModel
 from drafter.training.module import DrafterModule
 from drafter.training.runs.alignment import train
+from drafter.training.runs.distillation import train as distil
 from drafter.verification import LOSSLESS
 
 torch.set_num_threads(1)
@@ -119,6 +122,28 @@ def waits_in_a_cycle() -> None:
     assert found <= cycles + 1, f"{found} waits in {cycles} cycles and a prefill: {device.waits}"
 
 
+def distils() -> None:
+    """A push-forward model is trained on the device, and writes there what it writes on the CPU."""
+    for number in range(8):
+        (FOLDER / f"text-{number}.txt").write_text(f"This is text {number}, with words in it. " * 3)
+    words = [f"output={FOLDER}", "verifier.source=tiny-llama", "verifier.device=cuda", "text.validation_share=0.3"]
+    words += [f"text.sources=[{{kind: files, path: '{FOLDER}/text-*.txt'}}]", "text.sequence_length=12"]
+    words += ["stages=[{tokens_per_pass: 1}, {tokens_per_pass: 2}]", "training.rows=2", "trial.prompts=2"]
+    words += ["trial.judge=null", "trial.prompt_tokens=4", "trial.new_tokens=4", "trial.batch_sizes=[2]"]
+    distil(load_as(DistillationConfig, "k_forcing_quickstart", [*words, *(f"training.{one}" for one in SMALL)]))
+
+
+def pushes() -> None:
+    """Alone as on the CPU; beside the verifier as plain sampling with the same numbers."""
+    source = str(FOLDER / "k_forcing_quickstart/export")
+    models = [PushForwardModel.load(source, torch.float32, where) for where in ("cuda", "cpu")]
+    here, there = (FreeDecoder(model).generate(PROMPTS, TOKENS, batch_size=2) for model in models)
+    assert [one.token_ids for one in here] == [one.token_ids for one in there]
+    ways = (SpeculativeDecoder(verifier(), model, "shared_noise") for model in (models[0], None))
+    found, plain = (way.generate(PROMPTS, TOKENS, 1.0, batch_size=2) for way in ways)
+    assert [one.token_ids for one in found] == [one.token_ids for one in plain]
+
+
 SCENARIOS: dict[str, Callable[[], None]] = {
     "train, killed and resumed": killed_and_resumed,
     "train, another way": lambda: run("online", *ANOTHER_WAY),
@@ -131,6 +156,8 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     **{f"{rule}, sampled": decodes(rule, 0.8) for rule in (*sorted(LOSSLESS), *RULES, "dynamic_ensemble")},
     "tree": decodes(None, 0.0, tree_nodes=5),
     "waits in a cycle": waits_in_a_cycle,
+    "distil": distils,
+    "push-forward": pushes,
 }
 
 if __name__ == "__main__":

@@ -266,5 +266,8 @@ class PushForwardModel(PreTrainedModel):
         return hidden
 
 
+AutoConfig.register(PushForwardConfig.model_type, PushForwardConfig)  # for the tokenizer beside a saved model
+
+
 def _positions(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device)[None]

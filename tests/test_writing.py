@@ -1,0 +1,72 @@
+"""What was written, judged: against counts by hand and one plain pass of the judge."""
+
+import math
+
+import pytest
+import torch
+
+from drafter.__main__ import main
+from drafter.evaluation.writing import likelier, nll_under, perplexity_under, variety, win_rate
+from tests.conftest import ROOT, make_verifier
+
+PUBLISHED = sorted((ROOT / "recipes").glob("k_forcing_*.yaml"))
+
+
+def test_variety_by_hand():
+    found = variety([[1, 2, 1, 2, 1, 2], [3, 4, 5]])
+    assert found.distinct_1 == pytest.approx(5 / 9)
+    assert found.distinct_2 == pytest.approx(4 / 7)  # 12 21 34 45
+    assert found.distinct_3 == pytest.approx(3 / 5)  # 121 212 345
+    assert found.entropy == pytest.approx((math.log(2) + math.log(3)) / 2)
+    assert found.repetition == pytest.approx(1 / 3)  # 1212 2121 1212, of the one answer that is long enough
+
+
+def test_what_never_repeats_has_no_repetition_and_what_only_repeats_no_entropy():
+    assert variety([list(range(9))]).repetition == 0
+    assert variety([[7] * 9]).entropy == 0
+
+
+def test_the_judge_counts_its_tokens_behind_the_prompt():
+    judge = make_verifier("llama")
+    prompts, answers = ["ab", "hello"], ["cde", " world, and more"]
+    total = count = 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([judge.tokenizer.encode(prompt + answer)])
+        with judge.plain_attention() as model, torch.no_grad():
+            law = model(input_ids=ids).logits[0].log_softmax(-1)
+        for at in range(len(judge.tokenizer.encode(prompt)), ids.shape[1]):
+            total -= float(law[at - 1, ids[0, at]])
+            count += 1
+    found = nll_under(judge, prompts, answers)
+    assert found == (pytest.approx(total, rel=1e-4), count)
+    assert perplexity_under(judge, prompts, answers) == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert math.isnan(perplexity_under(judge, ["ab"], [""]))
+
+
+def test_the_likelihood_judge_prefers_what_is_likelier():
+    judge = make_verifier("llama")
+    one, two = "abc", "xyz"
+    means = [nll_under(judge, ["q"], [answer])[0] for answer in (one, two)]
+    assert likelier(judge)("q", one, two) == (means[0] < means[1])
+
+
+def test_a_judge_that_likes_the_first_gives_no_win():
+    prompts = ["p"] * 400
+    found = win_rate(prompts, ["ours"] * 400, ["theirs"] * 400, lambda prompt, first, second: True)
+    assert found.low < 0.5 < found.high
+
+
+def test_the_interval_of_a_win_rate_is_wilsons():
+    prompts = [str(number) for number in range(50)]
+    better = set(prompts[:20])
+    found = win_rate(prompts, ["ours"] * 50, ["theirs"] * 50, lambda prompt, a, b: (a == "ours") == (prompt in better))
+    assert found.value == 0.4
+    assert (found.low, found.high) == (pytest.approx(0.2761, abs=1e-4), pytest.approx(0.5382, abs=1e-4))
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda path: path.stem)
+def test_the_published_runs_are_recipes(recipe, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+    assert f"name: {recipe.stem}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -28,8 +28,8 @@ def place(tmp_path_factory):
     """Answers, a suite of three prompts, and room for ablations."""
     folder = tmp_path_factory.mktemp("ablation")
     rows = [
-        {"source": f"{i}", "kind": "t", "prompt": f"Question {i}?", "answer_ids": answer, "stop": "length"}
-        for i, answer in enumerate(make_answers("llama") * 3)
+        {"source": f"{i}.py", "kind": "t", "prompt": f"Question {i}?", "answer_ids": answer, "stop": "length"}
+        for i, answer in enumerate(make_answers("llama") * 4)
     ]
     answers.write(folder / "answers.parquet", rows, {"verifier": make_verifier("llama").fingerprint()})
     (folder / "suite.jsonl").write_text("".join(json.dumps({"prompt": f"Tell me {i}"}) + "\n" for i in range(3)))
@@ -45,8 +45,9 @@ def write_spec(place, tmp_path, monkeypatch):
         suites = suites or ["held_out", str(place / "suite.jsonl")]
         said = {"baseline": "uniform", "seeds": [0, 1], "output": str(tmp_path / "out"), "suites": suites} | settings
         shorter = ["training.max_steps=3", "training.log_every=1", "training.validate_every=2"]
-        small = ["data.validation_rows=3", "data.max_new_tokens=8", f"data.answers={place / 'answers.parquet'}"]
-        lines = [f"base: {base}", f"arms:{arms}", f"overrides: {json.dumps(shorter + small)}"]
+        small = ["data.validation_rows=3", "data.test_rows=3", "data.max_new_tokens=8"]
+        answers_are = f"data.answers={place / 'answers.parquet'}"
+        lines = [f"base: {base}", f"arms:{arms}", f"overrides: {json.dumps([*shorter, *small, answers_are])}"]
         path = tmp_path / "ablation.yaml"
         path.write_text("\n".join([*lines, *(f"{key}: {json.dumps(value)}" for key, value in said.items())]))
         return path
@@ -81,6 +82,7 @@ def finished(place, tmp_path_factory):
         "training.log_every=1",
         "training.validate_every=2",
         "data.validation_rows=4",
+        "data.test_rows=4",
         "data.max_new_tokens=8",
         f"data.answers={place / 'answers.parquet'}",
     ]
@@ -336,7 +338,7 @@ def test_verifier_and_taps_are_made_once(write_spec, monkeypatch):
     shared = Shared(load(write_spec(arms=f'{ARMS}  wide: ["drafter.tap_layers=[0,2]"]\n')))
     for arm, seed in shared.spec.runs():
         shared.walks(runner.train_one(shared, shared.spec.config(arm, seed))[0])
-    assert len(shared._taps) == 2 * 3  # tap layers × (training, held out, suite)
+    assert len(shared._taps) == 2 * 4  # tap layers × (training, validation, test, suite)
     assert shared.verifier(torch.float32) is shared.material.verifier
 
 

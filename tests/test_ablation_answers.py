@@ -30,6 +30,7 @@ def spec(tmp_path):
         "overrides": [
             "training.max_steps=2",
             "data.validation_rows=3",
+            "data.test_rows=3",
             f"data.answers={tmp_path / 'base.parquet'}",
         ],
         "arms": {"base": [], "own": [f"data.answers={tmp_path / 'own.parquet'}"]},
@@ -45,7 +46,7 @@ def test_an_arm_may_train_on_other_answers(spec, tmp_path):
     base, own = (shared.training(spec.config(arm, 0)) for arm in ("base", "own"))
     assert base == shared.material.training
     assert [row.answer[::-1] for row in own] == [row.answer for row in base][: len(own)]
-    held_out = {row.source for row in shared.material.held_out}
+    held_out = {row.source for row in [*shared.material.validation, *shared.material.test]}
     assert not held_out & {row.source for row in own}
     runner.run_all(spec)
     found = runner.results(spec)

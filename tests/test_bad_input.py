@@ -71,7 +71,7 @@ def complaint(tiny_words, tmp_path):
             "training.precision=auto; training.devices=2",
             "training.precision='auto': of several ranks, each could find another one faster",
         ),
-        ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a held-out prompt has"),
+        ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a test prompt has"),
         ("drafter.start=./none", "no such directory; check the path"),
     ],
 )

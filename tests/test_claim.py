@@ -102,7 +102,7 @@ def test_a_run_may_end_elsewhere_if_its_steps_had_the_same_learning_rates(begun,
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
     """`auto` may find another one faster on a busy machine."""
-    began, later = (Material("cpu", None, fast, [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
+    began, later = (Material("cpu", None, fast, [], [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
     assert settle(tmp_path, began).fast is torch.bfloat16
     assert settle(tmp_path, later).fast is torch.float32  # nothing was trained yet
     assert settle(tmp_path, began).fast is torch.bfloat16

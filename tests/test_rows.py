@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_verifier
 
-from drafter.data.rows import Row, make_rows, one_answer_each, pad, split
+from drafter.data.rows import Row, make_rows, one_answer_each, pad, part_of, split, validation_and_test
 
 
 def answer(prompt="hi", ids=(5, 6, 7), source="a.py"):
@@ -88,6 +88,23 @@ def test_split_of_a_document_is_its_own():
     rows = [row([1, 2], source=f"{number}.py") for number in range(50)]
     sides = {one.source for one in split(rows, 0.3)[0]}
     assert {one.source for one in split(rows[:25], 0.3)[0]} == sides & {one.source for one in rows[:25]}
+
+
+def test_rows_that_choose_are_of_other_documents_than_those_that_tell():
+    rows = [row([number, 1, 2], source=f"{number % 40}.py") for number in range(400)]
+    training, held_out = split(rows, 0.3)
+    validation, test = validation_and_test(held_out, 0.3, 1000, 1000)
+    documents = [{one.source for one in part} for part in (training, validation, test)]
+    assert sum(map(len, documents)) == len(set.union(*documents)) == 40
+    assert {len(documents[1]), len(documents[2])} <= set(range(2, 13))
+    assert documents == [
+        {name for name in set.union(*documents) if part_of(name, 0.3) == part}
+        for part in ("training", "validation", "test")
+    ]
+    assert validation_and_test(held_out, 0.3, 2, 3) == (validation[:2], test[:3])
+    few = [one for one in held_out if one.source == held_out[0].source]
+    with pytest.raises(ValueError, match=r"data\.validation_share=0\.3: of the documents held out, \d+ rows are for"):
+        validation_and_test(few, 0.3, 2, 3)
 
 
 def test_a_split_with_an_empty_side_is_refused():

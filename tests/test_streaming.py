@@ -12,7 +12,7 @@ from conftest import make_drafter, make_verifier
 from drafter import answers
 from drafter.config import load
 from drafter.data.on_disk import open_rows
-from drafter.data.rows import Row, make_rows, one_answer_each, split
+from drafter.data.rows import Row, make_rows, split, validation_and_test
 from drafter.data.stream import Place, Stream, buffers
 from drafter.taps import LocalTaps
 from drafter.training.batches import StreamSteps, loader
@@ -163,7 +163,8 @@ def test_streamed_rows_are_those_in_memory(tiny_answers, config):
     training, held_out = split(rows, settings.data.validation_share)
     stream = Stream([tiny_answers], [None], 0)
     on_disk, found = open_rows(stream, verifier, settings.data)
-    assert found == one_answer_each(held_out)[: settings.data.validation_rows]
+    counts = (settings.data.validation_rows, settings.data.test_rows)
+    assert found == validation_and_test(held_out, settings.data.validation_share, *counts)
     streamed = [row for *_, answer in stream.part(0, 0, 1) if (row := on_disk.make("", answer))]
     assert sorted(row.ids for row in streamed) == sorted(row.ids for row in training)
     assert on_disk.survey.rows == len(training)

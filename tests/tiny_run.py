@@ -32,6 +32,7 @@ def make_run(folder):
         "output": folder,
         "data.answers": folder / "answers.parquet",
         "data.validation_rows": 4,
+        "data.test_rows": 4,
         "training.max_steps": 4,
         "training.validate_every": 2,
         "decoding.prompts": 1,

@@ -64,7 +64,7 @@ def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDr
     torch.manual_seed(config.seed)
     rows = shared.training(config)
     drafter = start(config, verifier, rows)
-    module = DrafterModule(config, drafter, verifier, shared.held_out(drafter))
+    module = DrafterModule(config, drafter, verifier, shared.validation(drafter))
     batches = Feed(config, rows, None, shared.training_taps(config, drafter, dtype))
     fit(module, batches, config.directory, config.training, MONITOR, device=shared.material.device, dtype=dtype)
     last = read(config.directory / "checkpoints/last.ckpt")
@@ -162,7 +162,7 @@ def make_taps(shared: Shared) -> None:
         except ValueError as error:
             raise ValueError(f"arms.{arm}: {error}") from None
         shared.training_taps(config, drafter, shared.precision(config))
-        shared.held_out(drafter)
+        shared.validation(drafter)
         for name, rows in shared.suites.items():
             shared.taps(name, rows, drafter, torch.float32)
 

@@ -24,7 +24,7 @@ from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.regenerate import regenerate
 from drafter.taps import LocalTaps, TapCache, TapFiles, TapSource
-from drafter.training.prepare import ROWS_PER_PASS, Material, check_answers, held_out_batches, prepare, taps_of
+from drafter.training.prepare import ROWS_PER_PASS, Material, batches_of, check_answers, prepare, taps_of
 from drafter.verifier import Verifier
 
 RECORD = "ablation.json"
@@ -54,12 +54,12 @@ class Shared:
                 self._rows[path] = self._read(arm)
         self._claim()
         self.suites = {
-            name: self.material.held_out if name == HELD_OUT else self._answered(name, prompts[name])
+            name: self.material.test if name == HELD_OUT else self._answered(name, prompts[name])
             for name in spec.suites
         }
         self._verifiers = {torch.float32: self.material.verifier}
         self._taps: dict[tuple, TapCache] = {}
-        self._held_out: dict[tuple[int, ...], list[tuple[Rows, Tensor]]] = {}
+        self._validation: dict[tuple[int, ...], list[tuple[Rows, Tensor]]] = {}
 
     def about(self) -> dict[str, str]:
         """What a report says of all runs."""
@@ -106,13 +106,13 @@ class Shared:
             return TapFiles(read, self.verifier(dtype), rows, drafter.tap_layers, config.needs_states)
         return self.taps(self._named(config.data.answers), self.training(config), drafter, dtype, self.needs_states)
 
-    def held_out(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
+    def validation(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
         """Batches that training validates on."""
         key = tuple(drafter.tap_layers)
-        if key not in self._held_out:
-            taps = self.taps(HELD_OUT, self.material.held_out, drafter, torch.float32)
-            self._held_out[key] = held_out_batches(self.material, taps)
-        return self._held_out[key]
+        if key not in self._validation:
+            taps = self.taps("validation rows", self.material.validation, drafter, torch.float32)
+            self._validation[key] = batches_of(self.material.validation, taps)
+        return self._validation[key]
 
     def walks(self, drafter: BlockDiffusionDrafter) -> dict[str, list[Cycles]]:
         """Cycles along the answer to each prompt of each suite, in float32."""
@@ -169,11 +169,12 @@ class Shared:
             ValueError: other runs are in it.
         """
         material: Material = self.material
+        rows = [*material.training, *material.validation, *material.test]
         record = {
             "recipe": recipe_of(self.base),
             "verifier": material.verifier.fingerprint(),
-            "answers": digest([{"ids": row.ids, "start": row.start} for row in material.training + material.held_out]),
-            **{path: digest([{"ids": row.ids} for row in rows]) for path, rows in list(self._rows.items())[1:]},
+            "answers": digest([{"ids": row.ids, "start": row.start} for row in rows]),
+            **{path: digest([{"ids": row.ids} for row in own]) for path, own in list(self._rows.items())[1:]},
             "suites": {"names": self.spec.suites, "suite_prompts": self.spec.suite_prompts},
         }
         path = self.spec.directory / RECORD

@@ -33,7 +33,7 @@ class Ablation:
         arms: name → overrides, `key=value` each; `data.answers` is what the arm trains on, in place of the base's.
         baseline: the arm that the others are compared with.
         seeds: each arm runs with each; the arms of a seed share initial weights, order of the data and anchors.
-        suites: `held_out` (the recipe's own held-out rows), or what `drafter.data.suites.load_suite` knows.
+        suites: `held_out` (the recipe's own test rows), or what `drafter.data.suites.load_suite` knows.
         suite_prompts: prompts taken of each suite, evenly spaced; null for all.
         output: directory of the runs and of the report.
         processes: runs at a time; with several GPUs, one on each.

@@ -24,6 +24,7 @@ TRAINING_ONLY = (
     "sequence_length",
     "validation_share",
     "validation_rows",
+    "test_rows",
     "taps",
     "packing",
     "streaming",
@@ -57,8 +58,9 @@ class DataConfig:
         streaming: read the answers from disk as training goes on, for data that do not fit into memory; with
             data.taps=online.
         shuffle_buffer: rows that each reader of a stream holds, to shuffle them and group them by length.
-        validation_share: share of the source documents that is held out.
-        validation_rows: held-out rows that validation walks over.
+        validation_share: share of the source documents that is held out; half of them choose, half give the headline.
+        validation_rows: held-out rows that validation walks over: they choose the checkpoint and the draft length.
+        test_rows: held-out rows of other documents: they give the headline of a run, and of an ablation.
         taps: `cached` (computed once, kept on disk), `cached_on_first_epoch` (the same, without a wait before the
             first step), `online` (by the verifier in every step) or `files` (written by an engine: data.tap_files).
     """
@@ -81,12 +83,13 @@ class DataConfig:
     shuffle_buffer: int = 2048
     validation_share: float = 0.1
     validation_rows: int = 64
+    test_rows: int = 64
     taps: str = "cached"
     cache: CacheConfig = field(default_factory=CacheConfig)
     tap_files: TapFilesConfig = field(default_factory=TapFilesConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "shuffle_buffer"):
+        for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "test_rows", "shuffle_buffer"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be >= 1")
         require(self.temperature >= 0, "data.temperature", self.temperature, "must be >= 0; 0 is greedy")
         require(0 < self.top_p <= 1, "data.top_p", self.top_p, "must lie above 0 and be at most 1")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from drafter.answers import Answer
 from drafter.config import DataConfig
-from drafter.data.rows import Row, RowMaker, is_held_out, one_answer_each, tell_of_cuts
+from drafter.data.rows import Row, RowMaker, is_held_out, part_of, tell_of_cuts, validation_and_test
 from drafter.data.stream import Stream, Survey
 from drafter.verifier import Verifier
 
@@ -39,29 +39,32 @@ class RowsOnDisk:
     sample: list[Row]
 
 
-def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[RowsOnDisk, list[Row]]:
-    """Training rows of answers on disk, and the first held-out ones, which are kept in memory.
+def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[RowsOnDisk, tuple[list[Row], list[Row]]]:
+    """Training rows of answers on disk, and the first validation and test rows, which are kept in memory.
 
     Raises:
         ValueError: there are no training or no held-out rows.
     """
     make = RowMaker.of(verifier, data.sequence_length)
     training = TrainingOnly(make, data.validation_share)
-    held_out: list[Row] = []
-    sample: list[Row] = []
+    found: dict[str, list[Row]] = {"training": [], "validation": [], "test": []}
+    wanted = {"training": SAMPLE, "validation": data.validation_rows, "test": data.test_rows}
     whole: list[Row] = []
     for where, answer in stream.in_order():
-        if len(held_out) >= data.validation_rows and len(sample) >= SAMPLE:
+        if all(len(found[part]) >= count for part, count in wanted.items()):
             break
-        wanted = held_out if is_held_out(answer["source"], data.validation_share) else sample
-        if len(wanted) < max(SAMPLE, data.validation_rows):
+        part = part_of(answer["source"], data.validation_share)
+        if len(found[part]) < max(SAMPLE, wanted[part]):
             whole.append(make.whole(where, answer))
-            wanted += filter(None, [whole[-1].cut(make.limit)])
+            found[part] += filter(None, [whole[-1].cut(make.limit)])
     tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make.limit)
-    if not sample or not held_out:
+    held_out = validation_and_test(
+        found["validation"] + found["test"], data.validation_share, data.validation_rows, data.test_rows
+    )
+    if not found["training"]:
         raise ValueError(
-            f"data.validation_share={data.validation_share}: leaves {len(sample)} training and {len(held_out)} "
-            "held-out rows with room for an answer; change it, raise data.sequence_length or add documents"
+            f"data.validation_share={data.validation_share}: leaves no training rows with room for an answer; "
+            "lower it, raise data.sequence_length or add documents"
         )
     survey = stream.survey(make.vocabulary, lambda source: is_held_out(source, data.validation_share))
-    return RowsOnDisk(stream, training, survey, sample), one_answer_each(held_out)[: data.validation_rows]
+    return RowsOnDisk(stream, training, survey, found["training"]), held_out

@@ -155,6 +155,13 @@ def is_held_out(source: str, validation_share: float) -> bool:
     return int.from_bytes(hashlib.sha256(source.encode()).digest()[:4]) < validation_share * 2**32
 
 
+def part_of(source: str, validation_share: float) -> str:
+    """`training`, `validation` or `test`: half of the documents held out choose, the other half give the headline."""
+    if not is_held_out(source, validation_share):
+        return "training"
+    return "test" if is_held_out(source, validation_share / 2) else "validation"
+
+
 def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows; a source document is wholly in one of them.
 
@@ -169,6 +176,26 @@ def split(rows: list[Row], validation_share: float) -> tuple[list[Row], list[Row
             "held-out rows; change it or add documents"
         )
     return training, validation
+
+
+def validation_and_test(
+    held_out: list[Row], validation_share: float, validation_rows: int, test_rows: int
+) -> tuple[list[Row], list[Row]]:
+    """Validation rows, which choose the checkpoint, and test rows, which give the headline; an answer each.
+
+    Raises:
+        ValueError: one side is empty.
+    """
+    rows = one_answer_each(held_out)
+    validation, test = (
+        [row for row in rows if part_of(row.source, validation_share) == part] for part in ("validation", "test")
+    )
+    if not validation or not test:
+        raise ValueError(
+            f"data.validation_share={validation_share}: of the documents held out, {len(validation)} rows are for "
+            f"validation and {len(test)} for the test; raise it or add documents"
+        )
+    return validation[:validation_rows], test[:test_rows]
 
 
 def one_answer_each(rows: list[Row]) -> list[Row]:

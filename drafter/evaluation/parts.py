@@ -9,7 +9,6 @@ import torch
 from drafter.decode import Costs
 from drafter.decode.proposers import make_proposer
 from drafter.decode.sampling import Law
-from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.race import timed
 from drafter.evaluation.walk import walk
 from drafter.models import Drafter
@@ -121,12 +120,12 @@ def between(widths: Sequence[int], seconds: Sequence[float]) -> list[float]:
     return filled
 
 
-def best_draft_length(costs: Costs, leading: Sequence[list[int]]) -> tuple[int, Cycles]:
-    """The draft length with the highest ideal speed-up along known answers, and its walk.
+def best_draft_length(costs: Costs, leading: Sequence[list[int]]) -> int:
+    """The draft length with the highest ideal speed-up along known answers.
 
     Args:
         leading: matches of whole blocks, as `leading_matches` finds them.
     """
-    walks = {length: walk(leading, length) for length in range(1, len(costs.verify))}
-    length = max(walks, key=lambda one: costs.ideal(walks[one].tokens_per_cycle, one))
-    return length, walks[length]
+    return max(
+        range(1, len(costs.verify)), key=lambda length: costs.ideal(walk(leading, length).tokens_per_cycle, length)
+    )

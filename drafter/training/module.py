@@ -32,14 +32,14 @@ class DrafterModule(lightning.LightningModule):
         config: AlignmentConfig,
         drafter: BlockDiffusionDrafter,
         verifier: Verifier,
-        held_out: list[tuple[Rows, Tensor]],
+        validation: list[tuple[Rows, Tensor]],
     ):
         super().__init__()
         self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
         self.config, self.drafter = config, drafter
         self._frozen = (verifier,)
         self._fingerprint = verifier.fingerprint()  # once: it reads a little of every weight
-        self._held_out = held_out
+        self._validation = validation
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
         self.walked: Cycles | None = None
         self.coverage = Coverage()
@@ -104,7 +104,7 @@ class DrafterModule(lightning.LightningModule):
         self.walked = self.trainer.strategy.broadcast(self.walked)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
-        """Log what the walk over the held-out rows found; the walk itself is one pass over all of them."""
+        """Log what the walk over the validation rows found; the walk itself is one pass over all of them."""
         if self.walked is not None:
             found = {
                 MONITOR: self.walked.tokens_per_cycle,
@@ -112,18 +112,18 @@ class DrafterModule(lightning.LightningModule):
             }
             self.log_dict(found, prog_bar=True, batch_size=1)
 
-    def leading(self) -> list[list[int]]:
-        """Leading matches at every anchor of the held-out rows, in float32 whatever the training precision."""
+    def leading(self, batches: list[tuple[Rows, Tensor]]) -> list[list[int]]:
+        """Leading matches at every anchor of rows with their taps, in float32 whatever the training precision."""
         with torch.autocast(self.device.type, enabled=False):
             return [
                 row
-                for rows, taps in self._held_out
+                for rows, taps in batches
                 for row in leading_matches(self.drafter, self.verifier, rows.to(self.device), taps.to(self.device))
             ]
 
     def walk(self) -> Cycles:
-        """Tokens per cycle over the held-out rows."""
-        return walk(self.leading(), self.drafter.block_size - 1)
+        """Tokens per cycle over the validation rows."""
+        return walk(self.leading(self._validation), self.drafter.block_size - 1)
 
     def on_train_batch_end(self, *_: object) -> None:
         self.walked = None  # of other weights than these

@@ -17,7 +17,7 @@ from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.on_disk import RowsOnDisk, open_rows
 from drafter.data.order import check_enough
-from drafter.data.rows import Row, Rows, make_rows, one_answer_each, pad, split
+from drafter.data.rows import Row, Rows, make_rows, pad, split, validation_and_test
 from drafter.data.stream import Stream
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
@@ -45,7 +45,8 @@ class Material:
     verifier: Verifier  # float32: answers, held-out taps and exact decoding
     fast: torch.dtype  # what training and timed decoding run in
     training: list[Row]
-    held_out: list[Row]
+    validation: list[Row]  # held out: they choose the checkpoint and the draft length
+    test: list[Row]  # held out, of other documents: they give the headline
     drafter: BlockDiffusionDrafter
     manifest: dict[str, Any]  # of the answers
     on_disk: RowsOnDisk | None = None  # where the training rows stay on disk; `training` is then empty
@@ -62,8 +63,8 @@ class Material:
         return sum(len(row.answer) for row in self.training)
 
     @property
-    def held_out_ids(self) -> list[list[int]]:
-        return [row.ids[: row.start] for row in self.held_out]
+    def test_prompts(self) -> list[list[int]]:
+        return [row.ids[: row.start] for row in self.test]
 
 
 def prepare(config: AlignmentConfig) -> Material:
@@ -86,25 +87,27 @@ def prepare(config: AlignmentConfig) -> Material:
     training: list[Row] = []
     on_disk = None
     if config.data.streaming:
-        on_disk, held_out = open_rows(Stream(found.files, found.checksums, config.seed), verifier, config.data)
+        stream = Stream(found.files, found.checksums, config.seed)
+        on_disk, (validation, test) = open_rows(stream, verifier, config.data)
         check_enough(on_disk.survey.rows, per_step)
     else:
         training, held_out = split(
             make_rows(found.all(), verifier, config.data.sequence_length), config.data.validation_share
         )
-        training, held_out = training[: config.data.max_rows], one_answer_each(held_out)[: config.data.validation_rows]
+        training, counts = training[: config.data.max_rows], (config.data.validation_rows, config.data.test_rows)
+        validation, test = validation_and_test(held_out, config.data.validation_share, *counts)
         check_enough(len(packs_of(training, config.data)), per_step)
     sample = on_disk.sample if on_disk else training
     say_what_is_normalised_apart(config)
     warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
-    longest = max(row.start for row in held_out[: config.decoding.prompts])
+    longest = max(row.start for row in test[: config.decoding.prompts])
     context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
-    remedy = f"a held-out prompt has {longest} tokens, the verifier's context is {context}; lower it"
+    remedy = f"a test prompt has {longest} tokens, the verifier's context is {context}; lower it"
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
     fast = choose(settings.precision, device)
-    return Material(device, verifier, fast, training, held_out, drafter, found.manifest, on_disk)
+    return Material(device, verifier, fast, training, validation, test, drafter, found.manifest, on_disk)
 
 
 def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
@@ -219,8 +222,8 @@ def taps_of(
     return taps
 
 
-def held_out_batches(material: Material, taps: TapCache) -> list[tuple[Rows, Tensor]]:
-    """Held-out rows with their taps, rows of similar length together."""
-    order = sorted(range(len(material.held_out)), key=lambda index: len(material.held_out[index].ids))
+def batches_of(rows: list[Row], taps: TapCache) -> list[tuple[Rows, Tensor]]:
+    """Rows to walk over with their taps, rows of similar length together."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     groups = [order[at : at + ROWS_PER_PASS] for at in range(0, len(order), ROWS_PER_PASS)]
-    return [(pad([material.held_out[i] for i in group]), taps.padded(group)) for group in groups]
+    return [(pad([rows[i] for i in group]), taps.padded(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""The trained drafter at work: held-out prompts decoded plainly and with it, exactly and against the clock."""
+"""The trained drafter at work: test prompts decoded plainly and with it, exactly and against the clock."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from drafter.config import DecodingConfig
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
 from drafter.evaluation.agreement import compare_answers, compare_greedy
-from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.measured import table
 from drafter.evaluation.parts import best_draft_length, measure_costs
 from drafter.evaluation.race import race_plain
@@ -17,12 +16,6 @@ from drafter.verifier import Verifier
 SHOWN = ("name", "tokens_per_second", "verifier_calls", "tokens_per_cycle")
 
 
-def choose_length(settings: DecodingConfig, costs: Costs, leading: list[list[int]]) -> tuple[int, Cycles]:
-    """The recipe's draft length, or the best by the costs measured here; with the held-out walk at that length."""
-    length = settings.draft_length
-    return (length, walk(leading, length)) if length else best_draft_length(costs, leading)
-
-
 def decode_both_ways(
     settings: DecodingConfig,
     prompts: list[list[int]],
@@ -30,14 +23,16 @@ def decode_both_ways(
     drafter: BlockDiffusionDrafter,
     fast: Verifier,
     exported: Path,
-    leading: list[list[int]],
+    validation: list[list[int]],
+    test: list[list[int]],
 ) -> dict[str, Any]:
     """Decode prompts plainly and speculatively: exactly in float32, then against the clock.
 
     Args:
         verifier, drafter: in float32.
         fast, exported: the verifier in the precision of timed decoding, and where the drafter was exported.
-        leading: matches of the drafter at every anchor of the held-out rows.
+        validation, test: matches of the drafter at every anchor; where the recipe names no draft length, validation
+            rows choose it by the costs measured here, test rows say what it is worth.
     """
     agreement = compare_greedy(verifier, drafter, prompts, settings.max_new_tokens)
     same = walk_along(agreement.plain, prompts, verifier, drafter)
@@ -52,10 +47,10 @@ def decode_both_ways(
     quick = BlockDiffusionDrafter.from_pretrained(exported, dtype=fast.dtype, device=fast.device)
     wide = measure_costs(fast, quick, widest=1 + (settings.tree_nodes or 0))
     costs = Costs(wide.draft, wide.verify[: quick.block_size])
-    length, ideal_walk = choose_length(settings, costs, leading)
+    length = settings.draft_length or best_draft_length(costs, validation)
     speeds = race_plain(fast, quick, prompts, settings.max_new_tokens, length, settings.tree_nodes)
     plain, speculative = max(speeds[:2], key=lambda one: one.tokens_per_second), speeds[2]
-    ideal = costs.ideal(ideal_walk.tokens_per_cycle, length)
+    ideal = costs.ideal(walk(test, length).tokens_per_cycle, length)
     if settings.tree_nodes:
         ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
     print(table([one.figures() for one in speeds], SHOWN))

@@ -28,7 +28,7 @@ from drafter.training.fitting import fit, read, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.pictures import curves, kept_per_slot
-from drafter.training.prepare import Material, held_out_batches, prepare, taps_of
+from drafter.training.prepare import Material, batches_of, prepare, taps_of
 from drafter.training.trial import decode_both_ways
 from drafter.verifier import Verifier
 from drafter.verifier.tokenizer import tokenizer_hash
@@ -47,13 +47,14 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     material = settle(directory, prepare(config))
     drafter, verifier = material.drafter, material.verifier
     first = rank_zero_only.rank == 0  # the others train, and see no held-out row
-    held_out = exact_batches(config, material) if first else []
+    validation = exact_batches(config, material, "validation") if first else []
+    test = exact_batches(config, material, "test") if first else []
     fast = verifier  # one serves both where both are float32
     if material.fast is not verifier.dtype:
         fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     taps = training_taps(config, material, fast)
-    module = DrafterModule(config, drafter, verifier, held_out)
-    untrained = module.walk()
+    module = DrafterModule(config, drafter, verifier, validation)
+    untrained = walk(module.leading(test), drafter.block_size - 1)
     if first:
         log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
 
@@ -77,10 +78,11 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     drafter.load_state_dict(weights_of(state, "drafter"))
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
-    leading = module.leading()
+    chosen_by, leading = module.leading(validation), module.leading(test)
     found = walk(leading, drafter.block_size - 1)
-    prompts = material.held_out_ids[: config.decoding.prompts]
-    result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, directory / "export", leading)
+    prompts = material.test_prompts[: config.decoding.prompts]
+    exported = directory / "export"
+    result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
     curves(Metrics(directory).merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
     seconds = read(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
@@ -88,6 +90,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
         "tokens_per_cycle": found.tokens_per_cycle,
         "accepted_per_cycle": found.accepted_per_cycle,
         "tokens_per_cycle_untrained": untrained.tokens_per_cycle,
+        "tokens_per_cycle_validation": walk(chosen_by, drafter.block_size - 1).tokens_per_cycle,
         **result,
         "parameters": sum(weight.numel() for weight in drafter.parameters()),
         "steps": state["global_step"],
@@ -101,16 +104,16 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     }
     write_json(directory / "summary.json", summary)
     sure = found.interval()
-    suite = {"tokens_per_cycle": sure.value, "low": sure.low, "high": sure.high, "prompts": len(material.held_out)}
+    suite = {"tokens_per_cycle": sure.value, "low": sure.low, "high": sure.high, "prompts": len(material.test)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
 
 
-def exact_batches(config: AlignmentConfig, material: Material) -> list[tuple[Rows, Tensor]]:
-    """The held-out rows with their taps in float32, whatever training runs in."""
+def exact_batches(config: AlignmentConfig, material: Material, part: str) -> list[tuple[Rows, Tensor]]:
+    """The `validation` or the `test` rows with their taps in float32, whatever training runs in."""
+    rows = material.validation if part == "validation" else material.test
     settings = replace(config.data.cache, dtype="auto")
-    taps = taps_of(material.held_out, material.verifier, material.drafter, "held-out rows", settings=settings)
-    return held_out_batches(material, taps)
+    return batches_of(rows, taps_of(rows, material.verifier, material.drafter, f"{part} rows", settings=settings))
 
 
 def training_taps(config: AlignmentConfig, material: Material, verifier: Verifier) -> TapSource:
@@ -138,6 +141,6 @@ def describe(
         "verifier_licence": licence(config.verifier.source),
         "tokenizer": tokenizer_hash(material.verifier.tokenizer),
         "tokens_per_cycle": module.walk().tokens_per_cycle if walked is None else walked,
-        "probe": probe(material.verifier, material.drafter, material.held_out_ids).as_dict(),
+        "probe": probe(material.verifier, material.drafter, material.test_prompts).as_dict(),
         "provenance": provenance(),
     }

@@ -27,7 +27,7 @@ def make(folder: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from drafter.models import BlockDiffusionDrafter
-    from drafter.models.block_diffusion import config_for
+    from drafter.models.block_config import config_for
     from drafter.models.storage import facts_of
     from drafter.verifier import Verifier, tiny
 

@@ -15,7 +15,7 @@ from drafter.blocks import every_anchor, slot_ids, slot_labels
 from drafter.config import load
 from drafter.data.rows import Row, pad
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import config_for
+from drafter.models.block_config import config_for
 from drafter.regenerate import regenerate
 from drafter.taps import LocalTaps
 from drafter.training.runs.alignment import train

@@ -6,7 +6,7 @@ import torch
 from conftest import MASK_TOKEN, make_drafter, make_verifier
 
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import config_for, evenly_spaced
+from drafter.models.block_config import config_for, evenly_spaced
 
 ANCHORS = [[4, 5, 13], [0, 9, 19]]
 LENGTH = 20
@@ -182,3 +182,39 @@ def test_saving_keeps_weights_and_vocabulary(drafter, inputs, tmp_path):
     again = BlockDiffusionDrafter.from_pretrained(tmp_path)
     assert torch.equal(again.vocabulary, drafter.vocabulary)
     assert torch.equal(again(*inputs), drafter(*inputs))
+
+
+def test_the_draft_vocabulary_moves_with_its_module_and_stands_in_no_file():
+    drafter = make_drafter(make_verifier("llama"))
+    drafter.vocabulary = torch.tensor([3, 5, 8])
+    assert "vocabulary" not in drafter.state_dict()
+    assert drafter.to("meta").vocabulary.device.type == "meta"
+    assert drafter.to(torch.bfloat16).vocabulary.dtype == torch.int64
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_shapes_are_those_of_the_layout(bias):
+    """Written out once more, as engines expect them."""
+    facts = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 16,
+        "target_layer_ids": [1, 3, 4],
+        "attention_bias": bias,
+    }
+    expected = {"fc.weight": (48, 144), "hidden_norm.weight": (48,), "norm.weight": (48,)}
+    for layer in ("layers.0", "layers.1"):
+        expected |= {f"{layer}.{name}_layernorm.weight": (48,) for name in ("input", "post_attention")}
+        for name, shape in {"q": (96, 48), "k": (48, 48), "v": (48, 48), "o": (48, 96)}.items():
+            expected[f"{layer}.self_attn.{name}_proj.weight"] = shape
+            if bias:
+                expected[f"{layer}.self_attn.{name}_proj.bias"] = shape[:1]
+        expected |= {f"{layer}.self_attn.{name}_norm.weight": (16,) for name in "qk"}
+        expected |= {f"{layer}.mlp.{name}_proj.weight": (80, 48) for name in ("gate", "up")}
+        expected[f"{layer}.mlp.down_proj.weight"] = (48, 80)
+    assert BlockDiffusionDrafter.shapes(facts) == expected
+    with pytest.raises(ValueError, match="num_hidden_layers=1001: must lie between 1 and 1000"):
+        BlockDiffusionDrafter.shapes(facts | {"num_hidden_layers": 1001})

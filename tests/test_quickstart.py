@@ -12,7 +12,7 @@ from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.agreement import TIE, compare_greedy, margin
 from drafter.evaluation.walk import walk_along
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import config_for
+from drafter.models.block_config import config_for
 from drafter.models.start import start_from_verifier
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve

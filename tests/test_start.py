@@ -5,7 +5,7 @@ import torch
 from conftest import MASK_TOKEN, make_verifier
 
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import config_for
+from drafter.models.block_config import config_for
 from drafter.models.start import start_from_verifier
 from drafter.verifier import Verifier, tiny
 

@@ -13,8 +13,9 @@ import torch
 from drafter.check.report import Finding
 from drafter.check.verifier import VerifierFacts
 from drafter.export.record import checksum
-from drafter.layouts import Layout, shapes
+from drafter.layouts import Layout
 from drafter.layouts.weights import CODES, INDEX, SINGLE, Weights
+from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import VOCABULARY_FILE, read_vocabulary
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
@@ -49,7 +50,7 @@ def check_tensors(weights: Weights, layout: Layout, facts: Mapping[str, Any], su
         facts: all of those that decide shapes.
         sums: checksums that export recorded, by our names; empty where it recorded none.
     """
-    expected = shapes(facts)
+    expected = BlockDiffusionDrafter.shapes(facts)
     names = {layout.tensor(name): name for name in expected}
     extras = _vocabulary_shapes(layout, facts)
     found = list(_unknown(weights, names, extras, layout))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from drafter.models.block_diffusion import rope_base
+from drafter.models.block_config import rope_base
 from drafter.verifier.conversion import resolve
 from drafter.verifier.tokenizer import tokenizer_hash
 

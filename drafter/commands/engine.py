@@ -20,7 +20,7 @@ def run(parsed: Namespace) -> None:
 
     from drafter.config import AlignmentConfig, load_as
     from drafter.engine.command import serve_answers, serve_states
-    from drafter.models.block_diffusion import evenly_spaced
+    from drafter.models.block_config import evenly_spaced
     from drafter.verifier.conversion import resolve
     from drafter.verifier.tokenizer import text_config
 

@@ -66,7 +66,7 @@ def _measured(source: Any, verifier: str) -> dict[str, Any]:
     from drafter.evaluation.probe import probe
     from drafter.export.record import licence
     from drafter.models import BlockDiffusionDrafter
-    from drafter.models.block_diffusion import BlockDiffusionConfig
+    from drafter.models.block_config import BlockDiffusionConfig
     from drafter.models.storage import settings_of
     from drafter.verifier import Verifier
     from drafter.verifier.tokenizer import tokenizer_hash

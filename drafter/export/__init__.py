@@ -106,6 +106,7 @@ def write_export(
             LAYOUTS[layout],
             facts,
             tensor,
+            BlockDiffusionDrafter.shapes(facts),
             vocabulary=source.vocabulary,
             head=head,
             shard_bytes=shard_bytes,

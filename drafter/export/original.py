@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from drafter.export.record import checksum, read_record
-from drafter.layouts import shapes
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import BlockDiffusionConfig
 from drafter.models.storage import Stored, facts_of, find
 
 PREFIX = "drafter."
@@ -73,7 +71,7 @@ def open_original(source: str | Path) -> Original:
 def of_directory(directory: Path) -> Original:
     """A drafter in any layout; where its checksums were recorded, they must hold."""
     stored = Stored(directory)
-    config = stored.build(BlockDiffusionConfig)
+    config = stored.build(BlockDiffusionDrafter)
     facts = facts_of(config, stored["norm.weight"].dtype)
     record = read_record(directory)
     sums = record.get("sha256") or {}
@@ -103,7 +101,7 @@ def of_checkpoint(path: Path) -> Original:
             f"checkpoint={str(path)!r}: does not say what drafter it holds; name a checkpoint that `train.py` wrote"
         )
     names = {_ours(name): name for name in state["state_dict"] if name.startswith(PREFIX)}
-    for name, shape in shapes(about["facts"]).items():
+    for name, shape in BlockDiffusionDrafter.shapes(about["facts"]).items():
         if name not in names or tuple(state["state_dict"][names[name]].shape) != shape:
             raise ValueError(f"checkpoint={str(path)!r}: {name} is missing or not {list(shape)}; train again")
     vocabulary = about["vocabulary"]

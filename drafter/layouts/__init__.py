@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from drafter.layouts.base import FACTS, MISSING, Layout, get, shapes
+from drafter.layouts.base import FACTS, MISSING, SHAPES, Layout, get
 from drafter.layouts.canonical import CANONICAL
 from drafter.layouts.native import TRANSFORMERS
 from drafter.layouts.rules import RULES
 from drafter.layouts.speculators import SPECULATORS
 
-__all__ = ["CANONICAL", "FACTS", "LAYOUTS", "MISSING", "RULES", "Layout", "detect", "find_layout", "get", "shapes"]
+__all__ = ["CANONICAL", "FACTS", "LAYOUTS", "MISSING", "RULES", "SHAPES", "Layout", "detect", "find_layout", "get"]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CANONICAL, TRANSFORMERS, SPECULATORS)}
 

@@ -39,6 +39,17 @@ FACTS = (
 )
 
 
+SHAPES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "target_layer_ids",
+)
+"""The facts that decide a drafter's tensors and their shapes, beside `attention_bias`."""
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 DEEPEST = 1000  # a number beyond is a slip, and would be asked for all its tensors
 
@@ -136,39 +147,3 @@ def put(config: dict[str, Any], path: str, value: Any) -> None:
     for part in parents:
         config = config.setdefault(part, {})
     config[last] = value
-
-
-def shapes(facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a drafter, under our names, with its shape.
-
-    Raises:
-        ValueError: the depth is no drafter's.
-    """
-    if not 1 <= facts["num_hidden_layers"] <= DEEPEST:
-        raise ValueError(f"num_hidden_layers={facts['num_hidden_layers']}: must lie between 1 and {DEEPEST}")
-    width, inner, head = facts["hidden_size"], facts["intermediate_size"], facts["head_dim"]
-    queries, keys = facts["num_attention_heads"] * head, facts["num_key_value_heads"] * head
-    found: dict[str, tuple[int, ...]] = {
-        "fc.weight": (width, width * len(facts["target_layer_ids"])),
-        "hidden_norm.weight": (width,),
-        "norm.weight": (width,),
-    }
-    for index in range(facts["num_hidden_layers"]):
-        layer = f"layers.{index}"
-        found |= {
-            f"{layer}.input_layernorm.weight": (width,),
-            f"{layer}.post_attention_layernorm.weight": (width,),
-            f"{layer}.self_attn.q_proj.weight": (queries, width),
-            f"{layer}.self_attn.k_proj.weight": (keys, width),
-            f"{layer}.self_attn.v_proj.weight": (keys, width),
-            f"{layer}.self_attn.o_proj.weight": (width, queries),
-            f"{layer}.self_attn.q_norm.weight": (head,),
-            f"{layer}.self_attn.k_norm.weight": (head,),
-            f"{layer}.mlp.gate_proj.weight": (inner, width),
-            f"{layer}.mlp.up_proj.weight": (inner, width),
-            f"{layer}.mlp.down_proj.weight": (width, inner),
-        }
-        if facts.get("attention_bias"):
-            for name, size in (("q", queries), ("k", keys), ("v", keys), ("o", width)):
-                found[f"{layer}.self_attn.{name}_proj.bias"] = (size,)
-    return found

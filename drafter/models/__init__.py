@@ -4,7 +4,8 @@ To add one: a class with what `base.Drafter` lists, its entry in DRAFTERS, its p
 """
 
 from drafter.models.base import Drafter
-from drafter.models.block_diffusion import BlockDiffusionConfig, BlockDiffusionDrafter
+from drafter.models.block_config import BlockDiffusionConfig
+from drafter.models.block_diffusion import BlockDiffusionDrafter
 from drafter.models.causal import CausalDrafter
 from drafter.models.push_forward import PushForwardConfig, PushForwardModel
 from drafter.models.storage import find, read_config

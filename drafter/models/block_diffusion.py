@@ -12,33 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from drafter.attention import KVCache, LayerShape, Replay
 from drafter.attention.sdpa import attend
 from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
-from drafter.layouts import CANONICAL, find_layout
+from drafter.layouts import CANONICAL, SHAPES, find_layout
+from drafter.layouts.base import DEEPEST
 from drafter.models import storage
 from drafter.models.base import Outline
+from drafter.models.block_config import BlockDiffusionConfig
 from drafter.models.layers import DrafterLayer
 from drafter.verifier import Verifier
-
-
-class BlockDiffusionConfig(Qwen3Config):
-    """Qwen3's fields plus those that engines read of a DFlash drafter.
-
-    Args:
-        block_size: slots of a block, the anchor included.
-        num_target_layers: depth of the verifier.
-        dflash_config: `mask_token_id`, and `target_layer_ids` (0-based; a tap is the output of that layer).
-        is_causal: whether a slot sees only the slots before it; None where that holds for sliding layers alone.
-    """
-
-    block_size: int = 16
-    num_target_layers: int = 0
-    dflash_config: dict | None = None
-    is_causal: bool | None = False
 
 
 class BlockDiffusionDrafter(PreTrainedModel):
@@ -69,6 +54,24 @@ class BlockDiffusionDrafter(PreTrainedModel):
         self.post_init()
 
     @classmethod
+    def shapes(cls, facts: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Every tensor of a drafter with these facts (see `drafter.layouts`), by name: those of one without memory.
+
+        Raises:
+            ValueError: the depth is no drafter's.
+        """
+        depth = facts["num_hidden_layers"]
+        if not 1 <= depth <= DEEPEST:
+            raise ValueError(f"num_hidden_layers={depth}: must lie between 1 and {DEEPEST}")
+        config = BlockDiffusionConfig(
+            **{fact: facts[fact] for fact in SHAPES if fact != "target_layer_ids"},
+            attention_bias=bool(facts.get("attention_bias")),
+            dflash_config={"target_layer_ids": facts["target_layer_ids"]},
+        )
+        with torch.device("meta"):
+            return {name: tuple(weight.shape) for name, weight in cls(config).state_dict().items()}
+
+    @classmethod
     def from_pretrained(
         cls, source: str | Path, *, dtype: torch.dtype | None = None, device: Any = "cpu"
     ) -> "BlockDiffusionDrafter":
@@ -85,7 +88,9 @@ class BlockDiffusionDrafter(PreTrainedModel):
         """Save in the canonical layout; a draft vocabulary goes into a file of its own, which engines ignore."""
         facts = storage.facts_of(self.config, self.dtype)
         weights = self.state_dict()
-        storage.save(Path(save_directory), CANONICAL, facts, weights.__getitem__, vocabulary=self.vocabulary)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        directory = Path(save_directory)
+        storage.save(directory, CANONICAL, facts, weights.__getitem__, shapes, vocabulary=self.vocabulary)
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
@@ -227,63 +232,3 @@ def _attend_context(
     keys: Tensor, values: Tensor, mask: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
     return attend(query, torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1), mask, scale)
-
-
-def evenly_spaced(num_layers: int, count: int) -> list[int]:
-    """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3.
-
-    Raises:
-        ValueError: there are fewer than that.
-    """
-    if count == 1:
-        return [num_layers // 2]
-    if count > num_layers - 3:
-        most = max(1, num_layers - 3)
-        raise ValueError(f"drafter.num_taps={count}: the verifier has room for {most}; lower it or name tap_layers")
-    return [round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count)]
-
-
-def config_for(
-    verifier: Verifier, *, num_layers: int, block_size: int, tap_layers: Sequence[int], mask_token_id: int, **sizes: Any
-) -> BlockDiffusionConfig:
-    """The drafter's config for a verifier: the same width, heads and RoPE base, in plain Qwen3 terms.
-
-    Raises:
-        ValueError: a field does not fit the verifier.
-    """
-    theirs = verifier.config
-    verifier.check_taps(tap_layers)
-    vocabulary = verifier.head.shape[0]
-    if not 0 <= mask_token_id < vocabulary:
-        raise ValueError(f"drafter.mask_token_id={mask_token_id}: must be an id of the verifier, 0 to {vocabulary - 1}")
-    if mask_token_id in verifier.stop_ids:
-        raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
-    heads = theirs.num_attention_heads
-    return BlockDiffusionConfig(
-        architectures=CANONICAL.fixed["architectures"],
-        vocab_size=vocabulary,
-        hidden_size=theirs.hidden_size,
-        intermediate_size=theirs.intermediate_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=theirs.num_key_value_heads or heads,
-        head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
-        hidden_act="silu",
-        rms_norm_eps=theirs.rms_norm_eps,
-        max_position_embeddings=theirs.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_base(theirs)},
-        layer_types=["full_attention"] * num_layers,
-        tie_word_embeddings=False,
-        block_size=block_size,
-        num_target_layers=verifier.num_layers,
-        dflash_config={"mask_token_id": mask_token_id, "target_layer_ids": list(tap_layers)},
-        **sizes,
-    )
-
-
-def rope_base(config: Any) -> float:
-    """The base of a verifier's rotary embedding, by its text config."""
-    parameters = config.rope_parameters or {}
-    if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
-        parameters = parameters.get("full_attention", parameters)
-    return float(parameters.get("rope_theta", 10000.0))

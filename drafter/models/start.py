@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drafter.models.block_diffusion import BlockDiffusionConfig, BlockDiffusionDrafter
+from drafter.models.block_config import BlockDiffusionConfig
+from drafter.models.block_diffusion import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from drafter.layouts import FACTS, RULES, Layout, detect, shapes
+from drafter.layouts import FACTS, RULES, Layout, detect
 from drafter.layouts.base import SLIDING
 from drafter.layouts.reading import read_facts
 from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write
@@ -72,16 +72,16 @@ class Stored:
         return self.weights[self.layout.tensor(name)]
 
     def build(self, kind: Any) -> Any:
-        """The config of class `kind`, once the tensors are found to be those that it asks for."""
+        """The config of a drafter of class `kind`, once the tensors are found to be those that it has."""
         rope = self.facts["rope_parameters"]
         if rope.get("rope_type") != "default" or not RULES["rope_theta"][0](rope.get("rope_theta")):
             raise ValueError(f"{self.directory}: rope_parameters={rope}: must be {RULES['rope_parameters'][1]}")
         try:
-            config = kind(**settings_of(self.facts))
+            config = kind.config_class(**settings_of(self.facts))
         except StrictDataclassError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(f"{self.directory}: {reason}; correct config.json") from None
-        self.check(shapes(facts_of(config, torch.float32)).items())
+        self.check(kind.shapes(facts_of(config, torch.float32)).items())
         return config
 
     def check(self, expected: Iterable[tuple[str, tuple[int, ...]]]) -> None:
@@ -190,7 +190,7 @@ def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) 
         dtype: None for the stored one.
     """
     stored = Stored(find(source))
-    config = stored.build(kind.config_class)
+    config = stored.build(kind)
     dtype = stored["norm.weight"].dtype if dtype is None else dtype
     with torch.device("meta"):
         drafter = kind(config)
@@ -209,6 +209,7 @@ def save(
     layout: Layout,
     facts: Mapping[str, Any],
     tensor: Callable[[str], Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
     *,
     vocabulary: Tensor | None = None,
     head: Tensor | None = None,
@@ -219,6 +220,7 @@ def save(
     Args:
         facts: see `drafter.layouts`; `dtype` is what the tensors are written in.
         tensor: returns a tensor by our name, in any dtype and on any device.
+        shapes: of all tensors, by our names.
         vocabulary: ids that may be proposed [V'], or None.
         head: the head's rows of those ids [V', D]; for layouts that store them.
     Raises:
@@ -226,8 +228,8 @@ def save(
     """
     directory.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, facts["dtype"])
-    names = {layout.tensor(name): name for name in shapes(facts)}
-    entries = [Entry(layout.tensor(name), shape, dtype) for name, shape in shapes(facts).items()]
+    names = {layout.tensor(name): name for name in shapes}
+    entries = [Entry(layout.tensor(name), shape, dtype) for name, shape in shapes.items()]
     extra: dict[str, Tensor] = {}
     if not layout.side_file:
         facts = {"draft_vocab_size": facts["vocab_size"] if vocabulary is None else len(vocabulary)} | dict(facts)

@@ -23,7 +23,7 @@ from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_diffusion import config_for, evenly_spaced
+from drafter.models.block_config import config_for, evenly_spaced
 from drafter.models.start import adopt, start_from_verifier
 from drafter.taps import TapCache
 from drafter.training.batches import packs_of

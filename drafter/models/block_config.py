@@ -1,0 +1,85 @@
+"""The shape of a block-diffusion drafter: its config, and the one that goes with a verifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+
+from drafter.layouts import CANONICAL
+from drafter.verifier import Verifier
+
+
+class BlockDiffusionConfig(Qwen3Config):
+    """Qwen3's fields plus those that engines read of a DFlash drafter.
+
+    Args:
+        block_size: slots of a block, the anchor included.
+        num_target_layers: depth of the verifier.
+        dflash_config: `mask_token_id`, and `target_layer_ids` (0-based; a tap is the output of that layer).
+        is_causal: whether a slot sees only the slots before it; None where that holds for sliding layers alone.
+    """
+
+    block_size: int = 16
+    num_target_layers: int = 0
+    dflash_config: dict | None = None
+    is_causal: bool | None = False
+
+
+def evenly_spaced(num_layers: int, count: int) -> list[int]:
+    """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3.
+
+    Raises:
+        ValueError: there are fewer than that.
+    """
+    if count == 1:
+        return [num_layers // 2]
+    if count > num_layers - 3:
+        most = max(1, num_layers - 3)
+        raise ValueError(f"drafter.num_taps={count}: the verifier has room for {most}; lower it or name tap_layers")
+    return [round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count)]
+
+
+def config_for(
+    verifier: Verifier, *, num_layers: int, block_size: int, tap_layers: Sequence[int], mask_token_id: int, **sizes: Any
+) -> BlockDiffusionConfig:
+    """The drafter's config for a verifier: the same width, heads and RoPE base, in plain Qwen3 terms.
+
+    Raises:
+        ValueError: a field does not fit the verifier.
+    """
+    theirs = verifier.config
+    verifier.check_taps(tap_layers)
+    vocabulary = verifier.head.shape[0]
+    if not 0 <= mask_token_id < vocabulary:
+        raise ValueError(f"drafter.mask_token_id={mask_token_id}: must be an id of the verifier, 0 to {vocabulary - 1}")
+    if mask_token_id in verifier.stop_ids:
+        raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
+    heads = theirs.num_attention_heads
+    return BlockDiffusionConfig(
+        architectures=CANONICAL.fixed["architectures"],
+        vocab_size=vocabulary,
+        hidden_size=theirs.hidden_size,
+        intermediate_size=theirs.intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=theirs.num_key_value_heads or heads,
+        head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
+        hidden_act="silu",
+        rms_norm_eps=theirs.rms_norm_eps,
+        max_position_embeddings=theirs.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_base(theirs)},
+        layer_types=["full_attention"] * num_layers,
+        tie_word_embeddings=False,
+        block_size=block_size,
+        num_target_layers=verifier.num_layers,
+        dflash_config={"mask_token_id": mask_token_id, "target_layer_ids": list(tap_layers)},
+        **sizes,
+    )
+
+
+def rope_base(config: Any) -> float:
+    """The base of a verifier's rotary embedding, by its text config."""
+    parameters = config.rope_parameters or {}
+    if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
+        parameters = parameters.get("full_attention", parameters)
+    return float(parameters.get("rope_theta", 10000.0))

@@ -6,6 +6,7 @@ from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from drafter.decode import FreeDecoder, SpeculativeDecoder
+from drafter.decode.schemes.free_running import FreeRunning
 from drafter.models import PushForwardModel
 from drafter.verification import speculative_sampling
 from drafter.verification.base import inverse_cdf, uniforms
@@ -147,3 +148,8 @@ def test_what_does_not_fit_is_refused(few, model):
         SpeculativeDecoder(make_verifier("llama"), small)
     with pytest.raises(ValueError, match="frequency_penalty=-1"):
         FreeDecoder(model, None, 4, -1.0)
+
+
+def test_noise_outside_its_interval_is_refused_before_decoding(model):
+    with pytest.raises(ValueError, match=r"noise: has values outside \[0, 1\)"):
+        FreeRunning(model, 2, torch.ones(1, 8), 1.0, 1, 16)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from drafter import config as configs
+from drafter.__main__ import main
 from drafter.config import RunConfig
 from drafter.data.texts import held_out, make_text_rows
 from drafter.decode import FreeDecoder
@@ -13,6 +14,7 @@ from drafter.models import PushForwardModel, kind_of
 from drafter.training.batches.texts import TextSteps
 from drafter.training.distillation.module import DistillationModule
 from drafter.training.runs import run
+from drafter.training.runs.distillation import warn_of_coarse_weights
 from drafter.verifier import Verifier
 from tests.conftest import make_verifier
 
@@ -164,3 +166,34 @@ def test_a_student_of_another_vocabulary_is_refused_before_training(finished, tm
     ).save_pretrained(folder)
     with pytest.raises(ValueError, match="has a vocabulary of 32 tokens, the teacher of 288"):
         run(distillation(tmp_path, texts, student=f"{{start: '{folder}'}}"))
+
+
+def test_the_command_writes_with_and_without_a_verifier(finished, tmp_path, capsys):
+    export, told = str(finished[0].directory / "export"), tmp_path / "told.json"
+    alone = ["generate", export, "--raw", "--max-new-tokens", "7", "--dtype", "float32"]
+    assert main([*alone, "--json", str(told), "This is"]) == 0
+    found = json.loads(told.read_text())
+    assert capsys.readouterr().out.rstrip("\n") == found["text"].rstrip("\n")
+    assert (found["tokens"], found["passes"]) in ((7, 4), *((n, -(-n // 2)) for n in range(1, 7)))
+    assert main([*alone, "--draft-length", "1", "--frequency-penalty", "0.5", "This is"]) == 0
+    beside = [*alone, "--verifier", "tiny-llama", "--temperature", "1"]
+    assert main([*beside, "This is"]) == 0
+    for words, message in (
+        ([*alone, "--draft-length", "3"], "tokens_per_pass=3: the model was trained to give 1 to 2"),
+        ([*alone, "--top-k", "5"], "top-p, top-k: a push-forward model has no law to cut"),
+        ([*alone, "--rule", "match"], "rule='match': goes with --verifier"),
+        ([*beside, "--frequency-penalty", "1"], "frequency-penalty=1.0: a verifier's law has none"),
+        (["generate", "--plain"], "verifier: none is named"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main([*words, "This is"])
+
+
+def test_a_teacher_in_sixteen_bits_is_warned_of(tmp_path, caplog):
+    model = make_verifier("llama").model
+    for dtype, said in ((torch.bfloat16, True), (torch.float32, False)):
+        caplog.clear()
+        folder = tmp_path / str(dtype)
+        type(model)(model.config).to(dtype).save_pretrained(folder)
+        warn_of_coarse_weights(str(folder))
+        assert ("stored in torch.bfloat16" in caplog.text) == said

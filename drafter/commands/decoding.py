@@ -20,7 +20,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> None:
     """DRAFTER and how both models are loaded."""
     parser.add_argument("drafter", metavar="DRAFTER", nargs="?" if optional else None, help="directory, or hub id")
-    parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
+    parser.add_argument("--verifier", required=not optional, help="hub id, directory, GGUF file or packaged name")
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"of both models; default: {dtype}")
     parser.add_argument(
         "--draft-vocabulary",

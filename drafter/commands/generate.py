@@ -1,8 +1,9 @@
 """A prompt → the verifier's answer, as it is found: from the command line, a file or standard input.
 
 `--compare` decodes plainly, then with drafts, shows in colour which tokens were accepted drafts, and gives tokens per
-cycle, speed-up, and whether the tokens are the same. `--plain` needs no DRAFTER. The text goes to standard output, the
-figures to standard error.
+cycle, speed-up, and whether the tokens are the same. `--plain` needs no DRAFTER. A push-forward model needs no
+verifier: without one it writes alone, its trained number of tokens (or --draft-length) in every pass, and nothing
+checks them. The text goes to standard output, the figures to standard error.
 """
 
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drafter.commands import decoding
+from drafter.commands.free import write
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
@@ -35,6 +37,9 @@ def arguments(parser: ArgumentParser) -> None:
     number: dict[str, Any] = {"type": decoding.number_or_auto, "metavar": "N|auto"}
     parser.add_argument("--draft-length", **number, help="tokens proposed per cycle; default: the trained number")
     parser.add_argument("--tree-nodes", **number, help="propose a tree of so many tokens instead")
+    parser.add_argument(
+        "--frequency-penalty", type=float, default=0.0, help="of a push-forward model alone, against repetition"
+    )
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--plain", action="store_true", help="decode without drafts")
     way.add_argument("--compare", action="store_true", help="plainly, then with drafts")
@@ -52,6 +57,12 @@ def run(parsed: Namespace) -> None:
     if not all(parsed.stop):
         raise ValueError("stop='': ends nothing; give it at least one character")
     prompt = _prompt(parsed)
+    if parsed.verifier is None:
+        if parsed.drafter is None:
+            raise ValueError("verifier: none is named; name one")
+        return write(parsed, prompt)
+    if parsed.frequency_penalty:
+        raise ValueError(f"frequency-penalty={parsed.frequency_penalty}: a verifier's law has none; leave one out")
     if parsed.drafter is not None:
         decoding.check_models(parsed, parsed.drafter, (parsed.draft_length, parsed.tree_nodes))
 

@@ -90,8 +90,8 @@ class PushForwardProposer(Proposer):
         laws: bool = False,
         confidences: bool = False,
     ) -> Proposal:
-        if noise is None:
-            raise ValueError("noise: a push-forward model drafts from noise; use rule shared_noise, temperature > 0")
+        if noise is None:  # of timings alone; the middle of every law
+            noise = full((len(anchors), self.length), 0.5, device=anchors.device)
         state.ids.scatter_(1, state.places(state.lengths, 1), anchors)
         behind, starts = self.length, [max(0, length - self.length) for length in state.lengths]
         if any(0 < length < self.length for length in state.lengths):  # a row is shorter than what may be new of others

@@ -9,7 +9,7 @@ from drafter.attention import Replay
 from drafter.decode.answering import Answering
 from drafter.decode.pair import PREFILL_CHUNK
 from drafter.decode.schemes.base import Outcome
-from drafter.models.push_forward import PushForwardModel
+from drafter.models.push_forward import PushForwardModel, check_noise
 
 
 class FreeRunning:
@@ -38,6 +38,7 @@ class FreeRunning:
         replayed: int = Replay.OFF,
         penalty: float = 0.0,
     ):
+        check_noise(noise)
         self.model, self.count, self.noise, self.penalty = model, count, noise, penalty
         self.cache = model.new_cache(size, tokens + 2 * count, kernel, replayed)
         self.warmth = torch.full((size,), temperature, device=model.device)

@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
+from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
@@ -30,6 +31,7 @@ from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.pictures import series
 from drafter.verifier import Verifier
+from drafter.verifier.conversion import resolve
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     directory = claim(config)
     device = own_device(config.training.devices, choose_device(config.verifier.device))
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
-    warn_of_coarse_weights(verifier)
+    warn_of_coarse_weights(config.verifier.source)
     context, length = verifier.config.max_position_embeddings, config.text.sequence_length
     require(length <= context, "text.sequence_length", length, f"the teacher reads {context} tokens; lower it")
     rows = make_text_rows(read_documents(config.text), verifier.tokenizer, config.text)
@@ -155,8 +157,10 @@ def trial(
     return {"writing": writing, "speed": speed}
 
 
-def warn_of_coarse_weights(verifier: Verifier) -> None:
-    """Say so where the teacher was stored in 16 bits: it is computed in float32, its law is that of rounded weights."""
-    stored = getattr(verifier.config, "dtype", None)
-    if stored in (torch.bfloat16, torch.float16, "bfloat16", "float16"):
-        log.warning("verifier: stored in %s; its targets are computed in float32, so that none contradict", stored)
+def warn_of_coarse_weights(source: str) -> None:
+    """Say so where the teacher is stored in 16 bits: its law is that of rounded weights, though computed in float32."""
+    stored = AutoConfig.from_pretrained(resolve(source)).dtype
+    if stored in (torch.bfloat16, torch.float16):
+        log.warning(
+            "verifier.source=%r: stored in %s; targets are computed in float32: none contradict", source, stored
+        )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drafter.__main__ import main
-from drafter.evaluation.writing import likelier, nll_under, perplexity_under, variety, win_rate
+from drafter.evaluation.writing import Reader, variety, win_rate
 from tests.conftest import ROOT, make_verifier
 
 PUBLISHED = sorted((ROOT / "recipes").glob("k_forcing_*.yaml"))
@@ -37,17 +37,19 @@ def test_the_judge_counts_its_tokens_behind_the_prompt():
         for at in range(len(judge.tokenizer.encode(prompt)), ids.shape[1]):
             total -= float(law[at - 1, ids[0, at]])
             count += 1
-    found = nll_under(judge, prompts, answers)
-    assert found == (pytest.approx(total, rel=1e-4), count)
-    assert perplexity_under(judge, prompts, answers) == pytest.approx(math.exp(total / count), rel=1e-4)
-    assert math.isnan(perplexity_under(judge, ["ab"], [""]))
+    reader = Reader(judge)
+    found = [reader.nll(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert sum(each for each, _ in found) == pytest.approx(total, rel=1e-4)
+    assert sum(each for _, each in found) == count
+    assert reader.perplexity(prompts, answers) == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert math.isnan(reader.perplexity(["ab"], [""]))
 
 
 def test_the_likelihood_judge_prefers_what_is_likelier():
-    judge = make_verifier("llama")
-    one, two = "abc", "xyz"
-    means = [nll_under(judge, ["q"], [answer])[0] for answer in (one, two)]
-    assert likelier(judge)("q", one, two) == (means[0] < means[1])
+    reader = Reader(make_verifier("llama"))
+    sums = [reader.nll("q", answer)[0] for answer in ("abc", "xyz")]
+    assert reader.prefers("q", "abc", "xyz") == (sums[0] < sums[1])
+    assert reader.prefers("q", "xyz", "abc") == (sums[1] < sums[0])
 
 
 def test_a_judge_that_likes_the_first_gives_no_win():

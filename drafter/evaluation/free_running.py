@@ -6,7 +6,7 @@ from typing import Any
 
 from drafter.config import TrialConfig
 from drafter.decode import FreeDecoder, Generation, SpeculativeDecoder
-from drafter.evaluation.writing import likelier, perplexity_under, variety, win_rate
+from drafter.evaluation.writing import Reader, variety, win_rate
 from drafter.models import PushForwardModel
 from drafter.verifier import Verifier
 
@@ -54,13 +54,13 @@ def compare_writing(
         name: [verifier.tokenizer.decode(before(one, stops)) for one in answers] for name, answers in written.items()
     }
     shown = [verifier.tokenizer.decode(prompt) for prompt in prompts]
-    records = []
+    records, reader = [], None if judge is None else Reader(judge)
     for name, answers in written.items():
         record: dict[str, Any] = {"way": name, **variety([before(one, stops) for one in answers]).as_dict()}
-        if judge is not None:
-            record["perplexity"] = perplexity_under(judge, shown, texts[name])
+        if reader is not None:
+            record["perplexity"] = reader.perplexity(shown, texts[name])
             if name not in (TEXT, TEACHER):
-                rate = win_rate(shown, texts[name], texts[TEACHER], likelier(judge))
+                rate = win_rate(shown, texts[name], texts[TEACHER], reader.prefers)
                 record |= {"likelier_than_teacher": rate.value, "low": rate.low, "high": rate.high}
         records.append(record)
     return records, {name: shown[0] + " ▸ " + each[0] for name, each in texts.items()}

@@ -51,42 +51,41 @@ def ngrams(ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(ids[at : at + size]) for at in range(len(ids) - size + 1)]
 
 
-@torch.inference_mode()
-def nll_under(judge: Verifier, prompts: Sequence[str], answers: Sequence[str]) -> tuple[float, int]:
-    """Summed negative log-likelihood of answers behind their prompts, nats, and the judge's tokens that it is of.
+class Reader:
+    """A language model that reads what others wrote, each text once."""
 
-    The judge reads prompt and answer as one text; what it counts are its tokens behind as many as the prompt has.
-    """
-    total, count = 0.0, 0
-    for prompt, answer in zip(prompts, answers, strict=True):
-        known = len(judge.tokenizer.encode(prompt))
-        ids = judge.tokenizer.encode(prompt + answer)[: judge.config.max_position_embeddings]
-        if len(ids) <= known:
-            continue
-        hidden, _ = judge.step(torch.tensor([ids], device=judge.device), judge.new_cache(1, len(ids)))
-        scores = judge.logits(hidden[0, known - 1 : -1]).float().log_softmax(-1)  # [T, V]
-        own = torch.tensor(ids[known:], device=judge.device)
-        total -= float(scores.gather(1, own[:, None]).sum())
-        count += len(own)
-    return total, count
+    def __init__(self, judge: Verifier):
+        self.judge = judge
+        self.read: dict[tuple[str, str], tuple[float, int]] = {}
 
+    @torch.inference_mode()
+    def nll(self, prompt: str, answer: str) -> tuple[float, int]:
+        """Summed negative log-likelihood of an answer behind its prompt, nats, and the judge's tokens that it is of.
 
-def perplexity_under(judge: Verifier, prompts: Sequence[str], answers: Sequence[str]) -> float:
-    """exp of the mean over all tokens of all answers; NaN without any."""
-    total, count = nll_under(judge, prompts, answers)
-    return math.exp(total / count) if count else float("nan")
+        The judge reads both as one text; what it counts are its tokens behind as many as the prompt has.
+        """
+        if (prompt, answer) not in self.read:
+            judge = self.judge
+            known = len(judge.tokenizer.encode(prompt))
+            ids = judge.tokenizer.encode(prompt + answer)[: judge.config.max_position_embeddings]
+            total, own = 0.0, ids[known:]
+            if own:
+                hidden, _ = judge.step(torch.tensor([ids], device=judge.device), judge.new_cache(1, len(ids)))
+                scores = judge.logits(hidden[0, known - 1 : -1]).float().log_softmax(-1)  # [T, V]
+                total = -float(scores.gather(1, torch.tensor(own, device=judge.device)[:, None]).sum())
+            self.read[prompt, answer] = total, len(own)
+        return self.read[prompt, answer]
 
+    def perplexity(self, prompts: Sequence[str], answers: Sequence[str]) -> float:
+        """exp of the mean over all tokens of all answers; NaN without any."""
+        found = [self.nll(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        count = sum(each for _, each in found)
+        return math.exp(sum(total for total, _ in found) / count) if count else float("nan")
 
-def likelier(judge: Verifier) -> Prefers:
-    """The judge that prefers what is likelier per token: blind to repetition, as all perplexity is."""
-
-    def prefers(prompt: str, first: str, second: str) -> bool:
-        means = [
-            total / max(1, count) for total, count in (nll_under(judge, [prompt], [one]) for one in (first, second))
-        ]
+    def prefers(self, prompt: str, first: str, second: str) -> bool:
+        """Whether the first is likelier per token: blind to repetition, as all perplexity is."""
+        means = [total / max(1, count) for total, count in (self.nll(prompt, one) for one in (first, second))]
         return means[0] < means[1]
-
-    return prefers
 
 
 def win_rate(

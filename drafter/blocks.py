@@ -89,7 +89,7 @@ def slot_labels(
     return labels, known.cumprod(-1).bool()
 
 
-def drafted(
+def drafted_slots(
     supervised: Tensor, anchors: Tensor, used: Tensor, block_size: int, documents: Tensor | None = None
 ) -> Tensor:
     """Which positions some slot predicts, bool [B, S]; arguments as of `slot_labels`."""

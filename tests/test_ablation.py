@@ -13,7 +13,7 @@ from drafter import answers
 from drafter.__main__ import main
 from drafter.ablation import report, runner, tables
 from drafter.ablation.shared import Shared
-from drafter.ablation.spec import load
+from drafter.ablation.spec import load_ablation
 from drafter.evaluation.statistics import Estimate
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -308,7 +308,7 @@ def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
 
 
 def test_arms_of_a_seed_share_weights_rows_and_anchors(write_spec, monkeypatch):
-    spec = load(write_spec())
+    spec = load_ablation(write_spec())
     shared = Shared(spec)
     seen = {}
 
@@ -335,7 +335,7 @@ def test_arms_of_a_seed_share_weights_rows_and_anchors(write_spec, monkeypatch):
 
 
 def test_verifier_and_taps_are_made_once(write_spec, monkeypatch):
-    shared = Shared(load(write_spec(arms=f'{ARMS}  wide: ["drafter.tap_layers=[0,2]"]\n')))
+    shared = Shared(load_ablation(write_spec(arms=f'{ARMS}  wide: ["drafter.tap_layers=[0,2]"]\n')))
     for arm, seed in shared.spec.runs():
         shared.walks(runner.train_one(shared, shared.spec.config(arm, seed))[0])
     assert len(shared._taps) == 2 * 4  # tap layers × (training, validation, test, suite)
@@ -411,9 +411,9 @@ def test_runs_that_cannot_be_compared_are_refused(finished, words, named, monkey
 
 
 def test_a_directory_without_a_run_may_be_claimed_again(write_spec, tmp_path):
-    spec = load(write_spec(suites=["held_out"]))
+    spec = load_ablation(write_spec(suites=["held_out"]))
     Shared(spec)
-    Shared(load(write_spec(suites=["held_out"]), ["training.max_steps=7"]))
+    Shared(load_ablation(write_spec(suites=["held_out"]), ["training.max_steps=7"]))
     assert json.loads((tmp_path / "out/ablation.json").read_text())["recipe"]["training"]["max_steps"] == 7
 
 
@@ -446,7 +446,7 @@ def test_an_arm_with_other_overrides_is_refused(finished, tmp_path, monkeypatch)
 def test_ablations_that_ship_load(path, monkeypatch):
     monkeypatch.chdir(RECIPES.parent)
     monkeypatch.setattr("drafter.ablation.spec.load_suite", lambda name: [{"prompt": "x"}])
-    spec = load(path)
+    spec = load_ablation(path)
     assert spec.baseline in spec.arms
     configs = [spec.config(arm, 0) for arm in spec.arms]
     assert len({repr((config.losses, config.training, config.data.answers)) for config in configs}) == len(configs)

@@ -9,7 +9,7 @@ from conftest import make_answers, make_verifier
 from drafter import answers
 from drafter.ablation import runner
 from drafter.ablation.shared import Shared
-from drafter.ablation.spec import load
+from drafter.ablation.spec import load_ablation
 
 TINY = Path(__file__).parent.parent / "recipes/tiny.yaml"
 
@@ -38,7 +38,7 @@ def spec(tmp_path):
         "output": str(tmp_path / "out"),
     }
     (tmp_path / "ablation.yaml").write_text(json.dumps(said))
-    return load(tmp_path / "ablation.yaml")
+    return load_ablation(tmp_path / "ablation.yaml")
 
 
 def test_an_arm_may_train_on_other_answers(spec, tmp_path):
@@ -66,7 +66,7 @@ def test_an_arm_may_change_nothing_else_of_the_data(tmp_path, spec):
     said["arms"]["own"] = ["data.max_rows=3"]
     (tmp_path / "ablation.yaml").write_text(json.dumps(said))
     with pytest.raises(ValueError, match=r"arms\.own='data\.max_rows=3': arms share data; put it into `overrides`"):
-        load(tmp_path / "ablation.yaml")
+        load_ablation(tmp_path / "ablation.yaml")
 
 
 def test_an_arms_answers_must_be_of_the_verifiers_tokens(spec, tmp_path):

@@ -107,7 +107,7 @@ def test_commands_in_the_heads_of_recipes_are_commands(recipe):
     assert said or "make " in head
     for words in said:
         parsed = make_parser().parse_args(words[1:])
-        shipped.find(
+        shipped.find_recipe(
             parsed.ablation if parsed.command == "ablate" else parsed.recipe,
             "recipe",
             "ablations" if parsed.command == "ablate" else "",

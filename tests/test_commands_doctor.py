@@ -12,7 +12,7 @@ from drafter.commands import doctor, selftest
 from drafter.commands.endings import ending, run_ending
 from drafter.commands.errors import DEBUG, message, one_line_errors
 from drafter.machine import environment
-from drafter.machine.environment import Finding
+from drafter.machine.environment import Fact
 
 
 def test_the_self_test_runs_every_stage_and_leaves_nothing(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_a_broken_stage_is_a_fault_that_names_it(monkeypatch):
         raise RuntimeError("no\nkernel")
 
     monkeypatch.setattr(selftest, "STAGES", {"regenerate": lambda folder: None, "decode": fail})
-    assert selftest.self_test() == Finding("self-test", "fault", "decode: RuntimeError: no kernel")
+    assert selftest.self_test() == Fact("self-test", "fault", "decode: RuntimeError: no kernel")
 
 
 def test_faults_decide_the_exit_code(tmp_path, tiny_answers, capsys, monkeypatch):
@@ -50,7 +50,7 @@ def test_a_full_or_closed_disk_is_told(tmp_path, monkeypatch):
     assert environment.disk("runs", tmp_path / "not/yet").state == "ok"
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 10**9))
-    assert environment.disk("runs", tmp_path) == Finding("runs", "note", f"{tmp_path}: 1.0 GB free")
+    assert environment.disk("runs", tmp_path) == Fact("runs", "note", f"{tmp_path}: 1.0 GB free")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert environment.disk("runs", tmp_path).state == "fault"
 

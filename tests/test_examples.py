@@ -19,7 +19,7 @@ import train
 from drafter.__main__ import main, make_parser
 from drafter.ablation import spec
 from drafter.config import RunConfig, load_as
-from drafter.config.shipped import find, shipped
+from drafter.config.shipped import find_recipe, shipped
 from drafter.verifier import tiny
 
 STAND_INS = {"smollm2": "tiny-llama", "VERIFIER": "tiny-llama", "Qwen/Qwen3-8B": "tiny-qwen3", "NAME": "quickstart"}
@@ -132,10 +132,10 @@ class Desk:
         self.supply(" ".join(rest))
         system = "alignment"
         if command in ("train", "doctor") and rest:
-            system = OmegaConf.load(find(rest[0])).get("system", system)
+            system = OmegaConf.load(find_recipe(rest[0])).get("system", system)
         overrides = [f"{key}={value}" for key, value in SHORT_BY_SYSTEM[system].items()]
         if command in ("train", "regenerate", "ablate", "doctor") and rest and "--report-only" not in rest:
-            if command == "ablate" or (find(rest[0]).parent == shipped() and system == "alignment"):
+            if command == "ablate" or (find_recipe(rest[0]).parent == shipped() and system == "alignment"):
                 overrides.append("data.sources=[{kind: standard_library, write: 12, max_characters: 200}]")
             if command == "ablate":
                 rest[0] = "tiny"  # the arms of others take minutes
@@ -211,7 +211,7 @@ def test_recipes_and_overrides_are_known(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = [word for word in rest if "=" in word]
     if command == "ablate":
-        assert spec.load(find(recipe, "ablation", "ablations"), overrides).arms
+        assert spec.load_ablation(find_recipe(recipe, "ablation", "ablations"), overrides).arms
     else:
         assert load_as(RunConfig, recipe, overrides).name
 

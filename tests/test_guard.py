@@ -10,7 +10,7 @@ from test_fitting import Line, Points, weights
 
 import train
 from drafter.config import FittingConfig
-from drafter.training.fitting import fit, read
+from drafter.training.fitting import fit, read_checkpoint
 from drafter.training.optimisation import learning_rate, optimisation
 
 
@@ -37,7 +37,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(tmp_pat
     fit(line, Points(), tmp_path, FittingConfig(max_steps=12, log_every=1, max_skipped=3), "nearness")
     moved = [not torch.equal(one, other) for one, other in zip(line.path, line.path[1:], strict=False)]
     assert moved == [step not in (3, 4, 7) for step in range(11)]
-    assert read(tmp_path / "checkpoints/last.ckpt")["callbacks"]["Guard"] == {"skipped": 3, "in_a_row": 0}
+    assert read_checkpoint(tmp_path / "checkpoints/last.ckpt")["callbacks"]["Guard"] == {"skipped": 3, "in_a_row": 0}
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -83,12 +83,15 @@ def test_a_signal_ends_a_run_behind_a_whole_step_and_it_goes_on(tmp_path, number
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) is before
     last = tmp_path / "stopped/checkpoints/last.ckpt"
-    assert read(last)["global_step"] == at + 1 + (at == 19)
+    assert read_checkpoint(last)["global_step"] == at + 1 + (at == 19)
     resumed = Line()
     again = fit(resumed, Points(), tmp_path / "stopped", settings, "nearness")
     assert resumed.seen[0] == at + 1 + (at == 19)
     assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
-    ends = (read(folder / "checkpoints/last.ckpt")["state_dict"] for folder in (tmp_path / "whole", last.parent.parent))
+    ends = (
+        read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"]
+        for folder in (tmp_path / "whole", last.parent.parent)
+    )
     assert all(torch.equal(one, other) for one, other in zip(*(end.values() for end in ends), strict=True))
 
 
@@ -97,9 +100,9 @@ def test_seconds_count_every_part_of_a_run(tmp_path):
     with pytest.raises(SystemExit):
         fit(Interrupted(signal.SIGTERM, 5), Points(), tmp_path, settings, "nearness", prepared=100.0)
     last = tmp_path / "checkpoints/last.ckpt"
-    first = read(last)["seconds"]
+    first = read_checkpoint(last)["seconds"]
     fit(Line(), Points(), tmp_path, settings, "nearness", prepared=20.0)
-    second = read(last)["seconds"]
+    second = read_checkpoint(last)["seconds"]
     assert (first["prepare"], second["prepare"]) == (100.0, 120.0)
     assert 0 < first["train"] < second["train"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import MASK_TOKEN, make_drafter, make_verifier
 
-from drafter.blocks import document_positions, drafted, sample_anchors, slot_ids, slot_labels
+from drafter.blocks import document_positions, drafted_slots, sample_anchors, slot_ids, slot_labels
 from drafter.data.packing import join, pack, pad_packed, repack, unpack
 from drafter.data.rows import Row
 from drafter.training.batches import Assembly
@@ -94,7 +94,7 @@ def test_slots_end_where_their_document_does():
     labels, valid = slot_labels(batch.ids, batch.supervised, anchors, used, SIZE, batch.documents)
     assert valid.tolist() == [[[True, True, False], [True, False, False], [True, True, False]]]
     assert labels[valid].tolist() == [7, 8, 8, 10, 11]
-    found = drafted(batch.supervised, anchors, used, SIZE, batch.documents)
+    found = drafted_slots(batch.supervised, anchors, used, SIZE, batch.documents)
     assert found.tolist() == [[False, False, True, True, False, True, True]]
 
 

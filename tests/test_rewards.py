@@ -19,9 +19,9 @@ from drafter.evaluation.rewards.exact_match import exact_match, last_number
 from drafter.evaluation.rewards.log_likelihood import LogLikelihood
 from drafter.evaluation.rewards.rouge import rouge_2_of
 from drafter.evaluation.rewards.sandbox import run
-from drafter.evaluation.rewards.tasks import TASKS, _documented, arithmetic, explanations, split
+from drafter.evaluation.rewards.tasks import TASKS, _documented, arithmetic, explanations, split_tasks
 from drafter.evaluation.rewards.unit_tests import UnitTests, code_of, program_of
-from drafter.sources.standard_library import asked
+from drafter.sources.standard_library import questions_of
 
 DOUBLE = Task("double", "Write it.", entry="double", signature="def double(x):", check="assert double(3) == 6")
 
@@ -114,7 +114,9 @@ def test_tasks_that_do_not_fit_are_refused(name, field):
 @pytest.fixture
 def few_functions(monkeypatch):
     """The beginning of the library stands for all of it."""
-    monkeypatch.setattr("drafter.evaluation.rewards.tasks.asked", lambda longest: islice(asked(longest), 700))
+    monkeypatch.setattr(
+        "drafter.evaluation.rewards.tasks.questions_of", lambda longest: islice(questions_of(longest), 700)
+    )
     _documented.cache_clear()
     yield
     _documented.cache_clear()
@@ -126,7 +128,7 @@ def test_tasks_are_a_function_of_the_seed_and_split_by_source(name):
     once, again, other = (TASKS[name](60, seed) for seed in (0, 0, 1))
     assert once == again != other
     assert len(once) == 60
-    training, held_out = split(once)
+    training, held_out = split_tasks(once)
     assert len(training) + len(held_out) == 60
     assert {one.source for one in training}.isdisjoint(one.source for one in held_out)
     assert held_out

@@ -6,7 +6,7 @@ import naive
 import pytest
 import torch
 
-from drafter.decode.sampling import check, probabilities
+from drafter.decode.sampling import check_law, probabilities
 
 ADJUSTMENTS = [(1.0, 1.0, 0), (0.6, 1.0, 0), (1.3, 0.7, 0), (1.0, 1.0, 3), (0.8, 0.6, 4), (2.0, 0.999, 1)]
 
@@ -43,4 +43,4 @@ def test_top_p_keeps_the_token_that_reaches_it():
 )
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        check(*wrong)
+        check_law(*wrong)

@@ -14,7 +14,7 @@ from drafter.attention import cache as caches
 from drafter.decode import Costs, SpeculativeDecoder, tokens_per_cycle
 from drafter.decode.pair import Pair
 from drafter.decode.sampling import Law
-from drafter.decode.tree import Tree, ancestors, grow, most_nodes, walk
+from drafter.decode.tree import Tree, ancestors, grow, most_nodes, walk_tree
 from tests import naive_verification as naive
 
 
@@ -81,7 +81,7 @@ def test_the_walk_emits_the_verifiers_law(vocabulary, slots, nodes):
         ids, emitted = [-1, *(text[-1] for text in texts[1:])], {}
         for own in itertools.product(range(vocabulary), repeat=nodes + 1):
             probability = math.prod(world.verifier[text][token] for text, token in zip(texts, own, strict=True))
-            path, chosen = walk(tree, ids, own)
+            path, chosen = walk_tree(tree, ids, own)
             run = (*(ids[node] for node in path), chosen)
             emitted[run] = emitted.get(run, 0.0) + probability
         law = naive.stated_joint("match", world)

@@ -22,7 +22,7 @@ from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, deciding
-from drafter.training.fitting import fit, read, weights_of
+from drafter.training.fitting import fit, read_checkpoint, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.prepare import start
@@ -67,7 +67,7 @@ def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDr
     module = DrafterModule(config, drafter, verifier, shared.validation(drafter))
     batches = Feed(config, rows, None, shared.training_taps(config, drafter, dtype))
     fit(module, batches, config.directory, config.training, MONITOR, device=shared.material.device, dtype=dtype)
-    last = read(config.directory / "checkpoints/last.ckpt")
+    last = read_checkpoint(config.directory / "checkpoints/last.ckpt")
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
     drafter.load_state_dict(weights_of(last, "drafter"))

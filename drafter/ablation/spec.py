@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from drafter import config as configs
 from drafter.config import AlignmentConfig, require
 from drafter.config.checks import flat
-from drafter.config.shipped import find, place
+from drafter.config.shipped import find_recipe, place
 from drafter.data.conversations import Prompt
 from drafter.evaluation.suites import evenly, load_suite
 
@@ -105,13 +105,13 @@ class Ablation:
         return {name: evenly(load_suite(name), self.suite_prompts) for name in self.suites if name != HELD_OUT}
 
 
-def load(path: str | Path, words: Sequence[str] = ()) -> Ablation:
+def load_ablation(path: str | Path, words: Sequence[str] = ()) -> Ablation:
     """Read an ablation; `words` (key=value) override its own keys, all others the base recipe's.
 
     Raises:
         ValueError: one line that names the file, the key and the remedy, whatever is wrong with any arm or suite.
     """
-    path = find(path, "ablation", "ablations")
+    path = find_recipe(path, "ablation", "ablations")
     try:
         text = path.read_text()
         _refuse_twins(path, yaml.compose(text))

@@ -23,14 +23,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    from drafter.ablation.spec import load
+    from drafter.ablation.spec import load_ablation
 
     if parsed.report_only and Path(parsed.ablation).is_dir():
         from drafter.ablation import report
 
         report.build(Path(parsed.ablation))
         return
-    spec = load(parsed.ablation, parsed.overrides)
+    spec = load_ablation(parsed.ablation, parsed.overrides)
     from drafter.ablation import report, runner, tables  # late: a wrong file should not wait for torch
     from drafter.commands.endings import ending
 

@@ -141,10 +141,10 @@ def draft_vocabulary(parsed: Namespace) -> list[int] | None:
 
 def check_sampling(parsed: Namespace, temperature: float) -> None:
     """Raise a ValueError if a temperature, top-p, top-k or rule is none."""
-    from drafter.decode.sampling import check
+    from drafter.decode.sampling import check_law
     from drafter.evaluation.decoding import Decoding
 
-    check(temperature, parsed.top_p, parsed.top_k)
+    check_law(temperature, parsed.top_p, parsed.top_k)
     Decoding(rule=parsed.rule).make_rule()
 
 

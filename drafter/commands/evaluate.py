@@ -57,17 +57,19 @@ def run(parsed: Namespace) -> None:
     verifier = decoding.load_verifier(parsed)
     prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
     answers = _plain(parsed, verifier, prompts) if parsed.by == "walk" else {}
-    walks = []
+    walks: list[dict[str, Cycles]] = []
     for source, length in zip(drafters, longest, strict=True):
         drafter = decoding.load_drafter(source, verifier, vocabulary)
-        walks.append(_walks(parsed, verifier, drafter, parsed.draft_length or length, prompts, answers))
+        slots: dict[str, Any] = {}  # of a walk, which alone sees what follows a wrong draft
+        walks.append(_walks(parsed, verifier, drafter, parsed.draft_length or length, prompts, answers, slots))
         print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
         found = {name: one.figures() for name, one in walks[-1].items()}
         print(table([{"suite": name, **one} for name, one in found.items()], SHOWN))
+        figures = {"suites": found, **({"slots": slots} if slots else {})}
         if len(walks) == 1:
-            report: dict[str, Any] = {"suites": found}
+            report: dict[str, Any] = figures
         else:
-            report["against"] = {"drafter": source, "suites": found, "gain": _gain(*walks)}
+            report["against"] = {"drafter": source, **figures, "gain": _gain(*walks)}
     if parsed.engine:
         report["engine"] = _served(parsed, walks[0], prompts)
         print(table(report["engine"], tuple(report["engine"][0])))
@@ -109,11 +111,15 @@ def _walks(
     length: int,
     prompts: dict[str, list[list[int]]],
     answers: dict[str, list["Generation"]],
+    slots: dict[str, Any],
 ) -> dict[str, "Cycles"]:
-    """The cycles of a drafter on each suite."""
+    """The cycles of a drafter on each suite; where it walks, also what its slots say, into `slots`."""
+    import torch
+
     from drafter.evaluation.cycles import Cycles
     from drafter.evaluation.decoding import Decoding
-    from drafter.evaluation.walk import walk_along
+    from drafter.evaluation.metrics import diagnose
+    from drafter.evaluation.walk import hits_along, leading_of, walk
     from drafter.models import BlockDiffusionDrafter
 
     how_drawn = Decoding(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
@@ -122,7 +128,9 @@ def _walks(
     for name, some in prompts.items():
         if answers and isinstance(drafter, BlockDiffusionDrafter):
             made = answers[name]
-            found[name] = walk_along(made, some, verifier, drafter, length)
+            hits = hits_along(made, some, verifier, drafter)
+            found[name] = walk(leading_of(hits), length)
+            slots[name] = diagnose(*(torch.cat(side) for side in zip(*hits, strict=True)))
         else:
             made = how_drawn.decoder(verifier, drafter, length)(some, **how)
             found[name] = Cycles.of(made, length)

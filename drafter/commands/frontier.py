@@ -38,7 +38,7 @@ def run(parsed: Namespace) -> None:
     from drafter.evaluation import frontier
     from drafter.evaluation.measured import table
     from drafter.evaluation.rewards import make_reward
-    from drafter.evaluation.rewards.tasks import load_tasks, split
+    from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
     from drafter.files import write_csv
     from drafter.machine.devices import choose_device
     from drafter.models import kind_of
@@ -56,7 +56,7 @@ def run(parsed: Namespace) -> None:
     heads = {Path(path).parent.name or path: path for path in parsed.head}
     for path in heads.values():
         EnsembleHead.load(path)
-    _, tasks = split(load_tasks(parsed.tasks, 8 * parsed.count, 0))
+    _, tasks = split_tasks(load_tasks(parsed.tasks, 8 * parsed.count, 0))
     if not tasks:
         raise ValueError(f"tasks={parsed.tasks!r}: none of them is held out from training; name a larger file")
     kind, device = kind_of(parsed.drafter), choose_device(parsed.device)

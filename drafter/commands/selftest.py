@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-from drafter.machine.environment import Finding
+from drafter.machine.environment import Fact
 
 SETTINGS = (
     "training.max_steps=8",
@@ -20,7 +20,7 @@ SETTINGS = (
 )
 
 
-def self_test() -> Finding:
+def self_test() -> Fact:
     """Run every stage of the recipe `tiny`; a fault names the stage and its error."""
     began, stage = time.perf_counter(), ""
     try:
@@ -28,9 +28,9 @@ def self_test() -> Finding:
             for stage in STAGES:
                 STAGES[stage](Path(folder))
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        return Finding("self-test", "fault", f"{stage}: {type(error).__name__}: {' '.join(str(error).split())}")
+        return Fact("self-test", "fault", f"{stage}: {type(error).__name__}: {' '.join(str(error).split())}")
     seconds = time.perf_counter() - began
-    return Finding("self-test", "ok", f"{', '.join(STAGES)}: greedy tokens equal plain decoding's; {seconds:.0f} s")
+    return Fact("self-test", "ok", f"{', '.join(STAGES)}: greedy tokens equal plain decoding's; {seconds:.0f} s")
 
 
 def _words(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from drafter.config.checks import check_keys, require
 from drafter.config.recipe import SYSTEMS, Config
 from drafter.config.run import RunConfig
-from drafter.config.shipped import find, place_data
+from drafter.config.shipped import find_recipe, place_data
 
 Schema = TypeVar("Schema", bound=RunConfig)
 
@@ -34,7 +34,7 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
     Raises:
         ValueError: as `load`, or the recipe is of another system.
     """
-    path = find(recipe)
+    path = find_recipe(recipe)
     try:
         said = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(said, dict):

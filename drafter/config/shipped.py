@@ -11,7 +11,7 @@ def shipped() -> Path:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
-def find(named: str | Path, what: str = "recipe", folder: str = "") -> Path:
+def find_recipe(named: str | Path, what: str = "recipe", folder: str = "") -> Path:
     """The file of a recipe: a path, or a name of one that ships (`quickstart`, `ablations/losses`).
 
     Args:

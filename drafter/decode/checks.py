@@ -6,7 +6,7 @@ from typing import Any
 
 from drafter.decode.costs import Costs
 from drafter.decode.deciding import Weight
-from drafter.decode.sampling import check as check_sampling
+from drafter.decode.sampling import check_law as check_sampling
 from drafter.decode.sampling import whole
 from drafter.verification import Rule, make_rule, match, needs, shared_noise
 from drafter.verification.base import require_fraction

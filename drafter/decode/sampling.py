@@ -26,7 +26,7 @@ class Law:
     top_k: int = 0
 
     def __post_init__(self) -> None:
-        check(self.temperature, self.top_p, self.top_k)
+        check_law(self.temperature, self.top_p, self.top_k)
 
     @property
     def greedy(self) -> bool:
@@ -49,7 +49,7 @@ def whole(value: Any) -> int | None:
         return None
 
 
-def check(temperature: float, top_p: float, top_k: int) -> None:
+def check_law(temperature: float, top_p: float, top_k: int) -> None:
     """Raise a ValueError that names the field, its value and the remedy."""
     if not (temperature == 0 or LOWEST <= temperature < float("inf")):  # NaN is neither
         raise ValueError(f"temperature={temperature}: must be 0, which is greedy, or finite and at least {LOWEST}")

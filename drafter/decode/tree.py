@@ -80,7 +80,7 @@ def ancestors(parents: Tensor, depth: int) -> Tensor:
     return seen
 
 
-def walk(tree: Tree, ids: Sequence[int], own: Sequence[int]) -> tuple[list[int], int]:
+def walk_tree(tree: Tree, ids: Sequence[int], own: Sequence[int]) -> tuple[list[int], int]:
     """Follow the verifier's own tokens down the tree.
 
     Args:

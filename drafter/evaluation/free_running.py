@@ -96,7 +96,7 @@ def before(ids: Sequence[int], stops: set[int]) -> list[int]:
     return list(ids[:end])
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def quality_table(records: Sequence[dict[str, Any]]) -> str:
     """Records as a table of Markdown."""
     columns = list(dict.fromkeys(name for record in records for name in record))
     lines = [columns, ["---"] * len(columns)]

@@ -38,7 +38,6 @@ def walk_row(leading: list[int], draft_length: int) -> tuple[list[int], list[int
     return emitted, accepted
 
 
-@torch.no_grad()
 def leading_matches(
     drafter: BlockDiffusionDrafter,
     verifier: VerifierHead,
@@ -50,20 +49,37 @@ def leading_matches(
     Args:
         taps: of the rows, [B, S, T*D].
     """
+    return leading_of(slot_hits(drafter, verifier, rows, taps))
+
+
+def leading_of(hits: Iterable[tuple[Tensor, Tensor]]) -> list[list[int]]:
+    """The `leading_matches` of `slot_hits`."""
+    return [one.cumprod(-1).sum(-1).tolist() for one, _ in hits]
+
+
+@torch.no_grad()
+def slot_hits(
+    drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: Rows, taps: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Per row, for every anchor and slot: whether the greedy draft is the answer's token, and whether there is one.
+
+    Returns:
+        hits, valid: both [anchors, G], on the CPU; what `drafter.evaluation.metrics` takes.
+    """
     size, vocabulary = drafter.block_size, drafter.vocabulary
     anchors, used = every_anchor(rows.supervised)  # [B, A]
     head = verifier.output.rows(vocabulary).to(torch.float32)
-    found: list[list[int]] = [[] for _ in range(len(anchors))]
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(anchors))]
     for some, use in zip(anchors.split(ANCHORS_PER_PASS, 1), used.split(ANCHORS_PER_PASS, 1), strict=True):
         block = verifier.embed(slot_ids(rows.ids, some, size, drafter.mask_token_id))  # [B, A, K, D]
         hidden = drafter(block, taps, some)[:, :, 1:]  # [B, A, G, D]
         labels, valid = slot_labels(rows.ids, rows.supervised, some, use, size)  # [B, A, G]
         drafted = torch.zeros_like(labels)
         drafted[valid] = _propose(hidden[valid], head, vocabulary)
-        leading = ((drafted == labels) & valid).cumprod(-1).sum(-1)  # [B, A]
-        for row, counts in enumerate(leading):
-            found[row] += counts[use[row]].tolist()
-    return found
+        hits, exists = ((drafted == labels) & valid).cpu(), valid.cpu()  # [B, A, G] both
+        for row, own in enumerate(use.cpu()):
+            found[row].append((hits[row, own], exists[row, own]))
+    return [(torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])) for parts in found]
 
 
 def _propose(hidden: Tensor, head: OutputHead, vocabulary: Tensor | None, chunk_size: int = 512) -> Tensor:
@@ -91,11 +107,19 @@ def walk_along(
     Args:
         draft_length: None for the trained number.
     """
-    leading: list[list[int]] = []
+    leading = leading_of(hits_along(answers, prompts, verifier, drafter))
+    return walk(leading, drafter.block_size - 1 if draft_length is None else draft_length)
+
+
+def hits_along(
+    answers: Sequence[Generation], prompts: Sequence[list[int]], verifier: Verifier, drafter: BlockDiffusionDrafter
+) -> list[tuple[Tensor, Tensor]]:
+    """`slot_hits` along greedy answers just decoded, one pair for each; empty for a prompt that could not run."""
+    found: list[tuple[Tensor, Tensor]] = []
     for prompt, answer in zip(prompts, answers, strict=True):
         if len(answer.token_ids) < 2:  # no anchor has a token behind it
-            leading.append([])
+            found.append((torch.zeros(0, drafter.block_size - 1, dtype=torch.bool),) * 2)
             continue
         rows = pad([Row.of(prompt, answer.token_ids)]).to(verifier.device)
-        leading += leading_matches(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
-    return walk(leading, drafter.block_size - 1 if draft_length is None else draft_length)
+        found += slot_hits(drafter, verifier, rows, verifier.taps(rows.ids, drafter.tap_layers).clone())
+    return found

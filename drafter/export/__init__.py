@@ -18,7 +18,7 @@ from drafter.files import write_json
 from drafter.layouts import LAYOUTS, Layout
 from drafter.layouts.weights import SHARD_BYTES
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.storage import Stored, save
+from drafter.models.storage import Stored, save_drafter
 from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
 
@@ -101,7 +101,7 @@ def write_export(
             sums[name] = checksum(value)
             return value
 
-        save(
+        save_drafter(
             scratch,
             LAYOUTS[layout],
             facts,

@@ -98,7 +98,7 @@ def _placed(directory: Path) -> dict[str, Path]:
     return placed
 
 
-def write(
+def write_weights(
     directory: Path, entries: Sequence[Entry], get: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write tensors, in one file or, past `shard_bytes`, in several with an index.

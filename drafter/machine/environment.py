@@ -18,7 +18,7 @@ LEAST_MEMORY, LEAST_DISK = 4.0, 5.0  # gigabytes: the quickstart takes half of e
 
 
 @dataclass(frozen=True)
-class Finding:
+class Fact:
     """One line of a report.
 
     Args:
@@ -33,7 +33,7 @@ class Finding:
         return f"{self.state:<6}{self.name:<14}{self.text}"
 
 
-def versions() -> Finding:
+def versions() -> Fact:
     """Python's and the packages' that decide numbers."""
     found = [f"Python {platform.python_version()}"]
     for name in VERSIONS:
@@ -41,42 +41,45 @@ def versions() -> Finding:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             found.append(f"{name} not installed")
-    return Finding("versions", "ok", ", ".join(found))
+    return Fact("versions", "ok", ", ".join(found))
 
 
-def devices() -> list[Finding]:
+def devices() -> list[Fact]:
     """The processor, the faster precision on it, and the CUDA devices or why there are none."""
     threads, cores = torch.get_num_threads(), os.cpu_count()
     faster = str(fastest("cpu")).removeprefix("torch.")
-    found = [Finding("cpu", "ok", f"{cores} cores, {threads} threads; precision=auto takes {faster}")]
+    found = [Fact("cpu", "ok", f"{cores} cores, {threads} threads; precision=auto takes {faster}")]
     if torch.version.cuda is None and torch.version.hip is None:
-        return [*found, Finding("cuda", "note", f"torch {torch.__version__} is built without it; all runs on the CPU")]
+        return [
+            *found,
+            Fact("cuda", "note", f"torch {torch.__version__} is built without it; all runs on the CPU"),
+        ]
     if not torch.cuda.is_available():
-        return [*found, Finding("cuda", "note", "no device is seen: check the driver and CUDA_VISIBLE_DEVICES")]
+        return [*found, Fact("cuda", "note", "no device is seen: check the driver and CUDA_VISIBLE_DEVICES")]
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         free, total = (size / GIGABYTE for size in torch.cuda.mem_get_info(index))
         what = f"{facts.name}, compute {facts.major}.{facts.minor}, {free:.1f} of {total:.1f} GB free"
-        found.append(Finding(f"cuda:{index}", "ok", what))
+        found.append(Fact(f"cuda:{index}", "ok", what))
     return found
 
 
-def memory() -> Finding:
+def memory() -> Fact:
     """What is free of the machine's memory, where the system says so."""
     info = Path("/proc/meminfo")
     said = re.search(r"^MemAvailable: *(\d+) kB", info.read_text(), re.MULTILINE) if info.is_file() else None
     if said is None:
-        return Finding("memory", "note", "this system does not say how much is free")
+        return Fact("memory", "note", "this system does not say how much is free")
     free = int(said[1]) * 1024 / GIGABYTE
     state = "ok" if free >= LEAST_MEMORY else "note"
-    return Finding("memory", state, f"{free:.1f} GB free" + ("" if state == "ok" else "; small verifiers only"))
+    return Fact("memory", state, f"{free:.1f} GB free" + ("" if state == "ok" else "; small verifiers only"))
 
 
-def disk(name: str, folder: Path) -> Finding:
+def disk(name: str, folder: Path) -> Fact:
     """What is free where `folder` is, or would be made, and whether it can be written."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not os.access(there, os.W_OK):
-        return Finding(name, "fault", f"{folder}: can't be written; choose another place")
+        return Fact(name, "fault", f"{folder}: can't be written; choose another place")
     free = shutil.disk_usage(there).free / GIGABYTE
     state = "ok" if free >= LEAST_DISK else "note"
-    return Finding(name, state, f"{folder}: {free:.1f} GB free")
+    return Fact(name, state, f"{folder}: {free:.1f} GB free")

@@ -90,7 +90,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         weights = self.state_dict()
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         directory = Path(save_directory)
-        storage.save(directory, CANONICAL, facts, weights.__getitem__, shapes, vocabulary=self.vocabulary)
+        storage.save_drafter(directory, CANONICAL, facts, weights.__getitem__, shapes, vocabulary=self.vocabulary)
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:

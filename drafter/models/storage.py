@@ -13,7 +13,7 @@ from torch import Tensor
 from drafter.layouts import FACTS, RULES, Layout, detect
 from drafter.layouts.base import SLIDING
 from drafter.layouts.reading import read_facts
-from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write
+from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write_weights
 from drafter.verifier.conversion import PACKAGED, resolve
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) 
     return drafter.to(device).eval()
 
 
-def save(
+def save_drafter(
     directory: Path,
     layout: Layout,
     facts: Mapping[str, Any],
@@ -244,7 +244,7 @@ def save(
             return extra[name]
         return tensor(names[name]).detach().to(device="cpu", dtype=dtype)
 
-    write(directory, sorted(entries, key=lambda entry: entry.name), converted, shard_bytes)
+    write_weights(directory, sorted(entries, key=lambda entry: entry.name), converted, shard_bytes)
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

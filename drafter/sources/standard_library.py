@@ -58,7 +58,7 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
         ValueError: the library has too few functions of that size.
     """
     found: dict[str, dict[str, Conversation]] = {kind: {} for kind in KINDS}
-    for made in asked(max_characters):
+    for made in questions_of(max_characters):
         found[made["kind"]][made["messages"][0]["content"]] = made
     picked: list[Conversation] = []
     for kind, unique in found.items():
@@ -73,7 +73,7 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
     return picked
 
 
-def asked(max_characters: int | None = None) -> Iterator[Conversation]:
+def questions_of(max_characters: int | None = None) -> Iterator[Conversation]:
     """A question about every function of the library, whose code has 80 to `max_characters` characters, by file."""
     for name, source, tree in modules():
         for kind, code, own in _functions(Path(name).name, source, tree):

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from drafter.sources.standard_library import asked, modules
+from drafter.sources.standard_library import modules, questions_of
 
 Document = tuple[str, str]  # name, text
 
@@ -61,7 +61,7 @@ class Functions(TextSource):
     end: str = "<|im_end|>"
 
     def documents(self) -> Iterator[Document]:
-        for made in asked():
+        for made in questions_of():
             if len(made["messages"]) == 2:
                 turns = (f"{self.start}{one['role']}\n{one['content']}{self.end}\n" for one in made["messages"])
                 yield made["source"], "".join(turns)

@@ -135,7 +135,7 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").is_file()]
     for path in found:
         try:
-            return path, read(path)
+            return path, read_checkpoint(path)
         except (RuntimeError, EOFError, UnpicklingError) as error:
             log.warning("%s is damaged (%s)", path, str(error).splitlines()[0] if str(error) else "it ends too early")
     if found:
@@ -143,7 +143,7 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     return None, {}
 
 
-def read(checkpoint: Path) -> dict[str, Any]:
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint on the CPU; what is not looked at is not read."""
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return state

@@ -13,7 +13,7 @@ from drafter.attention import KVCache, LayerShape, Replay, choose_kernel, choose
 from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.head import VerifierHead
 from drafter.verifier.loading import load_model
-from drafter.verifier.selfcheck import check
+from drafter.verifier.selfcheck import why_not_decoded
 
 STACKS = ("layers", "h", "blocks")  # what families call their list of decoder layers
 
@@ -48,7 +48,7 @@ class Verifier(VerifierHead):
         model.set_attn_implementation(ATTENTION)
         self.shapes: tuple[LayerShape, ...] = ()  # of what a cache keeps
         self.undecodable: str | None = None
-        self.undecodable = check(self)
+        self.undecodable = why_not_decoded(self)
 
     @classmethod
     def load(

@@ -29,7 +29,7 @@ class Differs(ValueError):
 
 
 @torch.inference_mode()
-def check(verifier: "Verifier") -> str | None:
+def why_not_decoded(verifier: "Verifier") -> str | None:
     """Why `verifier` can't be decoded here, or None where it can.
 
     Raises:

@@ -122,6 +122,6 @@ class SlotProposer(Proposer, Protocol):
         """Token ids of places among what may be proposed."""
 
 
-def choose(laws: Tensor, noise: Tensor | None) -> Tensor:
+def choose_ids(laws: Tensor, noise: Tensor | None) -> Tensor:
     """Ids from laws [..., V]: those that the noise [...] picks, or the likeliest."""
     return laws.argmax(-1) if noise is None else inverse_cdf(laws, noise)

@@ -3,7 +3,7 @@
 from torch import Tensor, inf
 
 from drafter.attention import KVCache
-from drafter.decode.proposers.base import Proposal, SlotProposer, choose
+from drafter.decode.proposers.base import Proposal, SlotProposer, choose_ids
 from drafter.decode.sampling import Law
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
@@ -51,7 +51,7 @@ class BlockDiffusionProposer(SlotProposer):
             return Proposal(self.ids(logits.argmax(-1)), hidden=hidden, confidences=sure)
         probs = law(self.whole(logits))  # [B, G, V]
         sure = probs.amax(-1) if confidences else None
-        return Proposal(choose(probs, noise), probs if laws else None, hidden, sure)
+        return Proposal(choose_ids(probs, noise), probs if laws else None, hidden, sure)
 
     def scores(self, state: KVCache, anchors: Tensor, law: Law) -> Tensor:
         return law.scores(self.logits(self.hidden(state, anchors)))

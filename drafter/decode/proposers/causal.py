@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, inf
 
 from drafter.attention import KVCache
-from drafter.decode.proposers.base import Proposal, Proposer, choose
+from drafter.decode.proposers.base import Proposal, Proposer, choose_ids
 from drafter.decode.sampling import Law
 from drafter.models.causal import CausalDrafter
 from drafter.verifier import Verifier
@@ -80,7 +80,7 @@ class CausalProposer(Proposer):
                 one = law.scores(logits).amax(-1).exp() if confidences else None  # [B]
             else:
                 probs.append(law(logits))  # [B, V]
-                ids = choose(probs[-1], None if noise is None else noise[:, slot])[:, None]
+                ids = choose_ids(probs[-1], None if noise is None else noise[:, slot])[:, None]
                 one = probs[-1].amax(-1) if confidences else None
             drafts.append(ids)
             sure.append(one)

@@ -11,7 +11,7 @@ from drafter.decode.deciding import Decider
 from drafter.decode.pair import Pair
 from drafter.decode.proposers import SlotProposer
 from drafter.decode.schemes.base import Outcome, Verified
-from drafter.decode.tree import Tree, ancestors, grow, walk
+from drafter.decode.tree import Tree, ancestors, grow, walk_tree
 
 
 class Branches(Verified):
@@ -41,7 +41,7 @@ class Branches(Verified):
             hidden, taps = pair.verify(tokens)  # [B, 1+N, D]
         noise = self.decider.noise_at(rows, self.proposer.length + 1)  # [B, 1+G]
         own = self.decider.own(hidden, None if noise is None else noise.gather(1, depths)).tolist()
-        walks = [walk(*one) for one in zip(trees, ids, own, strict=True)]
+        walks = [walk_tree(*one) for one in zip(trees, ids, own, strict=True)]
         self.keep([path for path, _ in walks], tokens, taps)
         return Outcome(
             [[*(ids[row][node] for node in path), chosen] for row, (path, chosen) in enumerate(walks)],

@@ -47,7 +47,7 @@ Reward = Callable[[Sequence[Answered]], list[float]]
 """A number for each answer; more is better, the scale is the reward's own."""
 
 
-def require(tasks: Sequence[Task], field: str, reward: str) -> None:
+def require_field(tasks: Sequence[Task], field: str, reward: str) -> None:
     """Raise a ValueError unless every task has what a reward compares with."""
     for task in tasks:
         if not getattr(task, field):

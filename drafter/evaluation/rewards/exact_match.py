@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from drafter.evaluation.rewards.base import Answered, require
+from drafter.evaluation.rewards.base import Answered, require_field
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -19,5 +19,5 @@ def exact_match(answers: Sequence[Answered]) -> list[float]:
 
     Source: arXiv:2110.14168.
     """
-    require([one.task for one in answers], "reference", "exact_match")
+    require_field([one.task for one in answers], "reference", "exact_match")
     return [float(last_number(one.text) == last_number(one.task.reference)) for one in answers]

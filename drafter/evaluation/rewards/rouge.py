@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from drafter.evaluation.rewards.base import Answered, require
+from drafter.evaluation.rewards.base import Answered, require_field
 
 
 def pairs(text: str) -> Counter[tuple[str, str]]:
@@ -25,5 +25,5 @@ def rouge_2(answers: Sequence[Answered]) -> list[float]:
 
     Source: Lin, ROUGE: a package for automatic evaluation of summaries (2004).
     """
-    require([one.task for one in answers], "reference", "rouge_2")
+    require_field([one.task for one in answers], "reference", "rouge_2")
     return [rouge_2_of(one.text, one.task.reference) for one in answers]

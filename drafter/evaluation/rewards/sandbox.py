@@ -46,14 +46,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Execution:
     """Whether a program ran to its end, and if not, why, in a few words."""
 
     passed: bool
     reason: str = ""
 
 
-def run(program: str, limits: Limits | None = None) -> Outcome:
+def run(program: str, limits: Limits | None = None) -> Execution:
     """Run a program to its end, in a process that can neither start others nor change files nor reach a network.
 
     It passes if its last line was reached: one that exits before does not. It may read files, and the standard library
@@ -82,7 +82,7 @@ def run(program: str, limits: Limits | None = None) -> Outcome:
                     pipe.close()  # type: ignore[union-attr]
 
 
-def run_all(programs: Sequence[str], limits: Limits | None = None) -> list[Outcome]:
+def run_all(programs: Sequence[str], limits: Limits | None = None) -> list[Execution]:
     """Run programs side by side; in order."""
     limits = limits or Limits()
     with ThreadPoolExecutor(limits.together) as pool:
@@ -102,7 +102,7 @@ def require_sandbox() -> None:
         raise ValueError(f"reward: programs can't be confined here ({fine.reason}); choose a reward that runs none")
 
 
-def _hear(process: subprocess.Popen[bytes], order: bytes, word: str, seconds: float) -> Outcome:
+def _hear(process: subprocess.Popen[bytes], order: bytes, word: str, seconds: float) -> Execution:
     """Hand over the order, and wait for the end or for what the process tells, a few bytes."""
     told: list[bytes] = []
     pipes: list[Any] = [process.stdin, process.stdout]
@@ -120,13 +120,13 @@ def _hear(process: subprocess.Popen[bytes], order: bytes, word: str, seconds: fl
         try:
             heard.result(seconds)
         except TimeoutError:
-            return Outcome(False, f"took longer than {seconds:g} seconds")
+            return Execution(False, f"took longer than {seconds:g} seconds")
         finally:
             process.kill()  # before the pool waits for the listener
     process.wait()
     answer = b"".join(told).decode(errors="replace")
     if answer == word:
-        return Outcome(True)
+        return Execution(True)
     if process.returncode == -signal.SIGSYS:
-        return Outcome(False, "did what is forbidden: a process, a socket, a signal or a changed file")
-    return Outcome(False, answer[:LONGEST_REASON] or f"ended without a word ({process.returncode})")
+        return Execution(False, "did what is forbidden: a process, a socket, a signal or a changed file")
+    return Execution(False, answer[:LONGEST_REASON] or f"ended without a word ({process.returncode})")

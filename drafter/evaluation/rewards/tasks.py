@@ -8,7 +8,7 @@ from functools import cache
 from drafter.evaluation.rewards.base import Task
 from drafter.evaluation.rewards.doctests import doctests
 from drafter.evaluation.suites import evenly, records
-from drafter.sources.standard_library import asked
+from drafter.sources.standard_library import questions_of
 
 FIELDS = tuple(field.name for field in fields(Task))
 
@@ -32,7 +32,7 @@ def explanations(count: int, seed: int) -> list[Task]:
 def _documented() -> list[Task]:
     return [
         Task(made["source"], made["messages"][0]["content"], made["messages"][1]["content"])
-        for made in asked(600)
+        for made in questions_of(600)
         if made["kind"] == "explain" and len(made["messages"]) == 2
     ]
 
@@ -79,6 +79,6 @@ def load_tasks(kind: str, count: int, seed: int) -> list[Task]:
     return random.Random(seed).sample(found, min(count, len(found)))
 
 
-def split(tasks: list[Task]) -> tuple[list[Task], list[Task]]:
+def split_tasks(tasks: list[Task]) -> tuple[list[Task], list[Task]]:
     """Those for training, and those for evaluation: no source is in both."""
     return [one for one in tasks if not one.held_out], [one for one in tasks if one.held_out]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from drafter.evaluation.rewards.base import Answered, Task, require
+from drafter.evaluation.rewards.base import Answered, Task, require_field
 from drafter.evaluation.rewards.sandbox import Limits, require_sandbox, run_all
 
 FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -40,6 +40,6 @@ class UnitTests:
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
         """1 where the check ended well, else 0: for what did not parse, took too long or did what is forbidden, too."""
-        require([one.task for one in answers], "check", "unit_tests")
+        require_field([one.task for one in answers], "check", "unit_tests")
         programs = [program_of(one.task, code_of(one.task, one.text)) for one in answers]
         return [float(found.passed) for found in run_all(programs, self.limits)]

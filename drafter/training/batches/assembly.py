@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drafter.blocks import drafted, sample_anchors, slot_labels
+from drafter.blocks import drafted_slots, sample_anchors, slot_labels
 from drafter.config import AlignmentConfig
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, Rows, pad
@@ -59,7 +59,7 @@ class Assembly:
         anchors, used = sample_anchors(rows.supervised, self.anchors, draws, rows.documents)
         where = rows.supervised, anchors, used, self.block_size, rows.documents
         slots = slot_labels(rows.ids, *where)[1].sum((0, 1), dtype=torch.float64)
-        counts = int(drafted(*where).sum()), int(rows.supervised.sum())
+        counts = int(drafted_slots(*where).sum()), int(rows.supervised.sum())
         return Batch(number, rows, None, anchors, used, slots, (), *counts, epoch_ends)
 
     def draws(self, document: Row, epoch: int) -> Tensor:

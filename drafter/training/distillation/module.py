@@ -81,7 +81,7 @@ class DistillationModule(lightning.LightningModule):
     def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
         scores = self.scores(self.student, self.lesson(batch.ids, batch.number, self.global_rank))
         self.log("loss", scores.loss.detach(), prog_bar=True)
-        self.log_dict(figures("train", scores))
+        self.log_dict(stage_figures("train", scores))
         return scores.loss
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
@@ -97,7 +97,7 @@ class DistillationModule(lightning.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Log what the weights that would be left now make of the held-out rows."""
         found = self.held_out_scores()
-        self.log_dict(figures("held_out", found), sync_dist=True, batch_size=1)
+        self.log_dict(stage_figures("held_out", found), sync_dist=True, batch_size=1)
         self.log(MONITOR, -found.loss, prog_bar=True, sync_dist=True, batch_size=1)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class DistillationModule(lightning.LightningModule):
         return optimisation(self.student.parameters(), self.stage)
 
 
-def figures(where: str, scores: Scores) -> dict[str, Tensor]:
+def stage_figures(where: str, scores: Scores) -> dict[str, Tensor]:
     """Loss and match of every offset, and the share of whole blocks that match, by name."""
     found = {f"{where}/whole_match": scores.whole.detach()}
     for at, (nll, match) in enumerate(zip(scores.nll.detach(), scores.match, strict=True), 1):

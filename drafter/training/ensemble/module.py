@@ -142,14 +142,14 @@ def seed_of(seed: int, number: int) -> int:
     return random.Random(f"{seed} roll-outs {number}").getrandbits(62)
 
 
-class Numbers(Dataset):
+class UpdateNumbers(Dataset):
     """Steps by number: what a step is made of, the module knows."""
 
     def __getitem__(self, index: int) -> int:
         return index
 
 
-class Feed(Batches):
+class UpdateFeed(Batches):
     """The numbers of steps.
 
     Args:
@@ -166,4 +166,4 @@ class Feed(Batches):
         return max(1, self.updates * self.batches)
 
     def loader(self, rank: int, first: int, last: int) -> DataLoader:
-        return loader(Numbers(), first, last)
+        return loader(UpdateNumbers(), first, last)

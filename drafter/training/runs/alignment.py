@@ -24,7 +24,7 @@ from drafter.taps import LocalTaps, TapFiles, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, settle
-from drafter.training.fitting import fit, read, weights_of
+from drafter.training.fitting import fit, read_checkpoint, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.pictures import curves, kept_per_slot
@@ -74,7 +74,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     taps.close()
     if not first:
         return {}
-    state, trained = read(best), time.perf_counter()
+    state, trained = read_checkpoint(best), time.perf_counter()
     drafter.load_state_dict(weights_of(state, "drafter"))
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
@@ -85,7 +85,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
     curves(Metrics(directory).merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
-    seconds = read(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
+    seconds = read_checkpoint(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
     summary = {
         "tokens_per_cycle": found.tokens_per_cycle,
         "accepted_per_cycle": found.accepted_per_cycle,

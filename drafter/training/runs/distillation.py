@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
-from drafter.evaluation.free_running import compare_speed, compare_writing, table
+from drafter.evaluation.free_running import compare_speed, compare_writing, quality_table
 from drafter.export.record import RECORD, provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
@@ -26,7 +26,7 @@ from drafter.machine.ranks import own_device, ranks
 from drafter.models import PushForwardModel
 from drafter.training.batches.texts import TextFeed
 from drafter.training.claim import claim
-from drafter.training.distillation.module import MONITOR, DistillationModule, figures
+from drafter.training.distillation.module import MONITOR, DistillationModule, stage_figures
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.pictures import series
@@ -118,7 +118,7 @@ def run_stage(
     best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=choose(stage.precision, device))
     module.to(device).load_state_dict(torch.load(best, map_location=device, weights_only=True)["state_dict"])
     model = (module.student if module.average is None else module.average).requires_grad_(False).eval()
-    scores = {name: float(value) for name, value in figures("held_out", module.held_out_scores()).items()}
+    scores = {name: float(value) for name, value in stage_figures("held_out", module.held_out_scores()).items()}
     if not rank_zero_only.rank:
         columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, stage.tokens_per_pass + 1)}
         series(Metrics(folder).merged(), columns, "nats behind the teacher's token", folder / "curves.png")
@@ -136,7 +136,7 @@ def export(
     (folder / "README.md").write_text(
         f"# {config.name}\n\nA push-forward model (K-Forcing, arXiv:2606.10820) of `{config.verifier.source}`: "
         f"{model.tokens_per_pass} tokens per pass, sampled jointly; no verifier checks them, so what it writes is not "
-        f"what its teacher would. Held out, stage by stage:\n\n{table(summary['stages'])}\n\n"
+        f"what its teacher would. Held out, stage by stage:\n\n{quality_table(summary['stages'])}\n\n"
         f"    drafter generate {folder} 'The beginning of a text'\n"
     )
 
@@ -153,7 +153,7 @@ def trial(
     write_csv(directory / "speed.csv", speed)
     for name, text in texts.items():
         print(f"--- {name}\n{text}\n")
-    print(table(writing), table(speed), sep="\n\n")
+    print(quality_table(writing), quality_table(speed), sep="\n\n")
     return {"writing": writing, "speed": speed}
 
 

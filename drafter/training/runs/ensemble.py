@@ -17,7 +17,7 @@ from drafter.config import EnsembleConfig, require
 from drafter.evaluation import frontier
 from drafter.evaluation.measured import table
 from drafter.evaluation.rewards import Limits, Reward, Task, make_reward
-from drafter.evaluation.rewards.tasks import load_tasks, split
+from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
@@ -26,7 +26,7 @@ from drafter.models import kind_of
 from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
 from drafter.training.claim import claim
-from drafter.training.ensemble.module import MONITOR, EnsembleModule, Feed
+from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.fitting import fit, weights_of
 from drafter.training.logs import Metrics
@@ -53,7 +53,7 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
     log.info("before training: %s", ", ".join(f"{name} {value:.3f}" for name, value in untrained.items()))
     prepared = time.perf_counter()
 
-    batches = Feed(config.ensemble.updates, -(-len(training) // config.training.rows))
+    batches = UpdateFeed(config.ensemble.updates, -(-len(training) // config.training.rows))
     device = str(verifier.device)
     best = fit(module, batches, directory, config.training, MONITOR, device=device, prepared=prepared - began)
     state = torch.load(best, map_location=verifier.device, weights_only=True)
@@ -93,7 +93,7 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
         ValueError: there are too few.
     """
     settings = config.tasks
-    training, held_out = split(load_tasks(settings.kind, settings.count, config.seed))
+    training, held_out = split_tasks(load_tasks(settings.kind, settings.count, config.seed))
     sources = sorted({task.source for task in held_out})
     tested = set(sources[::2])
     validation = [task for task in held_out if task.source not in tested][: settings.validation]

@@ -136,7 +136,7 @@ class Desk:
         overrides = [f"{key}={value}" for key, value in SHORT_BY_SYSTEM[system].items()]
         if command in ("train", "regenerate", "ablate", "doctor") and rest and "--report-only" not in rest:
             if command == "ablate" or (find_recipe(rest[0]).parent == shipped() and system == "alignment"):
-                overrides.append("data.sources=[{kind: standard_library, write: 12, max_characters: 200}]")
+                overrides.append("data.sources=[{kind: standard_library, write: 40, max_characters: 200}]")
             if command == "ablate":
                 rest[0] = "tiny"  # the arms of others take minutes
             rest += (

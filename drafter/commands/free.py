@@ -6,7 +6,7 @@ from argparse import Namespace
 from drafter.commands import decoding
 
 
-def write(parsed: Namespace, prompt: str) -> None:
+def write_freely(parsed: Namespace, prompt: str) -> None:
     """Go on with a prompt as it is found; figures to standard error and, if asked for, into a file.
 
     Raises:

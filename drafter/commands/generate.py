@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drafter.commands import decoding
-from drafter.commands.free import write
+from drafter.commands.free import write_freely
 
 if TYPE_CHECKING:
     from drafter.decode import Generation
@@ -60,7 +60,7 @@ def run(parsed: Namespace) -> None:
     if parsed.verifier is None:
         if parsed.drafter is None:
             raise ValueError("verifier: none is named; name one")
-        return write(parsed, prompt)
+        return write_freely(parsed, prompt)
     if parsed.frequency_penalty:
         raise ValueError(f"frequency-penalty={parsed.frequency_penalty}: a verifier's law has none; leave one out")
     if parsed.drafter is not None:

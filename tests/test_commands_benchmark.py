@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,30 @@ def test_a_race_takes_turns_and_counts_what_comes_behind_the_first_token(clock):
     assert laps["fast"].cycles.count == 3 * 4
     turn = ["between", ("slow", 1), ("slow", 9), ("fast", 1), ("fast", 9)]
     assert order == [("slow", 8), ("fast", 8), *6 * turn]
+
+
+def test_what_is_shorter_than_its_prefill_has_no_speed(clock):
+    """A first call that captures graphs takes longer than the whole answer after it."""
+
+    def way(prompts, limit):
+        clock[0] += 3 if limit == 1 else 1
+        return [Generation([1, 2], [0], emitted=[1], verifier_calls=2) for _ in prompts]
+
+    (lap,) = race({"way": way}, [[[1]]], 2, 1, torch.device("cpu")).values()
+    assert math.isnan(lap.tokens_per_second)
+    assert math.isnan(lap.seconds_per_token)
+
+
+def test_on_cuda_each_round_is_run_once_before_it_is_timed(clock, monkeypatch):
+    monkeypatch.setattr(racing.torch.cuda, "synchronize", lambda *_: None)
+    order = []
+
+    def way(prompts, limit):
+        order.append((len(prompts), limit))
+        return [Generation([1] * limit, [0], emitted=[1], verifier_calls=2) for _ in prompts]
+
+    race({"way": way}, [[[1], [2]], [[3]]], 5, 1, torch.device("cuda"))
+    assert order == [(2, 8), (2, 5), (2, 1), (2, 5), (1, 5), (1, 1), (1, 5)]
 
 
 def test_parts_are_the_decoders_passes():

@@ -1,8 +1,15 @@
 """The contract on torch's scaled_dot_product_attention: every device and dtype."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""On CUDA: cuDNN's kernel plans anew for each shape, 26 ms forward and 55 ms backward (H200, torch 2.11), and nearly
+every step of training and every prompt has a shape of its own."""
 
 
 def write(cache: Tensor, new: Tensor, lengths: Tensor, start: int | None = None) -> None:
@@ -68,12 +75,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
     folded = query.reshape(batch, queries, kv_heads, group, width).permute(0, 2, 3, 1, 4)
     if mask is not None:
         mask = mask.expand(-1, group, -1, -1).reshape(mask.shape[0], 1, group * queries, mask.shape[-1])
-    out = functional.scaled_dot_product_attention(
-        folded.reshape(batch, kv_heads, group * queries, width),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=mask,
-        scale=scale,
-    )  # [B, Hk, group*Q, D]
+    with sdpa_kernel(WITHOUT_PLANS) if query.is_cuda else nullcontext():
+        out = functional.scaled_dot_product_attention(
+            folded.reshape(batch, kv_heads, group * queries, width),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=mask,
+            scale=scale,
+        )  # [B, Hk, group*Q, D]
     out = out.view(batch, kv_heads, group, queries, values.shape[-1]).permute(0, 3, 1, 2, 4)
     return out.reshape(batch, queries, heads, values.shape[-1])

@@ -16,6 +16,7 @@ from typing import Any
 
 import claimed_device as device
 import torch
+from torch.nn import functional
 
 from drafter import BlockDiffusionDrafter, SpeculativeDecoder, Verifier
 from drafter.__main__ import main
@@ -144,6 +145,24 @@ def pushes() -> None:
     assert [one.token_ids for one in found] == [one.token_ids for one in plain]
 
 
+def no_plans_per_shape() -> None:
+    """cuDNN's attention plans anew for each shape: on a real device that took four fifths of a training step."""
+    allowed: list[bool] = []
+    real = functional.scaled_dot_product_attention
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return real(*args, **kwargs)
+
+    functional.scaled_dot_product_attention = noting  # type: ignore[assignment]
+    try:
+        SpeculativeDecoder(verifier(), drafter()).generate(PROMPTS[:1], 4)
+    finally:
+        functional.scaled_dot_product_attention = real  # type: ignore[assignment]
+    assert allowed
+    assert not any(allowed)
+
+
 SCENARIOS: dict[str, Callable[[], None]] = {
     "train, killed and resumed": killed_and_resumed,
     "train, another way": lambda: run("online", *ANOTHER_WAY),
@@ -158,6 +177,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     "waits in a cycle": waits_in_a_cycle,
     "distil": distils,
     "push-forward": pushes,
+    "no plans per shape": no_plans_per_shape,
 }
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def begun(tmp_path):
     "word",
     [
         "training.workers=2",
-        "training.log_every=1",
+        "training.log_every=1; training.loggers=[]",
         "training.validate_every=7",
         "training.strategy=ddp",
         "training.max_skipped=3",

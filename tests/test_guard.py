@@ -138,3 +138,19 @@ def test_progress_is_one_line_that_counts_steps(tmp_path, capsys):
     assert "v_num" not in said
     assert "Validation" not in said
     assert not [line for line in said.splitlines() if line and not line.startswith("training")]
+
+
+def test_a_logger_that_is_not_installed_ends_in_one_line(tmp_path, monkeypatch):
+    def missing(**_):
+        raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+
+    monkeypatch.setattr("drafter.training.logs.WandbLogger", missing)
+    settings = FittingConfig(max_steps=2, loggers=["wandb"])
+    with pytest.raises(ValueError, match=r"training\.loggers='wandb': wandb is not installed; pip install wandb"):
+        fit(Line(), Points(), tmp_path, settings, "nearness")
+
+
+def test_without_loggers_there_is_the_csv_file_alone(tmp_path):
+    fit(Line(), Points(), tmp_path, FittingConfig(max_steps=10, log_every=1, loggers=[]), "nearness")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics"]
+    assert "nearness" in (tmp_path / "metrics/from_00000000/metrics.csv").read_text()

@@ -98,10 +98,14 @@ def test_the_best_checkpoint_is_the_best(finished_run):
     assert summary(finished_run)["steps"] == min(step for step, value in walked.items() if value == best) + 1
 
 
-def test_a_finished_run_is_not_trained_again(finished_run, monkeypatch):
+def test_a_finished_run_is_not_trained_again(finished_run, monkeypatch, caplog):
     monkeypatch.setattr("drafter.training.module.DrafterModule.training_step", None)
     before = summary(finished_run)
-    after = train(load(finished_run / "config.yaml"))
+    with caplog.at_level(logging.INFO, "drafter"):
+        after = train(load(finished_run / "config.yaml"))
+    rows = before["train_rows"]
+    assert f"{rows} rows, {before['train_tokens']} answer tokens" in caplog.text  # what a run is about to do
+    assert f"50 steps of 4 rows, {50 / (rows // 4):.3g} epochs" in caplog.text
     assert {name: after[name] for name in DECIDED} == {name: before[name] for name in DECIDED}
     assert len(losses(finished_run)) == 50
 

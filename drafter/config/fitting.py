@@ -1,9 +1,11 @@
 """What `training.*` says in the recipes of all systems."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drafter.config.checks import require
+
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass
@@ -11,7 +13,7 @@ class FittingConfig:
     """Optimisation, whatever is trained.
 
     Args:
-        max_steps: optimiser steps.
+        max_steps: optimiser steps. A run goes on to more of them if those taken would have had the same learning rates.
         rows: rows of a micro-step and rank.
         accumulate: micro-steps per optimiser step.
         weight_decay: of matrices; norms and biases have none.
@@ -25,8 +27,10 @@ class FittingConfig:
         precision: `float32`, `bfloat16` or `float16` (parameters stay float32; with the last, gradients are scaled), or
             `auto`: whichever of the first two a short probe finds faster.
         validate_every: steps between validations; null for once an epoch.
+        log_every: steps between logged ones; the host waits for the device in those alone.
+        loggers: who gets what is logged, beside `metrics.csv`: `tensorboard`, `wandb`, `mlflow`.
         workers: processes that make a rank's batches beside it; 0: itself.
-        devices, strategy: as Lightning understands them.
+        devices, strategy: as Lightning understands them; each rank holds all weights.
     """
 
     max_steps: int = 1000
@@ -43,6 +47,7 @@ class FittingConfig:
     precision: str = "auto"
     validate_every: int | None = None
     log_every: int = 10
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     workers: int = 0
     devices: str = "1"
     strategy: str = "auto"
@@ -64,5 +69,12 @@ class FittingConfig:
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
         said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None
         require(said, "training.devices", self.devices, "say auto, how many (>= 1), or which ones: '0,2'")
+        sharded = any(name in self.strategy for name in ("fsdp", "deepspeed", "model_parallel"))
+        remedy = (
+            "drafters are trained whole on each rank: shares of gradients would be clipped apart; choose auto or ddp"
+        )
+        require(not sharded, "training.strategy", self.strategy, remedy)
+        unknown = sorted(set(self.loggers) - set(LOGGERS))
+        require(not unknown, "training.loggers", unknown, f"choose among {', '.join(LOGGERS)}; [] for none")
         every = self.validate_every
         require(every is None or every >= 1, "training.validate_every", every, "must be >= 1, or null")

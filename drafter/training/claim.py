@@ -32,6 +32,7 @@ FREE = (
     "training.devices",
     "training.strategy",
     "training.log_every",
+    "training.loggers",
     "training.validate_every",
     "training.max_skipped",
     "decoding",

@@ -116,7 +116,7 @@ def fit(
             Progress(settings.log_every),
             *checkpoints(last.parent, settings.max_steps, monitor),
         ],
-        logger=loggers(Metrics(directory).part(first), directory),
+        logger=loggers(settings.loggers, Metrics(directory).part(first), directory),
     )
     with handlers_kept(), warnings.catch_warnings():
         for message in OF_NO_CONCERN:

@@ -3,13 +3,14 @@
 import csv
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
 from drafter.files import write_csv
@@ -40,12 +41,28 @@ class Previous(Callback):
             os.link(self.last, previous)  # the new one is written beside it, then renamed over this name alone
 
 
-def loggers(part: Path, directory: Path) -> list[Logger]:
-    """CSV into `part`, TensorBoard beside the run."""
-    return [
-        CSVLogger(part.parent, name="", version=part.name),
-        TensorBoardLogger(directory, name="", version="tensorboard"),
-    ]
+def loggers(names: Sequence[str], part: Path, directory: Path) -> list[Logger]:
+    """CSV into `part`, which the run's own figures come from; the others beside the run, or where they are told to.
+
+    Args:
+        names: `tensorboard`, `wandb`, `mlflow`; the last two read their own environment variables.
+    Raises:
+        ValueError: a logger's package is not installed.
+    """
+    run = f"{directory.parent.name}/{directory.name}"
+    made: list[Logger] = [CSVLogger(part.parent, name="", version=part.name)]
+    for name in names:
+        try:
+            if name == "tensorboard":
+                made.append(TensorBoardLogger(directory, name="", version="tensorboard"))
+            elif name == "wandb":
+                made.append(WandbLogger(name=run, save_dir=directory, project="block-drafter"))
+            else:
+                made.append(MLFlowLogger(experiment_name="block-drafter", run_name=run, save_dir=str(directory / name)))
+        except ModuleNotFoundError as error:
+            reason = f"{error.name or name} is not installed; pip install {name}, or leave it out"
+            raise ValueError(f"training.loggers={name!r}: {reason}") from None
+    return made
 
 
 class Progress(Callback):
@@ -61,7 +78,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         told = {"total": trainer.max_steps, "initial": trainer.global_step, "disable": not trainer.is_global_zero}
-        self._bar = tqdm(desc="training", unit="step", dynamic_ncols=True, smoothing=0.05, **told)
+        self._bar = tqdm(desc="training", unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=0.5, **told)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int

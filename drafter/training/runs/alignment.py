@@ -28,6 +28,7 @@ from drafter.training.fitting import fit, read_checkpoint, weights_of
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.pictures import curves, kept_per_slot
+from drafter.training.plan import plan
 from drafter.training.prepare import Material, batches_of, prepare, taps_of
 from drafter.training.trial import decode_both_ways
 from drafter.verifier import Verifier
@@ -61,6 +62,9 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     prepared = time.perf_counter() - began
     world = ranks(config.training.devices, material.device)
     batches = Feed(config, material.training, material.on_disk, taps, world)
+    if first:
+        for line in plan(config, material, batches, world):
+            log.info(line)
     best = fit(
         module,
         batches,

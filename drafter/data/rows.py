@@ -74,8 +74,9 @@ class Rows:
         return Rows(self.ids.pin_memory(), self.supervised.pin_memory(), documents)
 
     def to(self, device: torch.device) -> "Rows":
-        documents = None if self.documents is None else self.documents.to(device)
-        return Rows(self.ids.to(device), self.supervised.to(device), documents)
+        ahead = torch.device(device).type == "cuda"  # the device waits for the copy, the host need not
+        documents = None if self.documents is None else self.documents.to(device, non_blocking=ahead)
+        return Rows(self.ids.to(device, non_blocking=ahead), self.supervised.to(device, non_blocking=ahead), documents)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ def plan(config: AlignmentConfig, material: Material, batches: Batches, world: i
     proposes = "all tokens" if proposed is None else f"{len(proposed)} of {vocabulary} tokens"
     rows = settings.rows * settings.accumulate * world
     seen = "" if material.on_disk else f", {settings.max_steps / batches.steps_per_epoch:.3g} epochs"
+    precision = str(material.fast).removeprefix("torch.")
     taps = ", ".join(map(str, drafter.tap_layers))
     held_out = f"held out: {len(material.validation)} that choose, {len(material.test)} that are reported"
     return [
         f"drafter: {parameters:.3g} M parameters, blocks of {drafter.block_size}, taps of layers {taps}; {proposes}",
         f"data: {material.train_rows} rows, {material.train_tokens} answer tokens; {held_out}",
-        f"training: {settings.max_steps} steps of {rows} rows{seen}; {material.fast} on {world} x {material.device}",
+        f"training: {settings.max_steps} steps of {rows} rows{seen}; {precision} on {world} x {material.device}",
     ]

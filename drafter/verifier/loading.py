@@ -3,12 +3,16 @@
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
 
 # What code and files of other people's making raise: which of these depends on the family.
-FOREIGN = (OSError, ValueError, ImportError, LookupError, AttributeError, TypeError, RuntimeError, AssertionError)
+FOREIGN = (
+    *(OSError, ValueError, ImportError, LookupError, AttributeError, TypeError, RuntimeError, AssertionError),
+    StrictDataclassError,
+)
 
 
 def load_model(source: str, dtype: torch.dtype | None, device: str, layers: bool = True) -> tuple[Any, Any]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from drafter.verifier.body import Verifier
 
 LENGTH, NEW, BEGINNINGS, WINDOW = 12, 4, (5, 8), 4
-EXACT, ROUNDED = 1e-3, 0.15  # relative errors; the second in half precision
-TIES = 0.15  # share of positions that may differ: a router of experts may find two of them equal
+# Relative errors, and the share of positions that must keep to them: a router may find two experts equal, and rounding
+# then decides which one a position gets.
+EXACT, ROUNDED = (1e-3, 0.85), (0.15, 0.5)
 REWINDABLE = {"full_attention", "sliding_attention"}
 
 
@@ -50,9 +51,9 @@ def why_not_decoded(verifier: "Verifier") -> str | None:
         try:
             with measured() as shapes:
                 _compare_pass(verifier, ids, layers, taps, logits)
-            if sorted(shapes) != list(range(verifier.num_layers)):
+            if len(shapes) < verifier.num_layers or sorted(shapes) != list(range(len(shapes))):
                 raise Differs("its attention does not go through transformers' attention interface in every layer")
-            verifier.shapes = tuple(shapes[layer] for layer in range(verifier.num_layers))
+            verifier.shapes = tuple(shapes[layer] for layer in sorted(shapes))
             _compare_steps(verifier, ids, layers, taps, logits)
         except FOREIGN as error:
             reason = _explained(verifier, error)
@@ -106,9 +107,9 @@ def _compare_steps(verifier: "Verifier", ids: Tensor, layers: list[int], taps: T
 def _same(got: Tensor | None, own: Tensor, what: str) -> None:
     assert got is not None
     off = (got.double() - own.double()).norm(dim=-1) / own.double().norm(dim=-1).clamp(min=1e-12)
-    rounded = own.dtype in (torch.float16, torch.bfloat16)
-    found = off.mean() if rounded else off.flatten().quantile(1 - TIES)
-    if not found <= (ROUNDED if rounded else EXACT):
+    bound, share = ROUNDED if own.dtype in (torch.float16, torch.bfloat16) else EXACT
+    found = off.flatten().quantile(share)
+    if not found <= bound:
         raise Differs(f"{what} (by {float(found):.2g})")
 
 

@@ -1,0 +1,74 @@
+"""Every family of causal language models is exact as a verifier or refused in one line; the docs say which."""
+
+import pytest
+import torch
+import transformers
+import zoo
+
+from drafter.attention import KVCache, plain, sdpa
+from drafter.verifier import Verifier
+
+SAID = zoo.PAGE.read_text()
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_a_family_is_exact_or_refused(family):
+    """And, with the version of transformers that the page names, as the page says."""
+    try:
+        what = zoo.outcome(family)
+    except zoo.Unbuilt as error:
+        pytest.skip(f"no tiny model: {error}")
+    if f"With transformers {transformers.__version__}," not in SAID:
+        return
+    start = "**Exact" if what == "exact" else f"| {zoo.reason(what)} |"
+    assert any(line.startswith(start) and f"`{family}`" in line for line in SAID.splitlines())
+
+
+def test_loading_draws_no_random_number_and_leaves_the_model():
+    model = zoo.build("gemma3_text")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    window, state = model.config.sliding_window, torch.get_rng_state()
+    Verifier(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    assert model.config.sliding_window == window == model.model.layers[0].self_attn.sliding_window
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "granite", "gemma2", "phi"])
+def test_half_precision_passes_its_own_check(family, dtype):
+    verifier = Verifier(zoo.build(family).to(dtype))
+    assert verifier.undecodable is None
+
+
+def without_sinks(query, keys, values, mask, scale, softcap=None, sinks=None, whole=plain.attend):
+    return whole(query, keys, values, mask, scale, softcap)
+
+
+def without_window(*arguments, whole=sdpa.visible):
+    return whole(*arguments[:4], None, *arguments[5:])
+
+
+def from_the_start(cache, count, whole=KVCache.positions):
+    return whole(cache, count) - cache.lengths[:, None]
+
+
+def as_if_of_one_length(cache, new, lengths, start=None, whole=sdpa.write):
+    return whole(cache, new, lengths.max().expand_as(lengths), start)
+
+
+@pytest.mark.parametrize(
+    ("family", "place", "name", "bug"),
+    [
+        ("gpt_oss", plain, "attend", without_sinks),
+        ("mistral", sdpa, "visible", without_window),
+        ("llama", KVCache, "positions", from_the_start),
+        ("llama", sdpa, "write", as_if_of_one_length),
+    ],
+    ids=["sinks", "window", "positions", "ragged"],
+)
+def test_the_check_finds_a_bug_of_ours(family, place, name, bug, monkeypatch):
+    Verifier(zoo.build(family)).new_cache(1, 1)
+    monkeypatch.setattr(place, name, bug)
+    with pytest.raises(ValueError, match="differ"):
+        Verifier(zoo.build(family)).new_cache(1, 1)

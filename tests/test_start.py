@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import zoo
 from conftest import MASK_TOKEN, make_verifier
 
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for
-from drafter.models.start import start_from_verifier
+from drafter.models.start import kept_of, start_from_verifier
 from drafter.verifier import Verifier, tiny
 
 
@@ -22,8 +23,9 @@ def verifier(family):
     return Verifier(model)
 
 
-def started(verifier, num_layers=2, tap_layers=(1, 3)):
-    shape = config_for(verifier, num_layers=num_layers, block_size=4, tap_layers=tap_layers, mask_token_id=MASK_TOKEN)
+def started(verifier, num_layers=2, tap_layers=(1, 3), mask_token_id=MASK_TOKEN):
+    sizes = {"num_layers": num_layers, "block_size": 4, "tap_layers": tap_layers, "mask_token_id": mask_token_id}
+    shape = config_for(verifier, **sizes, **kept_of(verifier))
     drafter = BlockDiffusionDrafter(shape)
     start_from_verifier(drafter, verifier)
     return drafter
@@ -100,3 +102,54 @@ def test_more_layers_than_the_verifier_has_are_refused():
 def test_layers_of_another_kind_are_refused():
     with pytest.raises(ValueError, match=r"use drafter\.start=random"):
         started(make_verifier("gemma3"))
+
+
+def test_biases_are_kept():
+    verifier = Verifier(zoo.build("qwen2").float())
+    drafter = started(verifier, tap_layers=(0, 2), mask_token_id=40)
+    for layer, source in zip(drafter.layers, verifier.layers[-2:], strict=True):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            assert torch.equal(getattr(layer.self_attn, name).bias, getattr(source.self_attn, name).bias)
+        assert not layer.self_attn.o_proj.bias.any()  # the verifier has none
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "seed_oss", "arcee"])
+def test_what_is_copied_works_as_in_the_verifier(family):
+    """Or is refused: zoo models have nothing at its default."""
+    verifier = Verifier(zoo.build(family).float())
+    if family == "arcee":  # no gate
+        with pytest.raises(ValueError, match=r"no mlp\.gate_proj"):
+            started(verifier, tap_layers=(0, 2), mask_token_id=40)
+        return
+    drafter, ids = started(verifier, tap_layers=(0, 2), mask_token_id=40), torch.arange(3, 8)[None]
+    with torch.no_grad():
+        taps = verifier.taps(ids, [1, 2]).float()  # the first copied layer is 2: its input is tap 1
+        keys, values = drafter.layers[0].self_attn.keys_values(
+            drafter.hidden_norm(taps[..., :32]), drafter.rotary_emb(taps, torch.arange(5)[None])
+        )
+        cache = verifier.new_cache(1, 5)
+        verifier.step(ids, cache)
+    torch.testing.assert_close(values, cache.values[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cosine_similarity(keys, cache.keys[2], dim=-1), torch.ones(1, 5, 2))
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("ernie4_5", "something else"),  # rotates neighbours
+        ("glm", "has"),  # fused projections
+        ("granite", "something else"),  # scaled residuals
+        ("olmo2", "has"),  # post-norms
+        ("cohere", "has"),
+        ("phi3", "has"),
+        ("mixtral", "has"),
+        ("starcoder2", "has"),
+        ("gemma3_text", "has"),
+        ("helium", "something else"),
+    ],
+)
+def test_what_would_be_lost_is_refused(family, why):
+    verifier = Verifier(zoo.build(family).float())
+    with pytest.raises(ValueError, match=r"^drafter\.start='verifier': .*; use drafter\.start=random$") as error:
+        started(verifier, tap_layers=(0, 2), mask_token_id=40)
+    assert ("something else" in str(error.value)) == (why == "something else"), error.value

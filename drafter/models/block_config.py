@@ -24,6 +24,8 @@ class BlockDiffusionConfig(Qwen3Config):
     dflash_config: dict | None = None
     is_causal: bool | None = False
 
+EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "norm_epsilon", "layer_norm_epsilon")  # families' names
+
 
 def evenly_spaced(num_layers: int, count: int) -> list[int]:
     """DFlash's choice of tap layers: `count` layers from 1 to num_layers − 3.
@@ -55,17 +57,18 @@ def config_for(
     if mask_token_id in verifier.stop_ids:
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
     heads = theirs.num_attention_heads
+    eps = next((value for name in EPSILONS if (value := getattr(theirs, name, None))), 1e-6)
     return BlockDiffusionConfig(
         architectures=CANONICAL.fixed["architectures"],
         vocab_size=vocabulary,
         hidden_size=theirs.hidden_size,
-        intermediate_size=theirs.intermediate_size,
+        intermediate_size=getattr(theirs, "intermediate_size", None) or 4 * theirs.hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=heads,
-        num_key_value_heads=theirs.num_key_value_heads or heads,
+        num_key_value_heads=getattr(theirs, "num_key_value_heads", None) or heads,  # may differ from layer to layer
         head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
         hidden_act="silu",
-        rms_norm_eps=theirs.rms_norm_eps,
+        rms_norm_eps=eps,
         max_position_embeddings=theirs.max_position_embeddings,
         rope_parameters={"rope_type": "default", "rope_theta": rope_base(theirs)},
         layer_types=["full_attention"] * num_layers,
@@ -79,7 +82,7 @@ def config_for(
 
 def rope_base(config: Any) -> float:
     """The base of a verifier's rotary embedding, by its text config."""
-    parameters = config.rope_parameters or {}
+    parameters = getattr(config, "rope_parameters", None) or {}
     if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
         parameters = parameters.get("full_attention", parameters)
     return float(parameters.get("rope_theta", 10000.0))

@@ -24,7 +24,7 @@ from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for, evenly_spaced
-from drafter.models.start import adopt, start_from_verifier
+from drafter.models.start import adopt, kept_of, start_from_verifier
 from drafter.taps import TapCache
 from drafter.training.batches import packs_of
 from drafter.verifier import Verifier
@@ -150,6 +150,7 @@ def start(
         block_size=settings.block_size,
         tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
         mask_token_id=settings.mask_token_id,
+        **(kept_of(verifier) if settings.start == "verifier" else {}),
     )
     for use in ("bos", "pad"):  # an export with one of these is refused
         taken = [getattr(one, f"{use}_token_id", None) for one in (verifier.tokenizer, verifier.config)]

@@ -15,6 +15,8 @@ from drafter.verifier.chat import Message, prompt_ids, turn_end
 from drafter.verifier.loading import load_model
 from drafter.verifier.output import body_of, output_of
 
+FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+
 
 class VerifierHead:
     """The ends of a frozen causal language model: ids in, logits out.
@@ -68,8 +70,15 @@ class VerifierHead:
 
     @property
     def final_norm(self) -> Tensor:
-        """Gain of the norm before the head, [D]."""
-        return self._body.norm.weight
+        """Gain of the norm before the head, [D].
+
+        Raises:
+            ValueError: it stands under no name that is known.
+        """
+        for name in FINAL_NORMS:
+            if isinstance(gain := getattr(getattr(self._body, name, None), "weight", None), Tensor):
+                return gain
+        raise ValueError(f"verifier: {type(self.model).__name__} has no final norm that is known; choose another")
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

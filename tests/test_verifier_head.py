@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import make_verifier
+from conftest import make_drafter, make_prompts, make_verifier
 
-from drafter.verifier import VerifierHead, tiny
+from drafter.decode import SpeculativeDecoder
+from drafter.verifier import Verifier, VerifierHead, tiny
 from drafter.verifier.output import OutputHead
 
 LAWS = [{}, {"bias": True}, {"scale": 0.3}, {"softcap": 2.0}, {"bias": True, "scale": 3.0, "softcap": 1.5}]
@@ -69,3 +70,20 @@ def test_the_head_is_read_without_the_body(family, tmp_path):
     assert alone.stop_ids == whole.stop_ids
     assert alone.chat_ids("hi") == whole.chat_ids("hi")
     alone.check_taps([0, 4])
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32")], ids="-".join)
+@pytest.mark.parametrize("how", [{}, {"tree_nodes": 6}], ids=["chain", "tree"])
+@pytest.mark.parametrize("vocabulary", [None, list(range(0, 288, 2))], ids=["whole", "half"])
+def test_verifier_and_drafter_may_be_of_different_dtypes(dtypes, how, vocabulary):
+    """A verifier in float32 beside an export in bfloat16 is the README's own example."""
+    theirs, ours = (getattr(torch, name) for name in dtypes)
+    verifier = Verifier(tiny.build("llama")[0].to(theirs))
+    drafter = make_drafter(make_verifier("llama")).to(ours)
+    drafter.vocabulary = None if vocabulary is None else torch.tensor(vocabulary)
+    prompts = make_prompts()[:2]
+    plain = SpeculativeDecoder(verifier).generate(prompts, 8)
+    found = SpeculativeDecoder(verifier, drafter, **how).generate(prompts, 8)
+    if theirs is torch.float32:
+        assert [one.token_ids for one in found] == [one.token_ids for one in plain]
+    assert all(one.token_ids for one in found)

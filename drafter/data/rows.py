@@ -95,7 +95,7 @@ class RowMaker:
 
     @classmethod
     def of(cls, verifier: VerifierHead, sequence_length: int) -> "RowMaker":
-        limit = min(sequence_length, verifier.config.max_position_embeddings)
+        limit = min(sequence_length, verifier.context_length)
         return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], limit)
 
     def whole(self, where: str, answer: Answer) -> Row:

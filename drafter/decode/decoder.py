@@ -114,7 +114,7 @@ class SpeculativeDecoder:
         if reads and self.verifier.tokenizer is None:
             raise ValueError("stop, on_text: the verifier has no tokenizer; use token ids alone")
         verifier, tokenizer = self.verifier, self.verifier.tokenizer
-        vocabulary, context = verifier.head.shape[0], verifier.config.max_position_embeddings
+        vocabulary, context = verifier.head.shape[0], verifier.context_length
         if self.drafter is not None and self.drafter.context_length is not None:
             context = min(context, self.drafter.context_length)
         rows = read_prompts(prompts, tokenizer, vocabulary, context, max_new_tokens)

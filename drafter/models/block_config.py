@@ -24,6 +24,7 @@ class BlockDiffusionConfig(Qwen3Config):
     dflash_config: dict | None = None
     is_causal: bool | None = False
 
+
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "norm_epsilon", "layer_norm_epsilon")  # families' names
 
 

@@ -31,10 +31,9 @@ class CausalDrafter:
     def __init__(self, model: Verifier, draft_length: int = DRAFT_LENGTH):
         if model.undecodable:
             raise ValueError(f"drafter: {model.undecodable}; choose another")
-        if not 1 <= draft_length < model.config.max_position_embeddings:
+        if not 1 <= draft_length < model.context_length:
             raise ValueError(
-                f"draft_length={draft_length}: must be >= 1 and below the drafter's context of "
-                f"{model.config.max_position_embeddings}"
+                f"draft_length={draft_length}: must be >= 1 and below the drafter's context of {model.context_length}"
             )
         self.model, self.draft_length = model, draft_length
 
@@ -84,7 +83,7 @@ class CausalDrafter:
     @property
     def longest(self) -> int:
         """Tokens that can be proposed at most."""
-        return self.model.config.max_position_embeddings - 1
+        return self.model.context_length - 1
 
     @property
     def hidden_size(self) -> int:
@@ -94,7 +93,7 @@ class CausalDrafter:
     @property
     def context_length(self) -> int:
         """Tokens of a row that it reads at most."""
-        return self.model.config.max_position_embeddings
+        return self.model.context_length
 
     def check_verifier(self, verifier: Verifier) -> None:
         """Raise a ValueError unless both models read and write the same tokens.

@@ -94,7 +94,7 @@ class LocalAnswerer:
         return going_on
 
     def _check_length(self, longest: int) -> None:
-        context, new = self.verifier.config.max_position_embeddings, self.settings["max_new_tokens"]
+        context, new = self.verifier.context_length, self.settings["max_new_tokens"]
         remedy = f"a prompt has {longest} tokens, the verifier's context is {context}"
         fits = longest + new <= context
         require(fits, "data.max_new_tokens", new, f"{remedy}; lower it or leave out long prompts")

@@ -60,7 +60,7 @@ def by_verifier(config: Config) -> Parts:
         verifier, data.max_new_tokens, data.batch_size, data.temperature, data.top_p, seed=config.seed
     )
     write = partial(self_prompts, verifier, seed=config.seed, batch_size=data.batch_size)
-    return answerer, verifier.chat_ids, verifier.config.max_position_embeddings, write
+    return answerer, verifier.chat_ids, verifier.context_length, write
 
 
 def by_server(config: Config) -> Parts:

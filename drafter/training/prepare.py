@@ -81,6 +81,8 @@ def prepare(config: AlignmentConfig) -> Material:
     require(known, "training.precision", settings.precision, remedy)
     found = answers.open_answers(Path(config.data.answers))
     verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
+    if verifier.undecodable:  # the run ends with decoding
+        raise ValueError(f"verifier.source={config.verifier.source!r}: {verifier.undecodable}; choose another")
     verifier.keep_reasoning = config.data.keep_reasoning
     check_answers(config, verifier, found.manifest)
     per_step = settings.rows * settings.accumulate * world
@@ -101,7 +103,7 @@ def prepare(config: AlignmentConfig) -> Material:
     say_what_is_normalised_apart(config)
     warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in test[: config.decoding.prompts])
-    context, new = verifier.config.max_position_embeddings, config.decoding.max_new_tokens
+    context, new = verifier.context_length, config.decoding.max_new_tokens
     remedy = f"a test prompt has {longest} tokens, the verifier's context is {context}; lower it"
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)

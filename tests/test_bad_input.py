@@ -1,6 +1,7 @@
 """What a user may get wrong: one line that names field, value and remedy, before any training."""
 
 import importlib
+import json
 import shutil
 from collections import namedtuple
 
@@ -11,6 +12,7 @@ from conftest import ROOT, make_verifier
 import train
 from drafter import answers
 from drafter.__main__ import main as drafter_main
+from drafter.export.record import KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +178,40 @@ def test_help_is_help(capsys):
         assert ended.value.code == code
         said = capsys.readouterr()
         assert "usage: drafter train" in said.out + said.err
+
+
+@pytest.mark.parametrize("column", ["source", "prompt", "answer_ids"])
+def test_answers_with_an_empty_column_end_in_one_line(complaint, tiny_answers, tmp_path, column):
+    rows, manifest = answers.read(tiny_answers)
+    answers.write(tmp_path / "empty.parquet", [{**row, column: None} for row in rows], manifest)
+    assert f"has rows without {column}; " in complaint(f"data.answers={tmp_path / 'empty.parquet'}")
+
+
+@pytest.mark.parametrize("recipe", [3, "x", []])
+def test_answers_with_another_manifest_end_in_one_line(complaint, tiny_answers, tmp_path, recipe):
+    rows, manifest = answers.read(tiny_answers)
+    answers.write(tmp_path / "other.parquet", rows, {**manifest, "recipe": recipe})
+    found = complaint(f"data.answers={tmp_path / 'other.parquet'}")
+    assert "its manifest is not what `drafter regenerate` writes; " in found
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_record_of_another_kind_ends_in_one_line(finished_run, tmp_path, capsys, name):
+    shutil.copytree(finished_run / "export", tmp_path / "export")
+    path = tmp_path / "export/training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: "x"}))
+    complaint = f"{path}: {name}='x': not what an export writes; export again, or delete it"
+    message = message_of(drafter_main, ["export", str(tmp_path / "export"), str(tmp_path / "out")])
+    assert message == complaint
+    with pytest.raises(SystemExit):
+        drafter_main(["check", str(tmp_path / "export"), "--verifier", "tiny-llama", "--static"])
+    assert complaint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["x", [], {}, 1])
+def test_a_causality_that_is_none_ends_in_one_line(finished_run, tmp_path, value):
+    shutil.copytree(finished_run / "export", tmp_path / "export")
+    path = tmp_path / "export/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "is_causal": value}))
+    message = message_of(drafter_main, ["generate", str(tmp_path / "export"), "--verifier", "tiny-llama", "hello"])
+    assert f"is_causal={json.dumps(value)}: must be " in message

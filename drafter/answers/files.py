@@ -48,7 +48,10 @@ def inspect(path: Path, remedy: str) -> tuple[int, dict[str, Any]]:
     with damage(path, remedy):
         found = pyarrow.parquet.read_metadata(path)
         check_columns(path, found.schema.to_arrow_schema().names)
-        return found.num_rows, json.loads((found.metadata or {}).get(MANIFEST, b"{}"))
+        known = json.loads((found.metadata or {}).get(MANIFEST, b"{}"))
+    if not isinstance(known, dict) or not isinstance(known.get("recipe", {}), dict):
+        raise ValueError(f"data.answers={str(path)!r}: its manifest is not what `drafter regenerate` writes; {remedy}")
+    return found.num_rows, known
 
 
 def parse(path: Path, remedy: str, sha256: str | None = None) -> pyarrow.Table:
@@ -69,7 +72,12 @@ def parse(path: Path, remedy: str, sha256: str | None = None) -> pyarrow.Table:
     for name in OPTIONAL:
         if name not in table.column_names:
             table = table.append_column(name, pyarrow.nulls(len(table), pyarrow.string()))
-    return table.select(SCHEMA.names)
+    with damage(path, remedy):
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+    empty = [name for name in SCHEMA.names if name not in OPTIONAL and table[name].null_count]
+    if empty:
+        raise ValueError(f"data.answers={str(path)!r}: has rows without {', '.join(empty)}; {remedy}")
+    return table
 
 
 @contextmanager

@@ -15,6 +15,16 @@ from drafter.models.storage import read_object
 from drafter.verifier.conversion import PACKAGED
 
 RECORD = "training.json"
+KINDS: dict[str, Any] = {  # of what is read again
+    "recipe": dict,
+    "data": dict,
+    "facts": dict,
+    "sha256": dict,
+    "probe": dict,
+    "results": dict,
+    "provenance": dict,
+    "tokens_per_cycle": (int, float),
+}
 
 
 def checksum(tensor: torch.Tensor) -> str:
@@ -26,10 +36,14 @@ def read_record(directory: Path) -> dict[str, Any]:
     """`training.json` of an export; empty where there is none.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is no JSON object, or a field of it is of another kind than was written.
     """
     path = directory / RECORD
-    return read_object(path) if path.is_file() else {}
+    record = read_object(path) if path.is_file() else {}
+    for name, kind in KINDS.items():
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise ValueError(f"{path}: {name}={record[name]!r}: not what an export writes; export again, or delete it")
+    return record
 
 
 def keeps_reasoning(record: dict[str, Any]) -> bool:

@@ -45,6 +45,10 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
     if facts.get("is_causal") is None and isinstance(nested.get("causal"), bool) and layout.name == "canonical":
         facts["is_causal"] = nested["causal"]
+    if not isinstance(facts.get("is_causal"), bool | None):
+        raise ValueError(
+            f"config.json: is_causal={json.dumps(facts['is_causal'], default=str)[:100]}: must be a boolean"
+        )
     if facts.get("layer_types") is None:
         facts |= _kinds(config, facts, nested)
     for fact, value in facts.items():

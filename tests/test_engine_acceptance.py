@@ -97,8 +97,11 @@ def test_evaluate_puts_the_engines_figure_beside_ours(tmp_path, capsys):
     with counting(asked) as url:
         main([*words, "--engine", url])
     (line,) = json.loads((tmp_path / "found.json").read_text())["engine"]
-    assert (line["engine"], line["cycles"], line["accepted_at_slot"]) == (1 + 8 / 6, 6, [1.0, round(2 / 6, 4)])
-    assert re.search(r"\| suite +\| here +\| engine", capsys.readouterr().out)
+    counted = line["accepted_by_engine"], line["cycles"], line["accepted_at_slot"]
+    assert counted == (round(8 / 6, 4), 6, [1.0, round(2 / 6, 4)])
+    here = json.loads((tmp_path / "found.json").read_text())["suites"]["mine"]["accepted_per_cycle"]
+    assert line["accepted_here"] == round(here, 4)
+    assert re.search(r"\| suite +\| accepted here +\| accepted by engine", capsys.readouterr().out)
     verifier = make_verifier("llama")
     assert sorted(body["prompt"] for _, body in asked) == sorted(verifier.chat_ids(text) for text in ("hi", "why"))
     with pytest.raises(SystemExit):

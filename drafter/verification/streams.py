@@ -62,7 +62,7 @@ def _mixed(states: Tensor) -> Tensor:
 
 def _shifted(states: Tensor, count: int) -> Tensor:
     """Shifted right as if unsigned."""
-    return (states >> count) & ((1 << (64 - count)) - 1)
+    return (states >> count) + (states < 0) * (1 << (64 - count))
 
 
 def _signed(bits: int) -> int:

@@ -18,7 +18,7 @@ import claimed_device as device
 import torch
 from torch.nn import functional
 
-from drafter import BlockDiffusionDrafter, SpeculativeDecoder, Verifier
+from drafter import BlockDiffusionDrafter, CausalDrafter, SpeculativeDecoder, Verifier
 from drafter.__main__ import main
 from drafter.config import DistillationConfig, load, load_as
 from drafter.decode import FreeDecoder
@@ -104,7 +104,7 @@ def decodes(rule: str | None, temperature: float, **settings: Any) -> Callable[[
 
     def scenario() -> None:
         weight = 0.5 if rule == "dynamic_ensemble" else None
-        made = Decoding(rule=rule).make_rule()
+        made = rule if rule == "dynamic_ensemble" else Decoding(rule=rule).make_rule()
         decoder = SpeculativeDecoder(verifier(), drafter(), made, verifier_weight=weight, **settings)
         found = [one.token_ids for one in decoder.generate(PROMPTS, TOKENS, temperature, batch_size=2)]
         if temperature == 0 and (rule is None or rule in LOSSLESS):
@@ -121,6 +121,22 @@ def waits_in_a_cycle() -> None:
     (answer,) = decoder.generate(PROMPTS[:1], 24)
     found, cycles = device.waits.total() - before, len(answer.accepted)
     assert found <= cycles + 1, f"{found} waits in {cycles} cycles and a prefill: {device.waits}"
+
+
+def causal() -> None:
+    """Another model drafts: greedy and sampled as on the CPU, since a prompt's numbers are the same there."""
+    found = []
+    for where in ("cuda", "cpu"):
+        small = CausalDrafter.load("tiny-qwen3", device=where)
+        decoder = SpeculativeDecoder(verifier() if where == "cuda" else Verifier.load("tiny-llama"), small)
+        before = device.waits.total()
+        made = [decoder.generate(PROMPTS, TOKENS, temperature, batch_size=2) for temperature in (0.0, 0.8)]
+        waits = device.waits.total() - before
+        cycles = sum(max(len(one.accepted) for one in answers) for answers in made)
+        assert waits <= cycles + 2 * len(PROMPTS), f"{waits} waits in {cycles} cycles and 4 prefills: {device.waits}"
+        found.append([[one.token_ids for one in answers] for answers in made])
+    assert found[0] == found[1]
+    assert found[0][0] == written_on_the_cpu()
 
 
 def distils() -> None:
@@ -175,6 +191,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
     **{f"{rule}, sampled": decodes(rule, 0.8) for rule in (*sorted(LOSSLESS), *RULES, "dynamic_ensemble")},
     "tree": decodes(None, 0.0, tree_nodes=5),
     "waits in a cycle": waits_in_a_cycle,
+    "causal": causal,
     "distil": distils,
     "push-forward": pushes,
     "no plans per shape": no_plans_per_shape,

@@ -141,3 +141,16 @@ def test_a_saved_model_is_the_same(tmp_path):
 def test_noise_outside_its_interval_is_refused(wrong):
     with pytest.raises(ValueError, match=r"noise: has values outside \[0, 1\)"):
         check_noise(torch.tensor([0.5, wrong]))
+
+
+@torch.no_grad()
+def test_a_widened_copy_leaves_the_model_as_it_is():
+    model = model_of("llama")
+    wide = model.widened(4)
+    assert (model.tokens_per_pass, wide.tokens_per_pass) == (2, 4)
+    ids, noise = rows(3, 2)
+    before = model(ids, noise, ONE)
+    torch.testing.assert_close(wide(ids, noise, ONE), before, rtol=0, atol=0)
+    for weight in wide.parameters():
+        weight.zero_()
+    torch.testing.assert_close(model(ids, noise, ONE), before, rtol=0, atol=0)

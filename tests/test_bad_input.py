@@ -215,3 +215,23 @@ def test_a_causality_that_is_none_ends_in_one_line(finished_run, tmp_path, value
     path.write_text(json.dumps({**json.loads(path.read_text()), "is_causal": value}))
     message = message_of(drafter_main, ["generate", str(tmp_path / "export"), "--verifier", "tiny-llama", "hello"])
     assert f"is_causal={json.dumps(value)}: must be " in message
+
+
+@pytest.mark.parametrize("line", ["[]", "3", '"x"'])
+@pytest.mark.parametrize("command", ["evaluate", "benchmark"])
+def test_a_suite_of_no_objects_ends_in_one_line(finished_run, tmp_path, command, line):
+    (tmp_path / "suite.jsonl").write_text(f'{{"prompt": "a"}}\n{line}\n')
+    words = [
+        command,
+        str(finished_run / "export"),
+        "--verifier",
+        "tiny-llama",
+        "--suites",
+        str(tmp_path / "suite.jsonl"),
+    ]
+    assert message_of(drafter_main, words).endswith("line 2 is no JSON object; mend or remove it")
+
+
+def test_a_prompt_that_is_no_text_ends_in_one_line(finished_run):
+    words = ["generate", str(finished_run / "export"), "--verifier", "tiny-llama", "caf\udce9"]
+    assert message_of(drafter_main, words) == "prompt: is no UTF-8 text; convert it first"

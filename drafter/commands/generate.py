@@ -98,7 +98,8 @@ def _prompt(parsed: Namespace) -> str:
         text = parsed.prompt
         if text is None:
             text = sys.stdin.read() if parsed.file is None else parsed.file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
+        text.encode()  # bytes of another encoding reach a command line as lone surrogates
+    except UnicodeError:
         raise ValueError("prompt: is no UTF-8 text; convert it first") from None
     if not text.strip():
         raise ValueError("prompt: is empty; write something")

@@ -60,9 +60,12 @@ def records(name: str) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                record = json.loads(line)
             except json.JSONDecodeError:
                 raise ValueError(f"suite={name!r}: line {number} is no JSON; mend or remove it") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"suite={name!r}: line {number} is no JSON object; mend or remove it")
+            yield number, record
 
 
 def _prompt(name: str, number: int, record: dict) -> Prompt:

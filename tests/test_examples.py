@@ -34,7 +34,7 @@ SHORT = {
     "drafter.num_taps": 3,
     "drafter.tap_layers": "null",
     "drafter.mask_token_id": 2,
-    "training.rows": 2,
+    "training.rows": 1,
     "training.anchors": 4,
     "training.max_steps": 2,
     "training.sampled_tokens": 16,

@@ -17,6 +17,7 @@ from drafter.training.ensemble.module import EnsembleModule
 from drafter.training.ensemble.policy import budget_loss
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.runs import ensemble, run
+from drafter.verifier import Verifier
 
 RECIPE = """
 name: tiny
@@ -112,7 +113,7 @@ def test_decoding_by_the_head(finished, pair):
 
 
 def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
-    sizes = ["--count", "2", "--seeds", "2", "--max-new-tokens", "5", "--timed", "1", "--draft-length", "2"]
+    sizes = ["--count", "2", "--seeds", "1", "--max-new-tokens", "4", "--timed", "1", "--draft-length", "2"]
     rest = ["--reward", "log_likelihood", "--head", str(finished / "head"), "--out", str(tmp_path)]
     assert main(["frontier", str(pair), "--verifier", "tiny-llama", *sizes, *rest]) == 0
     said = capsys.readouterr().out
@@ -122,9 +123,27 @@ def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
         assert all(float(line["tokens_per_second"]) > 0 for line in csv.DictReader(file))
 
 
+def test_a_run_makes_its_own_drafter_once(words, tmp_path, monkeypatch):
+    sizes = ["pair.layers=3", "pair.answers=1", "pair.sequence_length=32", "pair.training.max_steps=4"]
+    more = ["pair.training.precision=float32", "pair.training.rows=2", "ensemble.drafter=null"]
+    monkeypatch.setattr(ensemble, "draw_map", lambda *_: (_ for _ in ()).throw(KeyError("far enough")))
+    with pytest.raises(KeyError, match="far enough"):
+        run(words(tmp_path, *sizes, *more))
+    export = tmp_path / "tiny/pair/export"
+    first = (export / "model.safetensors").read_bytes()
+    made, verifier = Verifier.load(str(export)), make_verifier("llama")
+    assert made.num_layers == 3
+    assert torch.equal(made.head, verifier.head)
+    assert not torch.equal(made.layers[0].mlp.up_proj.weight, verifier.layers[0].mlp.up_proj.weight)
+    with pytest.raises(KeyError, match="far enough"):
+        run(words(tmp_path, *sizes, *more))
+    assert (export / "model.safetensors").read_bytes() == first
+
+
 def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
     config = words(tmp_path, "ensemble.start_budget=0.2", "tasks.max_new_tokens=10", "training.rows=4")
-    verifier, drafter, reward = ensemble.load(config)
+    verifier, reward = ensemble.load(config)
+    drafter = CausalDrafter(make_relative("llama"))
     training, validation, _ = ensemble.tasks_of(config)
     head = EnsembleHead(ensemble.describe(config, verifier, drafter))
     module = EnsembleModule(config, verifier, drafter, head, training, validation, reward)
@@ -150,8 +169,8 @@ def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
         ("tasks.test=0", "tasks.test=0: must be >= 1"),
         ("losses.chain_reward.weight=1", "losses: unknown key"),
         (
-            "tasks.kind=sums",
-            "tasks.kind='sums': choose one of arithmetic, doctests, explanations, or name a JSONL file",
+            "tasks.kind=products",
+            "tasks.kind='products': choose one of arithmetic, sums, doctests, explanations, or name a",
         ),
         ("tasks.count=2", "tasks.count=2: gives .* to test; ask for more"),
         ("reward.kind=bleu", "reward='bleu': no such reward"),

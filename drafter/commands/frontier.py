@@ -14,7 +14,9 @@ from drafter.commands import decoding
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("drafter", metavar="DRAFTER", help="of any kind: directory, hub id or packaged name")
     parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
-    parser.add_argument("--tasks", default="arithmetic", help="arithmetic, doctests, explanations, or a JSONL file")
+    parser.add_argument(
+        "--tasks", default="arithmetic", help="sums, arithmetic, doctests, explanations, or a JSONL file"
+    )
     parser.add_argument("--reward", default="exact_match", help="exact_match, rouge_2, unit_tests or log_likelihood")
     parser.add_argument("--count", type=int, default=24, help="held-out tasks; default: 24")
     parser.add_argument("--seeds", type=int, default=3, help="answers to each task; default: 3")
@@ -37,6 +39,7 @@ def run(parsed: Namespace) -> None:
     from drafter.commands.endings import ending
     from drafter.evaluation import frontier
     from drafter.evaluation.measured import table
+    from drafter.evaluation.prediction import predict
     from drafter.evaluation.rewards import make_reward
     from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
     from drafter.files import write_csv
@@ -72,6 +75,10 @@ def run(parsed: Namespace) -> None:
             one = frontier.gain_over(static, point)
             found = f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
             print(f"{point.way.name}: {parsed.reward} over the static ensembles at its tokens per cycle {found}")
+    if parsed.timed:
+        prompts = [verifier.chat_ids(task.prompt) for task in tasks[: parsed.timed]]
+        how = {"draft_length": parsed.draft_length, "temperature": parsed.temperature}
+        print(predict(verifier, drafter, prompts, parsed.max_new_tokens, **how))
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_csv(parsed.out / "frontier.csv", [point.figures() for point in points])

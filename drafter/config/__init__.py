@@ -6,7 +6,7 @@ from drafter.config.data import DataConfig
 from drafter.config.decoding import DecodingConfig
 from drafter.config.distillation import DistillationConfig, Stage, TrialConfig
 from drafter.config.drafter import DrafterSettings
-from drafter.config.ensemble import EnsembleConfig, EnsembleSettings, RewardConfig, TasksConfig
+from drafter.config.ensemble import EnsembleConfig, EnsembleSettings, PairConfig, RewardConfig, TasksConfig
 from drafter.config.files import as_yaml, load, load_as, save
 from drafter.config.fitting import FittingConfig
 from drafter.config.language_model import LanguageModelConfig, TokenizerConfig
@@ -30,6 +30,7 @@ __all__ = [
     "EnsembleSettings",
     "FittingConfig",
     "LanguageModelConfig",
+    "PairConfig",
     "RewardConfig",
     "RunConfig",
     "ServerConfig",

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from drafter.config.checks import require
 from drafter.config.fitting import FittingConfig
 from drafter.config.run import RunConfig
@@ -12,10 +10,10 @@ from drafter.config.verifier import VerifierConfig
 
 @dataclass
 class EnsembleSettings:
-    """`ensemble.*`: the pair, and the objective of its head: E[reward + acceptance_weight · accepted drafts].
+    """`ensemble.*`: the drafter, and the objective of the head: E[reward + acceptance_weight · accepted drafts].
 
     Args:
-        drafter: of any kind, frozen: a directory, a hub id, a packaged name.
+        drafter: of any kind, frozen: a directory, a hub id, a packaged name; null: made first, as `pair` says.
         draft_length: tokens proposed per cycle; null for the drafter's own number.
         temperature: of both models' laws in roll-outs.
         rollouts: answers to each prompt of a batch.
@@ -26,7 +24,7 @@ class EnsembleSettings:
         start_budget: instead, begin as `variation_budget` of this distance, as nearly as the head can; null for none.
     """
 
-    drafter: str = MISSING
+    drafter: str | None = None
     draft_length: int | None = None
     temperature: float = 1.0
     rollouts: int = 4
@@ -50,12 +48,33 @@ class EnsembleSettings:
 
 
 @dataclass
+class PairConfig:
+    """`pair.*`: a drafter cut out of the verifier, where none is named, and fitted to its answers to the tasks.
+
+    Args:
+        layers: of the verifier's, evenly spaced.
+        answers: sampled answers to each training task.
+        sequence_length: tokens of a row.
+    """
+
+    layers: int = 4
+    answers: int = 2
+    sequence_length: int = 128
+    training: FittingConfig = field(default_factory=lambda: FittingConfig(max_steps=300, rows=4, learning_rate=1e-3))
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "answers"):
+            require(getattr(self, name) >= 1, f"pair.{name}", getattr(self, name), "must be >= 1")
+        require(self.sequence_length >= 8, "pair.sequence_length", self.sequence_length, "must be >= 8")
+
+
+@dataclass
 class TasksConfig:
     """`tasks.*`: what is asked; a quarter of the sources is kept from training, half of that to validate, half to test.
 
     Args:
-        kind: `arithmetic`, `doctests` or `explanations`, made on the spot; or a JSONL file, a `prompt` per line with
-            what its reward compares with (`reference`; or `entry`, `signature`, `setup` and `check`).
+        kind: `sums`, `arithmetic`, `doctests` or `explanations`, made on the spot; or a JSONL file, a `prompt` per line
+            with what its reward compares with (`reference`; or `entry`, `signature`, `setup` and `check`).
         count: tasks, at most.
         validation, test: held-out tasks of each, at most.
         test_seeds: answers to each test task, by each way of decoding.
@@ -99,6 +118,7 @@ class EnsembleConfig(RunConfig):
 
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    pair: PairConfig = field(default_factory=PairConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     training: FittingConfig = field(default_factory=lambda: FittingConfig(max_steps=80, learning_rate=5e-4))

@@ -23,6 +23,15 @@ def arithmetic(count: int, seed: int) -> list[Task]:
     ]
 
 
+def sums(count: int, seed: int) -> list[Task]:
+    """Sums of two numbers below 10, 81 in all, for models that know no more; scored by `exact_match`."""
+    pairs = [(one, other) for one in range(1, 10) for other in range(1, 10)]
+    return [
+        Task(f"{one} + {other}", f"What is {one} + {other}?", str(one + other))
+        for one, other in random.Random(seed).sample(pairs, min(count, len(pairs)))
+    ]
+
+
 def explanations(count: int, seed: int) -> list[Task]:
     """Functions of the standard library to be explained, their docstring the reference; scored by `rouge_2`."""
     return random.Random(seed).sample(_documented(), min(count, len(_documented())))
@@ -54,6 +63,7 @@ def humaneval(count: int, seed: int) -> list[Task]:
 
 TASKS: dict[str, Callable[[int, int], list[Task]]] = {
     "arithmetic": arithmetic,
+    "sums": sums,
     "doctests": doctests,
     "explanations": explanations,
 }

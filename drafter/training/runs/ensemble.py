@@ -1,4 +1,4 @@
-"""`system: ensemble`, from recipe to summary: tasks → roll-outs → reward → head → the map of what relaxing costs.
+"""`system: ensemble`, from recipe to summary: tasks → pair → roll-outs → reward → head → map of what relaxing costs.
 
 Every stage goes on after a kill.
 """
@@ -27,6 +27,7 @@ from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
 from drafter.training.claim import claim
 from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
+from drafter.training.ensemble.pair import make_pair
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.fitting import fit, weights_of
 from drafter.training.logs import Metrics
@@ -44,7 +45,9 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
     began = time.perf_counter()
     training, validation, test = tasks_of(config)
     directory = claim(config)
-    verifier, drafter, reward = load(config)
+    verifier, reward = load(config)
+    source = config.ensemble.drafter or str(make_pair(config, verifier, training, validation, directory / "pair"))
+    drafter = kind_of(source).beside(source, verifier)
     head = EnsembleHead(describe(config, verifier, drafter), config.ensemble.start_weight).to(verifier.device)
     module = EnsembleModule(config, verifier, drafter, head, training, validation, reward)
     if config.ensemble.start_budget is not None and not (directory / "checkpoints").exists():
@@ -104,21 +107,20 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
     return training, validation, test
 
 
-def load(config: EnsembleConfig) -> tuple[Verifier, Drafter, Reward]:
-    """Both models in one precision, and what answers are worth."""
+def load(config: EnsembleConfig) -> tuple[Verifier, Reward]:
+    """The verifier in the run's precision, and what answers are worth."""
     device = choose_device(config.verifier.device)
     dtype = choose(config.training.precision, device)
     verifier = Verifier.load(config.verifier.source, dtype, device, config.verifier.attention)
-    drafter = kind_of(config.ensemble.drafter).beside(config.ensemble.drafter, verifier)
     limits = Limits(config.reward.seconds, config.reward.megabytes, config.reward.together)
-    return verifier, drafter, make_reward(config.reward.kind, verifier, limits)
+    return verifier, make_reward(config.reward.kind, verifier, limits)
 
 
 def describe(config: EnsembleConfig, verifier: Verifier, drafter: Drafter) -> HeadConfig:
     """What the head is made for."""
     widths = drafter.hidden_size, verifier.config.hidden_size
     task = f"{config.tasks.kind}, {config.reward.kind}"
-    return HeadConfig(*widths, config.ensemble.drafter, verifier.fingerprint(), task, asdict(config))
+    return HeadConfig(*widths, config.ensemble.drafter or "pair", verifier.fingerprint(), task, asdict(config))
 
 
 def draw_map(

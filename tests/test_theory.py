@@ -3,9 +3,9 @@
 import pytest
 
 from drafter.evaluation.theory import (
-    best_draft_length,
     expected_tokens,
     expected_tokens_by_slot,
+    length_in_theory,
     operations,
     speedup,
 )
@@ -72,7 +72,7 @@ def test_the_ends():
 def test_a_draft_pays_if_and_only_if_it_is_kept_more_often_than_it_costs():
     for rate in (0.1, 0.3, 0.5, 0.9):
         for cost in (0.05, 0.2, 0.4, 0.8):
-            assert (best_draft_length(rate, cost, 20) > 0) == (rate > cost)
+            assert (length_in_theory(rate, cost, 20) > 0) == (rate > cost)
 
 
 def test_the_best_length_is_the_best():
@@ -80,11 +80,11 @@ def test_the_best_length_is_the_best():
         return 1 + 0.3 * (length >= 3)
 
     for rate in (0.5, 0.8, 0.95):
-        best = best_draft_length(rate, 0.05, 12, verify)
+        best = length_in_theory(rate, 0.05, 12, verify)
         speeds = [speedup(rate, length, 0.05, verify=verify(length)) for length in range(13)]
         assert speeds[best] == max(speeds)
-    assert best_draft_length(0.8, 0.05, 3) == 3
-    assert best_draft_length(0.8, 0.05, 3, lambda length: 1 + 5.0 * (length > 1)) == 1
+    assert length_in_theory(0.8, 0.05, 3) == 3
+    assert length_in_theory(0.8, 0.05, 3, lambda length: 1 + 5.0 * (length > 1)) == 1
 
 
 def test_what_is_no_rate_or_length_is_refused():

@@ -12,7 +12,7 @@ from drafter.decode.proposers import make_proposer
 from drafter.decode.sampling import Law
 from drafter.evaluation.decoding import Decoding
 from drafter.evaluation.race import race, timed
-from drafter.evaluation.theory import best_draft_length, expected_tokens, speedup
+from drafter.evaluation.theory import expected_tokens, length_in_theory, speedup
 from drafter.models.base import Drafter
 from drafter.verification.base import uniforms
 from drafter.verifier import Verifier
@@ -121,7 +121,7 @@ def predict(
         found["drafts"].tokens_per_cycle,
         speedup(rate, length, cost, verify=verify),
         found["plain"].seconds_per_token / found["drafts"].seconds_per_token,
-        best_draft_length(rate, cost, 2 * length, between),
+        length_in_theory(rate, cost, 2 * length, between),
     )
 
 

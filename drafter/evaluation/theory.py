@@ -56,7 +56,7 @@ def operations(acceptance_rate: float, draft_length: int, cost: float) -> float:
     return (draft_length * cost + draft_length + 1) / expected_tokens(acceptance_rate, draft_length)
 
 
-def best_draft_length(
+def length_in_theory(
     acceptance_rate: float, cost: float, longest: int, verify: Callable[[int], float] = lambda draft_length: 1.0
 ) -> int:
     """The draft length of the highest speed-up, from 0, which is plain decoding, to `longest`; the least of equals.

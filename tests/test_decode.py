@@ -256,11 +256,12 @@ def test_numbers_of_any_type_are_numbers():
     assert answers(np.int64, np.float64) == answers(int, float)
 
 
-@pytest.mark.parametrize("rule", [None, "match", "speculative_sampling", "shared_noise", lenient(0.5)], ids=str)
+@pytest.mark.parametrize("rule", [None, "match", "speculative_sampling", "shared_noise", "lenient"])
 def test_an_answer_follows_from_its_seed_and_index_alone(rule):
     """Not from the batch, the other prompts' lengths or when a row found room."""
     verifier, prompts = make_verifier("llama"), make_prompts()
-    decoder = SpeculativeDecoder(verifier, make_drafter(verifier), rule)
+    made = lenient(0.5) if rule == "lenient" else rule
+    decoder = SpeculativeDecoder(verifier, make_drafter(verifier), made)
     settings = {"temperature": 0.6, "seed": 4}
     alone = ids(decoder.generate(prompts, 12, **settings))
     for batch_size in (2, 6):

@@ -22,7 +22,7 @@ from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim
 from drafter.training.fitting import fit
 from drafter.training.module import MONITOR, DrafterModule
-from drafter.training.prepare import held_out_batches, prepare, taps_of
+from drafter.training.prepare import batches_of, prepare, taps_of
 from drafter.training.runs import RUNS
 from drafter.verification import Verification, sample
 from losses import Losses
@@ -129,9 +129,10 @@ def train(config):
     """The run of that system."""
     directory, material = claim(config), prepare(config)
     drafter, verifier = material.drafter, material.verifier
-    held_out = held_out_batches(material, taps_of(material.held_out, verifier, drafter, "held-out rows"))
+    rows = material.validation
+    validation = batches_of(rows, taps_of(rows, verifier, drafter, "validation rows"))
     taps = Scaled(LocalTaps(verifier, drafter.tap_layers), config.tap_scale)
-    module = DrafterModule(config, drafter, verifier, held_out)
+    module = DrafterModule(config, drafter, verifier, validation)
     fit(module, Feed(config, material.training, None, taps), directory, config.training, MONITOR)
     taps.close()
     summary = {"asked": taps.asked, "closed": taps.closed, "tap_scale": config.tap_scale}

@@ -13,7 +13,7 @@ from conftest import ROOT, make_drafter, make_verifier
 from drafter.__main__ import main
 from drafter.config import SYSTEMS, AlignmentConfig
 from drafter.decode import SpeculativeDecoder
-from drafter.decode.proposers import PROPOSERS, Proposal
+from drafter.decode.proposers import PROPOSERS, Proposal, Proposer
 from drafter.files import write_json
 from drafter.models import DRAFTERS, kind_of
 from drafter.models.base import Outline
@@ -58,6 +58,7 @@ class Parrot:
     """A drafter without weights: it says the anchor again and again."""
 
     draft_length = longest = 3
+    hidden_size = 0
     context_length = None
 
     @classmethod
@@ -76,7 +77,7 @@ class Parrot:
         """Any will do."""
 
 
-class ParrotProposer:
+class ParrotProposer(Proposer):
     """It keeps nothing and reads nothing."""
 
     tap_layers = ()

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from conftest import make_verifier
 
 from drafter.models.push_forward import PushForwardModel
 from drafter.training.distillation.scoring import score_tokens
 from drafter.training.distillation.targets import independent, inverted, sampled, self_forced
 from drafter.verification.base import inverse_cdf
-from tests.conftest import make_verifier
 
 HALF, ONE = torch.tensor([0.5, 1.0]), torch.ones(2)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from conftest import make_verifier
 
 from drafter.models.push_forward import NoiseEncoder, PushForwardModel, check_noise
 from drafter.models.push_forward.packed import group_mask, group_positions
-from tests.conftest import make_verifier
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
 ONE = torch.ones(2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import make_prompts, make_verifier
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -11,7 +12,6 @@ from drafter.models import PushForwardModel
 from drafter.verification import speculative_sampling
 from drafter.verification.base import inverse_cdf, uniforms
 from drafter.verifier import Verifier
-from tests.conftest import make_prompts, make_verifier
 
 FEW = 3  # tokens of a vocabulary so small that drafts of an untrained model are often kept
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import make_verifier
 
 from drafter import config as configs
 from drafter.__main__ import main
@@ -16,7 +17,6 @@ from drafter.training.distillation.module import DistillationModule
 from drafter.training.runs import run
 from drafter.training.runs.distillation import warn_of_coarse_weights
 from drafter.verifier import Verifier
-from tests.conftest import make_verifier
 
 TRAINING = "{max_steps: 4, rows: 2, log_every: 1, validate_every: 2, learning_rate: 1.0e-3, precision: float32}"
 TEXT = "{sources: [{kind: files, path: '%s'}], sequence_length: 12, validation_share: 0.3, validation_rows: 4}"

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT, make_verifier
 
 from drafter.__main__ import main
 from drafter.evaluation.writing import Reader, variety, win_rate
-from tests.conftest import ROOT, make_verifier
 
 PUBLISHED = sorted((ROOT / "recipes").glob("k_forcing_*.yaml"))
 

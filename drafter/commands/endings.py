@@ -35,7 +35,7 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
         found.append(f"{summary['stages'][-1]['tokens_per_pass']} tokens per pass")
     export = directory / "export"
     files = ["summary.json", "metrics.csv", "curves.png", "accepted_per_slot.png", "writing.csv", "speed.csv"]
-    files += ["stages", "checkpoints", "export"]
+    files += ["frontier.csv", "frontier.png", "head", "stages", "checkpoints", "export"]
     named: list[str | Path] = [export, "--verifier", verifier]
     after: list[list[str | Path]] = [
         ["generate", *named, "--compare", "What does functools.partial do?"],

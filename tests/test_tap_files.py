@@ -13,6 +13,7 @@ from drafter.config import load
 from drafter.config.tap_files import TapFilesConfig
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, pad
+from drafter.models import BlockDiffusionDrafter
 from drafter.taps import TapFiles
 from drafter.training.prepare import prepare
 from drafter.training.runs.alignment import train
@@ -208,4 +209,8 @@ def test_a_run_on_files_is_a_run_on_taps_made_here(tiny_words, tmp_path):
     _, *there = tiny_words(tmp_path, "name=there", "data.taps=files", f"data.tap_files.path={tmp_path}/states", *steps)
     local, files = train(load(recipe, here)), train(load(recipe, there))
     assert files["tokens_per_cycle"] == pytest.approx(local["tokens_per_cycle"], abs=0.01)
-    assert files["tokens_per_cycle"] != files["tokens_per_cycle_untrained"]
+    exports = [BlockDiffusionDrafter.from_pretrained(tmp_path / name / "export") for name in ("here", "there")]
+    ours, theirs = (one.state_dict() for one in exports)
+    for name, weight in ours.items():
+        torch.testing.assert_close(theirs[name], weight, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(weight, material.drafter.state_dict()[name]), f"{name} was not trained"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from drafter.files import atomically
@@ -74,7 +75,11 @@ def parse(path: Path, remedy: str, sha256: str | None = None) -> pyarrow.Table:
             table = table.append_column(name, pyarrow.nulls(len(table), pyarrow.string()))
     with damage(path, remedy):
         table = table.select(SCHEMA.names).cast(SCHEMA)
-    empty = [name for name in SCHEMA.names if name not in OPTIONAL and table[name].null_count]
+    known = [name for name in SCHEMA.names if name not in (*OPTIONAL, "prompt")]
+    empty = [name for name in known if table[name].null_count]
+    neither = pyarrow.compute.and_(table["prompt"].is_null(), table["messages"].is_null())
+    if pyarrow.compute.any(neither).as_py():
+        empty.append("prompt or messages")
     if empty:
         raise ValueError(f"data.answers={str(path)!r}: has rows without {', '.join(empty)}; {remedy}")
     return table

@@ -91,6 +91,7 @@ class Facts(NamedTuple):
     name: str
     arguments: tuple[tuple[str, bool], ...]  # each with whether it is written to
     draws: bool  # random numbers
+    tensors: frozenset[int]  # places of arguments that are tensors
 
 
 @functools.cache
@@ -99,7 +100,8 @@ def facts(op: Any) -> Facts:
     packet = schema.name.removeprefix("aten::")
     written = [(one.name, one.alias_info is not None and one.alias_info.is_write) for one in schema.arguments]
     draws = torch.Tag.nondeterministic_seeded in op.tags
-    return Facts(packet, f"{packet}.{schema.overload_name}".rstrip("."), tuple(written), draws)
+    tensors = frozenset(place for place, one in enumerate(schema.arguments) if str(one.type) == "Tensor")
+    return Facts(packet, f"{packet}.{schema.overload_name}".rstrip("."), tuple(written), draws, tensors)
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -172,6 +174,10 @@ def kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
         owner = owners.get(value.untyped_storage()._cdata)
         return made.to_device(value) if owner is None else made.view_of(owner, value)
 
+    numbers = of.tensors if any(isinstance(one, (int, float)) for one in args) else ()  # the dispatcher unwraps them
+    args = tuple(
+        torch.tensor(one) if at in numbers and isinstance(one, (int, float)) else one for at, one in enumerate(args)
+    )
     args, kwargs = mapped(host, args), mapped(host, kwargs)
     if of.draws and not drawn:  # from the device's own numbers, not the CPU's
         (own,) = torch.cuda.default_generators

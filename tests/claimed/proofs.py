@@ -22,6 +22,7 @@ REFUSED = {
 TAKEN = [
     "(there * torch.tensor(2.0)).is_cuda",
     "there[torch.tensor([0, 2])].is_cuda",
+    "(there.long() % 2).tolist() == [1, 1, 1]",
     "(view := there.clone()[1:]).zero_().is_cuda and view.tolist() == [0, 0]",
     "(whole := there.clone())[1:].zero_().is_cuda and whole.tolist() == [1, 0, 0]",
     "here.clone().copy_(there).is_cpu and there.clone().copy_(here).is_cuda",

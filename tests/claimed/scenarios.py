@@ -39,7 +39,7 @@ RULES = ["lenient:lenience=0.5", "typical_acceptance", "static_ensemble:verifier
 RULES += ["variation_budget:budget=0.2"]
 ON_A_SUITE = ["--suites", FOLDER / "suite.jsonl", "--max-new-tokens", 8]
 ANOTHER_WAY = ["data.taps=online", "data.packing=true", "training.precision=bfloat16", "drafter.vocabulary=full"]
-ANOTHER_WAY += ["losses.forward_kl.weight=0.1"]
+ANOTHER_WAY += ["losses.forward_kl.weight=0.1", "training.rows=2"]
 TOKENS = 8
 
 

@@ -180,11 +180,13 @@ def test_help_is_help(capsys):
         assert "usage: drafter train" in said.out + said.err
 
 
-@pytest.mark.parametrize("column", ["source", "prompt", "answer_ids"])
-def test_answers_with_an_empty_column_end_in_one_line(complaint, tiny_answers, tmp_path, column):
+@pytest.mark.parametrize(
+    ("column", "missing"), [("source", "source"), ("prompt", "prompt or messages"), ("answer_ids", "answer_ids")]
+)
+def test_answers_with_an_empty_column_end_in_one_line(complaint, tiny_answers, tmp_path, column, missing):
     rows, manifest = answers.read(tiny_answers)
     answers.write(tmp_path / "empty.parquet", [{**row, column: None} for row in rows], manifest)
-    assert f"has rows without {column}; " in complaint(f"data.answers={tmp_path / 'empty.parquet'}")
+    assert f"has rows without {missing}; " in complaint(f"data.answers={tmp_path / 'empty.parquet'}")
 
 
 @pytest.mark.parametrize("recipe", [3, "x", []])

@@ -47,23 +47,15 @@ def load() -> None:
     torch_folder = Path(places[0])
     source = Path(__file__).with_name("backend.cpp").read_bytes()
     made_of = source + (torch_folder / "version.py").read_bytes() + str(torch_folder).encode()
-    library = (
-        Path(tempfile.gettempdir()) / f"claimed-device-{os.getuid()}" / f"{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    )
+    name = hashlib.sha256(made_of).hexdigest()[:16]
+    library = Path(tempfile.gettempdir()) / f"claimed-device-{os.getuid()}" / f"{name}.so"
     if not library.is_file():
         library.parent.mkdir(mode=0o700, exist_ok=True)
         scratch = library.with_suffix(f".{os.getpid()}")
         include, lib = torch_folder / "include", torch_folder / "lib"
-        words = ["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", str(source), "-o", str(scratch), f"-I{include}"]
-        words += [
-            f"-I{include}/torch/csrc/api/include",
-            f"-L{lib}",
-            f"-Wl,-rpath,{lib}",
-            "-lc10",
-            "-ltorch_cpu",
-            "-ltorch",
-        ]
-        subprocess.run(words, check=True)
+        words = ["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(scratch)]
+        words += [f"-I{include}", f"-I{include}/torch/csrc/api/include", f"-L{lib}", f"-Wl,-rpath,{lib}"]
+        subprocess.run([*words, "-lc10", "-ltorch_cpu", "-ltorch"], input=source, check=True)
         scratch.rename(library)
     ctypes.CDLL(str(library))
 

@@ -162,7 +162,7 @@ def pushes() -> None:
 
 
 def no_plans_per_shape() -> None:
-    """cuDNN's attention plans anew for each shape: on a real device that took more than half of the time of training."""
+    """cuDNN's attention plans anew for each shape: on a real device that took more than half of the training time."""
     allowed: list[bool] = []
     real = functional.scaled_dot_product_attention
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from losses.accept_until_fail import AcceptUntilFail
 from losses.base import BlockScores, Loss, OverRanks, Term, mean_over_ranks, slot_decay, valid_prefix
+from losses.capping import capped, gradient_norm, norms_around
 from losses.chain_reward import ChainReward
 from losses.decayed_ce import DecayedCE
 from losses.distribution import JSD, LK, ForwardKL, OverlapChain, ReverseKL, TotalVariation
@@ -49,7 +50,7 @@ class Losses:
     """The objective: a field per loss, active where its weight is above 0.
 
     Raises:
-        ValueError: no loss is active.
+        ValueError: no loss is active, or a cap has nothing, or another capped loss, to be measured against.
     """
 
     decayed_ce: DecayedCE = field(default_factory=DecayedCE)
@@ -67,12 +68,23 @@ class Losses:
     def __post_init__(self):
         if not self.active:
             raise ValueError("losses: none has a weight above 0; set one, for example losses.decayed_ce.weight=1")
+        limited = self.capped
+        if limited and (len(limited) > 1 or len(self.active) == 1):
+            raise ValueError(
+                f"losses.{limited[-1]}.gradient_cap: is measured against the other losses' gradient; cap one loss, "
+                "beside at least one that is not capped"
+            )
 
     @property
     def active(self) -> dict[str, Loss]:
         """The losses that are computed, by name."""
         losses: dict[str, Loss] = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: loss for name, loss in losses.items() if loss.weight}
+
+    @property
+    def capped(self) -> list[str]:
+        """Names of the active losses whose gradient is capped: one at most."""
+        return [name for name, loss in self.active.items() if loss.gradient_cap is not None]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -102,7 +114,10 @@ class Losses:
                 known so (`Loss.known_weight`). None: the batch stands alone.
         """
         means = self._means(scores, over_ranks, slots)
-        total = torch.stack([self.active[name].coefficient(step) * mean for name, mean in means.items()]).sum()
+        weights: dict[str, float | Tensor] = {name: loss.coefficient(step) for name, loss in self.active.items()}
+        for name in self.capped:
+            weights[name] = self._capped(name, means, scores, step, over_ranks)
+        total = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         return total, {name: -mean if self.active[name].is_reward else mean for name, mean in means.items()}
 
     def gradient_norms(
@@ -112,13 +127,18 @@ class Losses:
 
         The gradient of every slot is stored by scoring, so this costs a multiplication; call it before backward.
         """
-        if scores.hidden is None or not scores.hidden.requires_grad:
-            raise ValueError("BlockScores.hidden: gradient norms need the slots' hidden states, scored with a gradient")
-        norms = {}
-        for name, mean in self._means(scores, over_ranks, slots).items():
-            (gradient,) = torch.autograd.grad(mean, scores.hidden, retain_graph=True)  # [N, D]
-            norms[name] = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
-        return norms
+        hidden = _states(scores)
+        return {name: gradient_norm(mean, hidden) for name, mean in self._means(scores, over_ranks, slots).items()}
+
+    def _capped(
+        self, name: str, means: dict[str, Tensor], scores: BlockScores, step: int | None, over_ranks: OverRanks
+    ) -> Tensor:
+        """The coefficient of a capped loss at this step, the same on every rank."""
+        loss, cap = self.active[name], self.active[name].gradient_cap
+        assert cap is not None
+        weights = {other: each.coefficient(step) for other, each in self.active.items()}
+        own, others = over_ranks(norms_around(name, means, weights, _states(scores))).unbind()
+        return capped(loss.coefficient(step), own, others, cap)
 
     def _means(self, scores: BlockScores, over_ranks: OverRanks, slots: Tensor | None) -> dict[str, Tensor]:
         terms = {name: loss(scores) for name, loss in self.active.items()}
@@ -128,3 +148,9 @@ class Losses:
             weights.append((term.weights.sum() if known is None else known).to(term.weights.dtype))
         totals = over_ranks(torch.stack(weights))  # one exchange for all terms
         return {name: term.mean(total) for (name, term), total in zip(terms.items(), totals, strict=True)}
+
+
+def _states(scores: BlockScores) -> Tensor:
+    if scores.hidden is None or not scores.hidden.requires_grad:
+        raise ValueError("BlockScores.hidden: gradient norms need the slots' hidden states, scored with a gradient")
+    return scores.hidden

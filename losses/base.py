@@ -89,8 +89,10 @@ class Loss:
     Args:
         weight: coefficient in the objective; null or 0: off, and not computed.
         warmup_steps: the coefficient rises linearly from 0 over these steps; 0 for none.
+        gradient_cap: the coefficient is lowered, step by step, so that this loss's gradient in the slots' hidden states
+            is at most this many times the other losses' together; null for no cap. See `losses.capping`.
     Raises:
-        ValueError: a negative or infinite weight, negative warmup_steps.
+        ValueError: a negative or infinite weight, negative warmup_steps, a cap that is not above 0.
     """
 
     name: ClassVar[str]
@@ -98,6 +100,7 @@ class Loss:
 
     weight: float | None = None
     warmup_steps: int = 0
+    gradient_cap: float | None = None
 
     def __post_init__(self):
         if self.weight is not None and not 0 <= self.weight < math.inf:
@@ -106,6 +109,10 @@ class Loss:
             )
         if self.warmup_steps < 0:
             raise ValueError(f"losses.{self.name}.warmup_steps={self.warmup_steps}: must be >= 0; 0 for no warm-up")
+        if self.gradient_cap is not None and not 0 < self.gradient_cap < math.inf:
+            raise ValueError(
+                f"losses.{self.name}.gradient_cap={self.gradient_cap}: must be finite and > 0, or null for no cap"
+            )
 
     @property
     def needs(self) -> frozenset[str]:

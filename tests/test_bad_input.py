@@ -50,6 +50,10 @@ def complaint(tiny_words, tmp_path):
     [
         ("training.learning_rat=1", "training.learning_rat: unknown key; did you mean training.learning_rate?"),
         ("training.rows=many", "training.rows='many': Value 'many' of type 'str' could not be converted to Integer"),
+        (
+            "losses.chain_reward.gradient_cap=2; training.accumulate=2",
+            "training.accumulate=2: losses.chain_reward.gradient_cap is measured batch by batch; set it to 1",
+        ),
         ("drafter.block_size=1", "drafter.block_size=1: needs the anchor and at least one draft slot (>= 2)"),
         ("drafter.tap_layers=[1,9]", "drafter.tap_layers=[1, 9]: name distinct layers in ascending order from 0 to 4"),
         ("drafter.tap_layers=[1,5]", "drafter.tap_layers=[1, 5]: name distinct layers in ascending order from 0 to 4"),

@@ -331,6 +331,29 @@ def test_gradient_norms_are_those_of_each_term_in_the_hidden_states():
     Losses()(scores)[0].backward()  # the graph is still there
 
 
+@pytest.mark.parametrize("cap", [0.1, 1.0, 1e6])
+def test_a_capped_gradient_is_at_most_a_multiple_of_the_others(cap):
+    hidden, head, labels, valid = problem((3, 2, 15), "prefix")
+    losses = Losses(DecayedCE(2.0), FirstError(0.3), ChainReward(40.0, gradient_cap=cap))
+    total, _ = losses(score_blocks(hidden, head, labels, valid))
+    (found,) = torch.autograd.grad(total, hidden)
+    blocks = naive.make_blocks(hidden, head, labels, valid)
+    others = 2 * naive.decayed_ce(blocks, 10.0, "mean") + 0.3 * naive.first_error(blocks, 10.0)
+    (others,) = torch.autograd.grad(others, hidden, retain_graph=True)
+    (chain,) = torch.autograd.grad(-naive.chain_reward(blocks), hidden)
+    weight = min(40.0, cap * others.norm().item() / chain.norm().item())
+    assert (weight < 40) == (cap <= 1)
+    torch.testing.assert_close(found, others + weight * chain, rtol=1e-9, atol=1e-12)
+
+
+def test_a_cap_where_nothing_is_valid_changes_nothing():
+    hidden, head, labels, valid = problem((2, 3, 5), "none")
+    total, _ = Losses(chain_reward=ChainReward(gradient_cap=1.0))(score_blocks(hidden, head, labels, valid))
+    total.backward()
+    assert total == 0
+    assert not hidden.grad.any()
+
+
 def test_gradient_norms_need_hidden_states():
     with pytest.raises(ValueError, match="gradient norms need the slots' hidden states"):
         Losses().gradient_norms(scores_of([1.0, 2.0]))
@@ -342,6 +365,15 @@ def test_gradient_norms_need_hidden_states():
         (lambda: FirstError(weight=-0.5), r"losses.first_error.weight=-0.5: must be finite and >= 0"),
         (lambda: ChainReward(weight=math.nan), r"losses.chain_reward.weight=nan: must be finite"),
         (lambda: ChainReward(warmup_steps=-1), r"losses.chain_reward.warmup_steps=-1: must be >= 0"),
+        (lambda: ChainReward(gradient_cap=0.0), r"losses.chain_reward.gradient_cap=0.0: must be finite and > 0"),
+        (
+            lambda: Losses(first_error=FirstError(gradient_cap=1.0), chain_reward=ChainReward(gradient_cap=1.0)),
+            r"losses.\w+.gradient_cap: is measured against the other losses' gradient; cap one loss",
+        ),
+        (
+            lambda: Losses(DecayedCE(0), FirstError(0), ChainReward(gradient_cap=1.0)),
+            r"losses.chain_reward.gradient_cap: is measured against .* at least one that is not capped",
+        ),
         (lambda: FirstError(decay_slots=0.0), r"losses.first_error.decay_slots=0.0: must be > 0, or null"),
         (lambda: DecayedCE(decay_slots=-1.0), r"losses.decayed_ce.decay_slots=-1.0: must be > 0, or null"),
         (lambda: DecayedCE(reduction="sum"), r"losses.decayed_ce.reduction=sum: must be one of mean, block_sum"),

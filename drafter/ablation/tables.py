@@ -65,8 +65,8 @@ def objective(losses: Losses) -> str:
     """Each active term with its coefficient and settings: a coefficient means nothing without its reduction."""
     terms = []
     for name, loss in losses.active.items():
-        settings = {key: value for key, value in asdict(loss).items() if key not in ("weight", "warmup_steps")}
-        settings |= {"warmup_steps": loss.warmup_steps} if loss.warmup_steps else {}
+        unset = {"weight", *(key for key in ("warmup_steps", "gradient_cap") if not getattr(loss, key))}
+        settings = {key: value for key, value in asdict(loss).items() if key not in unset}
         terms.append(f"{loss.weight:g} {name}({', '.join(f'{key}={value}' for key, value in settings.items())})")
     return " + ".join(terms)
 

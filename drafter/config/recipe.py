@@ -47,6 +47,10 @@ class AlignmentConfig(Config):
             remedy = f"losses on the verifier's law ({named}) compare whole vocabularies; set drafter.vocabulary=full"
             require(self.drafter.vocabulary == "full", "drafter.vocabulary", self.drafter.vocabulary, remedy)
 
+        for name in self.losses.capped:
+            remedy = f"losses.{name}.gradient_cap is measured batch by batch; set it to 1, or the cap to null"
+            require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
+
     @property
     def needs_states(self) -> bool:
         """Whether training reads the verifier's last hidden states beside its taps."""

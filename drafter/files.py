@@ -1,10 +1,13 @@
 """Files and folders that are whole or not there: made beside their place, renamed to it once they are on the disk."""
 
 import csv
+import ctypes
+import errno
 import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 UNFINISHED = ".unfinished"
+AT_CWD, EXCHANGE = -100, 2  # of renameat2(2)
+UNABLE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+log = logging.getLogger(__name__)
 
 
 class Scratch:
@@ -34,12 +40,20 @@ class Scratch:
             self.path.mkdir() if folder else self.path.touch(exist_ok=False)
             self._lock = _locked(self.path)  # None: taken for a dead one's before it was locked
 
-    def publish(self, place: Path) -> None:
-        """Sync and rename: from here on it is there for everybody."""
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
-        self.path.replace(place)
+    def publish(self, place: Path, over: bool = False) -> None:
+        """Sync and rename: from here on it is there for everybody.
+
+        Args:
+            over: a folder takes the place of one that is there.
+        """
+        for path in (self.path, *self.path.rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        if over and place.is_dir():
+            _exchange(self.path, place)
+        else:
+            self.path.replace(place)
         self.discard()
 
     def discard(self) -> None:
@@ -60,11 +74,12 @@ def sweep(folder: Path, name: str = "*") -> None:
 
 
 @contextmanager
-def atomically(path: Path, folder: bool = False) -> Iterator[Path]:
+def atomically(path: Path, folder: bool = False, over: bool = False) -> Iterator[Path]:
     """A scratch path beside `path` that takes its name when the block ends well, and is gone otherwise.
 
     Args:
         folder: make a folder; `path` must then not exist, or be an empty one.
+        over: or else it is replaced, so that there is no moment without the old one or the new one.
     Raises:
         OSError: with the path in it, where the system gave none (a full disk).
     """
@@ -72,7 +87,7 @@ def atomically(path: Path, folder: bool = False) -> Iterator[Path]:
         scratch = Scratch(path, folder)
         try:
             yield scratch.path
-            scratch.publish(path)
+            scratch.publish(path, over)
         finally:
             scratch.discard()
 
@@ -114,6 +129,21 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders take each other's names, in one step where the file system can (Linux, local disks)."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is not None:
+        if not swap(AT_CWD, os.fsencode(one), AT_CWD, os.fsencode(other), EXCHANGE):
+            return
+        if (number := ctypes.get_errno()) not in UNABLE:
+            raise OSError(number, os.strerror(number), str(other))
+    log.info("%s: this file system can't exchange two folders; for a moment neither is there", other)
+    aside = other.with_name(f".{other.name}.{uuid4().hex[:8]}.old")  # a kill here leaves both, under other names
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def _locked(path: Path) -> int | None:

@@ -295,6 +295,10 @@ def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
         def wait(self):
             return 0
 
+        def terminate(self):
+            ended.append(True)
+
+    ended = []
     monkeypatch.setattr(runner, "Popen", InThisProcess)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     done = trained_runs(monkeypatch)
@@ -302,6 +306,7 @@ def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
     assert shares == [("0/2", "4"), ("1/2", "7")]
     assert done == [("uniform", 0), ("uniform", 1), ("full", 0), ("full", 1)]
     assert "4 of 4 finished" in (tmp_path / "out/report.md").read_text()
+    assert len(ended) == 2
 
 
 # ------------------------------------------------------------------ what arms share

@@ -156,10 +156,11 @@ def test_a_recipe_put_right_runs_under_the_same_name(complaint, tiny_words, tmp_
     run = importlib.import_module("drafter.training.runs.alignment")
     reached = []
     monkeypatch.setattr(
-        run, "fit", lambda *_, **__: reached.append(True) or (_ for _ in ()).throw(ValueError("far enough"))
+        run, "fit", lambda *_, **__: reached.append("fit") or (_ for _ in ()).throw(ValueError("far enough"))
     )
+    monkeypatch.setattr("drafter.taps.TapCache.close", lambda self: reached.append("closed"))
     assert message_of(train.main, tiny_words(tmp_path / "runs")) == "far enough"
-    assert reached
+    assert reached[-2:] == ["fit", "closed"]
 
 
 def test_regenerate_ends_in_one_line(tiny_answers, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from test_chat_data import NOW, SO, TEXT, WHEN, WHY, said
 from drafter import answers
 from drafter.answers import Store
 from drafter.config import ServerConfig
-from drafter.data.rows import RowMaker, make_rows
+from drafter.data.rows import Cuts, RowMaker, make_rows, rows_and_cuts
 from drafter.regenerate.answering import Drawn, answer_all
 from drafter.regenerate.authored import Authors
 from drafter.regenerate.conversation import OpenConversation, origin_of
@@ -98,7 +98,8 @@ def test_rows_that_lose_their_answer_to_the_cut_are_counted_and_named(caplog):
     ]
     base = len(verifier.chat_ids(""))
     with caplog.at_level(logging.WARNING):
-        rows = make_rows(made, verifier, base + 31)
+        rows, cuts = rows_and_cuts(made, verifier, base + 31)
+    assert cuts == Cuts(looked_at=5, left_out=2, cut=1, limit=base + 31)
     assert [row.source for row in rows] == ["5.py", "20.py", "26.py"]
     assert (
         f"data.sequence_length={base + 31}: 2 of 5 rows have no room for their answer and are left out" in caplog.text

@@ -71,6 +71,17 @@ def test_a_run_ends_with_its_headline(finished_run):
     assert lines[-1] == f"  drafter check {finished_run / 'export'} --verifier tiny-llama"
 
 
+def test_a_run_ends_with_what_limits_took(tmp_path):
+    limits = {"looked_at": 9, "left_out": 2, "cut": 3, "limit": 64, "beyond_max_rows": 1}
+    assert run_ending(tmp_path, "tiny-llama", {"limits": limits}).splitlines()[1:] == [
+        "2 of 9 rows have no room for their answer in data.sequence_length=64 and are left out",
+        "3 of 9 rows lose a part of their answer to data.sequence_length=64",
+        "1 training rows are beyond data.max_rows",
+    ]
+    nothing = {**limits, "left_out": 0, "cut": 0, "beyond_max_rows": 0}
+    assert run_ending(tmp_path, "tiny-llama", {"limits": nothing}) == f"{tmp_path.name}: finished"
+
+
 def raised(error):
     try:
         raise error

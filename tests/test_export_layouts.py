@@ -147,8 +147,8 @@ def test_a_broken_off_export_leaves_the_old_one(drafter, tmp_path, monkeypatch):
 
 
 def test_leftovers_of_a_killed_export_do_not_stay(drafter, tmp_path):
-    (tmp_path / ".out.unfinished").mkdir()
-    (tmp_path / ".out.unfinished/model.safetensors").write_bytes(b"half")
+    (tmp_path / ".out.12345678.unfinished").mkdir()
+    (tmp_path / ".out.12345678.unfinished/model.safetensors").write_bytes(b"half")
     exported(tmp_path / "out", drafter)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -1,15 +1,17 @@
 """Each writer, killed at each of its steps on the disk: what was there stays whole, the next one finds its way, no file
 is left behind for good."""
 
+import ctypes
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_verifier
+from conftest import make_drafter, make_verifier
 from kills import every_kill
 from test_answers import answer
 from test_store import go_on
@@ -18,6 +20,7 @@ from drafter import answers
 from drafter.answers import Store
 from drafter.config import CacheConfig
 from drafter.data.rows import Row
+from drafter.export import export
 from drafter.files import UNFINISHED, Scratch, atomically, sha256_of, sweep, write_csv, write_json
 from drafter.taps import TapCache
 from drafter.verifier.conversion import _once
@@ -60,6 +63,38 @@ def test_a_folder_is_there_as_a_whole(tmp_path):
     for _ in every_kill(lambda _: _once(tmp_path / "verifiers/x", make)):
         assert names(tmp_path / "verifiers/x") in ([], ["a", "b"])
     assert names(tmp_path) == ["verifiers", "verifiers/x", "verifiers/x/a", "verifiers/x/b"]
+
+
+def test_an_export_is_the_old_one_or_the_new_one(tmp_path):
+    """And never none: neither a kill nor another process finds the place empty."""
+    folders = old, new, place = [tmp_path / name / "export" for name in ("old", "new", "place")]
+    verifier = make_verifier("qwen3")
+    drafters = [make_drafter(verifier, seed, num_layers=1, tap_layers=[1]) for seed in (0, 1)]
+    for drafter, folder in zip(drafters, folders, strict=False):
+        export(drafter, folder, {})
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (old, new)]
+    assert contents[0] != contents[1]
+    seen = []
+    shutil.copytree(old, place)
+    for _ in every_kill(lambda _: export(drafters[1], place, {})):
+        found = {path.name: path.read_bytes() for path in place.iterdir()}
+        seen.append(contents.index(found))
+        shutil.rmtree(place)
+        shutil.copytree(old, place)
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1}
+    assert names(place.parent) == sorted(["export", *(f"export/{name}" for name in contents[1])])
+
+
+@pytest.mark.parametrize("able", [True, False], ids=["in one step", "in three"])
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, able):
+    if not able:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: None)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").touch()
+    with atomically(tmp_path / "x", folder=True, over=True) as scratch:
+        (scratch / "new").touch()
+    assert names(tmp_path) == ["x", "x/new"]
 
 
 @pytest.mark.parametrize("name", ["folder", "file.parquet"])

@@ -40,7 +40,7 @@ def test_the_model_card_says_what_was_measured(run_directory, exported, tmp_path
         "vllm serve",
     ):
         assert line in text, line
-    run_card = card(run_directory / "export")
+    run_card = card(run_directory / "export", "export")
     for line in (
         "| held-out | ",
         "| plain loop | ",

@@ -1,6 +1,7 @@
 """Answers read as training goes on: each once an epoch by one reader, from where it stood, in little memory."""
 
 from collections import Counter
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pyarrow
@@ -168,6 +169,7 @@ def test_streamed_rows_are_those_in_memory(tiny_answers, config):
     streamed = [row for *_, answer in stream.part(0, 0, 1) if (row := on_disk.make("", answer))]
     assert sorted(row.ids for row in streamed) == sorted(row.ids for row in training)
     assert on_disk.survey.rows == len(training)
+    assert asdict(on_disk.cuts) == {"looked_at": 48, "left_out": 0, "cut": 0, "limit": 512}
     assert on_disk.survey.tokens == sum(len(row.answer) for row in training)
     counts = Counter(token for row in training for token in row.answer)
     assert {token: int(n) for token, n in enumerate(on_disk.survey.counts) if n} == counts

@@ -187,14 +187,15 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-    running = [
-        Popen(
-            [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]},
-        )
-        for index in range(spec.processes)
-    ]
-    codes = [process.wait() for process in running]
+    running: list[Popen] = []
+    try:
+        for index in range(spec.processes):
+            command = [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"]
+            running.append(Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}))
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.terminate()  # nothing, where it has ended
     if any(codes):
         log.warning("%d of %d processes ended early; start again to go on", sum(map(bool, codes)), len(codes))
 

@@ -234,6 +234,10 @@ class OpenShard:
         source = self.prompts[number].get("source")
         self._failed[number] = {"prompt": self.first + number, "source": source, "reason": reason, "detail": detail}
 
+    def close(self) -> None:
+        """Let go of the journal; what stands in it stays."""
+        self._journal.close()
+
     def finish(self) -> None:
         """Write the shard, note it in the manifest, drop the journal."""
         done = self._journal.done

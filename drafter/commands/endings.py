@@ -46,5 +46,16 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
         after = [["generate", "--verifier", export, "--plain", "--raw", "Return the"]]
     elif system == "distillation":
         after = [["generate", export, "Return the"]]
-    came_out = f"{directory.name}: {', '.join(found) or 'finished'}"
+    came_out = "\n".join([f"{directory.name}: {', '.join(found) or 'finished'}", *of_limits(summary.get("limits", {}))])
     return ending(came_out, [directory / name for name in files], after if export.is_dir() else [])
+
+
+def of_limits(limits: dict[str, int]) -> list[str]:
+    """What limits took of the rows, in words; nothing where they took nothing."""
+    length, rows = f"data.sequence_length={limits.get('limit')}", limits.get("looked_at")
+    said = {
+        "left_out": f"of {rows} rows have no room for their answer in {length} and are left out",
+        "cut": f"of {rows} rows lose a part of their answer to {length}",
+        "beyond_max_rows": "training rows are beyond data.max_rows",
+    }
+    return [f"{limits[name]} {words}" for name, words in said.items() if limits.get(name)]

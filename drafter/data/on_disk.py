@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from drafter.answers import Answer
 from drafter.config import DataConfig
-from drafter.data.rows import Row, RowMaker, is_held_out, part_of, tell_of_cuts, validation_and_test
+from drafter.data.rows import Cuts, Row, RowMaker, is_held_out, part_of, tell_of_cuts, validation_and_test
 from drafter.data.stream import Stream, Survey
 from drafter.verifier import Verifier
 
@@ -31,12 +31,14 @@ class RowsOnDisk:
         make: where an answer stands, and the answer → a row, or None for what is not trained on.
         survey: counts of all of them.
         sample: some of them.
+        cuts: of the rows that were looked at for the sample and the held-out ones.
     """
 
     stream: Stream
     make: Callable[[str, Answer], Row | None]
     survey: Survey
     sample: list[Row]
+    cuts: Cuts
 
 
 def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[RowsOnDisk, tuple[list[Row], list[Row]]]:
@@ -57,7 +59,7 @@ def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[Row
         if len(found[part]) < max(SAMPLE, wanted[part]):
             whole.append(make.whole(where, answer))
             found[part] += filter(None, [whole[-1].cut(make.limit)])
-    tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make.limit)
+    cuts = tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make.limit)
     held_out = validation_and_test(
         found["validation"] + found["test"], data.validation_share, data.validation_rows, data.test_rows
     )
@@ -67,4 +69,4 @@ def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[Row
             "lower it, raise data.sequence_length or add documents"
         )
     survey = stream.survey(make.vocabulary, lambda source: is_held_out(source, data.validation_share))
-    return RowsOnDisk(stream, training, survey, found["training"]), held_out
+    return RowsOnDisk(stream, training, survey, found["training"], cuts), held_out

@@ -123,7 +123,27 @@ class RowMaker:
         return self.whole(where, answer).cut(self.limit)
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """What the limit on a row's length took.
+
+    Args:
+        looked_at: rows; left_out: of them, those without room for their answer; cut: those that lost a part of it.
+        limit: tokens of a row at most.
+    """
+
+    looked_at: int
+    left_out: int
+    cut: int
+    limit: int
+
+
 def make_rows(answers: list[Answer], verifier: VerifierHead, sequence_length: int) -> list[Row]:
+    """The rows of `rows_and_cuts`."""
+    return rows_and_cuts(answers, verifier, sequence_length)[0]
+
+
+def rows_and_cuts(answers: list[Answer], verifier: VerifierHead, sequence_length: int) -> tuple[list[Row], Cuts]:
     """Put each answer behind its prompt in the verifier's chat template, cut at `sequence_length`.
 
     Raises:
@@ -132,15 +152,15 @@ def make_rows(answers: list[Answer], verifier: VerifierHead, sequence_length: in
     make = RowMaker.of(verifier, sequence_length)
     whole = [make.whole(f"row {number}", answer) for number, answer in enumerate(answers)]
     rows = [row.cut(make.limit) for row in whole]
-    tell_of_cuts(whole, rows, make.limit)
+    cuts = tell_of_cuts(whole, rows, make.limit)
     made = [row for row in rows if row]
     if not made:
         raise ValueError(f"data.sequence_length={make.limit}: no row has room for its answer; raise it")
-    return made
+    return made, cuts
 
 
-def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -> None:
-    """Say how many rows lost their answer, or a part of it, to the cut at `limit`, and name the first."""
+def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -> Cuts:
+    """Count, and say, how many rows lost their answer, or a part of it, to the cut at `limit`; name the first."""
     lost = [before for before, row in zip(whole, rows, strict=True) if row is None]
     cut = [before for before, row in zip(whole, rows, strict=True) if row and len(row.ids) < len(before.ids)]
     for found, what in ((lost, "have no room for their answer and are left out"), (cut, "lose a part of it")):
@@ -149,6 +169,7 @@ def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -
                 "data.sequence_length=%d: %d of %d rows %s, the first of %r (%d tokens)",
                 *(limit, len(found), len(whole), what, found[0].source, len(found[0].ids)),
             )
+    return Cuts(len(whole), len(lost), len(cut), limit)
 
 
 def is_held_out(source: str, validation_share: float) -> bool:

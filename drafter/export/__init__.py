@@ -4,7 +4,6 @@ Beside the weights stands `training.json`: the recipe, the verifier's fingerprin
 training and on a few probe prompts, and a checksum of every tensor. `python -m drafter check` holds the export to it.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from drafter.export.card import write_card
 from drafter.export.original import Original, of_drafter, open_original
 from drafter.export.record import RECORD, checksum
-from drafter.files import write_json
+from drafter.files import atomically, write_json
 from drafter.layouts import LAYOUTS, Layout
 from drafter.layouts.weights import SHARD_BYTES
 from drafter.models import BlockDiffusionDrafter
@@ -33,7 +32,7 @@ def export(
     """Write a drafter in the canonical layout; return it as read back, in float32.
 
     Args:
-        directory: replaced as a whole; a killed export leaves the old one, or none.
+        directory: replaced as a whole; a killed export leaves the old one or the new one.
         training: what is known of the run, for `training.json`.
     Raises:
         ValueError: what was read back is not what was written.
@@ -89,24 +88,23 @@ def write_export(
     if not LAYOUTS[layout].side_file:
         facts |= _verifier_facts(verifier or source.verifier, facts)
         head = _rows(verifier or source.verifier, source)
-    scratch = directory.with_name(f".{directory.name}.unfinished")
-    shutil.rmtree(scratch, ignore_errors=True)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        sums: dict[str, str] = {}
-        written = getattr(torch, facts["dtype"])
+    sums: dict[str, str] = {}
+    written = getattr(torch, facts["dtype"])
 
-        def tensor(name: str) -> torch.Tensor:
-            value = source.tensor(name).detach().to("cpu", written)
-            sums[name] = checksum(value)
-            return value
+    def tensor(name: str) -> torch.Tensor:
+        value = source.tensor(name).detach().to("cpu", written)
+        sums[name] = checksum(value)
+        return value
 
+    shapes = BlockDiffusionDrafter.shapes(facts)
+    with atomically(directory, folder=True, over=True) as scratch:
         save_drafter(
             scratch,
             LAYOUTS[layout],
             facts,
             tensor,
-            BlockDiffusionDrafter.shapes(facts),
+            shapes,
             vocabulary=source.vocabulary,
             head=head,
             shard_bytes=shard_bytes,
@@ -114,12 +112,7 @@ def write_export(
         _read_back(scratch, LAYOUTS[layout], sums)
         record = {**source.training, "facts": {**source.facts, "dtype": facts["dtype"]}, "sha256": sums}
         write_json(scratch / RECORD, record)
-        write_card(scratch)
-        if directory.is_dir():
-            shutil.rmtree(directory)
-        scratch.rename(directory)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_card(scratch, directory.name)
 
 
 def _read_back(scratch: Path, layout: Layout, sums: Mapping[str, str]) -> None:

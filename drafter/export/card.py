@@ -8,7 +8,7 @@ import yaml
 
 from drafter.export.record import RECORD, read_record
 from drafter.export.serve import serve_commands
-from drafter.files import write_json
+from drafter.files import atomically, write_json
 from drafter.layouts import detect
 from drafter.models.storage import read_config
 
@@ -28,17 +28,18 @@ def add_results(directory: Path, results: Mapping[str, Any]) -> None:
     write_card(directory)
 
 
-def write_card(directory: Path) -> None:
-    """Write the `README.md` of an export."""
-    (directory / CARD).write_text(card(directory))
+def write_card(directory: Path, name: str | None = None) -> None:
+    """Write the `README.md` of an export; `name` is what its directory will be called, where it is called otherwise."""
+    with atomically(directory / CARD) as scratch:
+        scratch.write_text(card(directory, name or directory.name))
 
 
-def card(directory: Path) -> str:
-    """The text of the model card."""
+def card(directory: Path, called: str) -> str:
+    """The text of the model card of an export in a directory that is called so."""
     record, config = read_record(directory), read_config(directory)
     recipe = record.get("recipe") or {}
     verifier = (recipe.get("verifier") or {}).get("source", "VERIFIER")
-    name = recipe.get("name") or directory.name.strip(".").removesuffix(".unfinished")
+    name = recipe.get("name") or called
     matter: dict[str, Any] = {"tags": TAGS}
     if verifier.count("/") == 1 and not verifier.startswith((".", "/", "~")):
         matter["base_model"] = verifier  # a name on the hub
@@ -55,7 +56,7 @@ def card(directory: Path) -> str:
         _section("Tokens per cycle", _tokens(record)),
         _section("Speed", _speed(record.get("results") or {})),
         _section("Shape", _table(("fact", "value"), sorted((record.get("facts") or {}).items()))),
-        _section("Serve", _serve(directory.name, config, record, verifier)),
+        _section("Serve", _serve(called, config, record, verifier)),
         _section("Made by", _provenance(record)),
     ]
     return "\n".join(parts)
@@ -137,7 +138,7 @@ def _speed(results: Mapping[str, Any]) -> str:
 def _serve(name: str, config: Mapping[str, Any], record: Mapping[str, Any], verifier: str) -> str:
     layout = detect(config)
     facts = {**layout.read(config), **(record.get("facts") or {})}
-    commands = serve_commands(name.strip(".").removesuffix(".unfinished"), layout.name, facts, verifier)
+    commands = serve_commands(name, layout.name, facts, verifier)
     parts = [f"Layout: {layout.name}."]
     parts += [f"{engine}:\n\n```\n{command}\n```" for engine, command in commands.items()]
     return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,14 +65,15 @@ def answer_all(
 
         named = 0
         for shard in store.unfinished():
-            for _ in range(len(shard.prompts) - len(shard.missing)):
-                step()
-            answerer.answer(shard, step)
-            for failure in shard.failures:
-                named += 1
-                if named <= NAMED:
-                    log.warning("prompt %(prompt)d (%(source)s): %(reason)s: %(detail)s", failure)
-            shard.finish()
+            with closing(shard):
+                for _ in range(len(shard.prompts) - len(shard.missing)):
+                    step()
+                answerer.answer(shard, step)
+                for failure in shard.failures:
+                    named += 1
+                    if named <= NAMED:
+                        log.warning("prompt %(prompt)d (%(source)s): %(reason)s: %(detail)s", failure)
+                shard.finish()
         return store.finish()
 
 

@@ -113,14 +113,16 @@ class TapCache:
 
     def _fill(self, on_progress: Callable[[int, int], None]) -> None:
         done = 0
-        for number, indices in enumerate(self.passes):
-            if number in self.shards:
-                self.shards.close()  # files begin and end where an undisturbed run's do
-            else:
-                self._make(number)
-            done += len(indices)
-            on_progress(done, len(self.rows))
-        self.shards.close()
+        try:
+            for number, indices in enumerate(self.passes):
+                if number in self.shards:
+                    self.shards.close()  # files begin and end where an undisturbed run's do
+                else:
+                    self._make(number)
+                done += len(indices)
+                on_progress(done, len(self.rows))
+        finally:  # what was made by then need not be made again
+            self.shards.close()
 
     def _make(self, number: int) -> None:
         """Let the verifier make a pass's taps."""

@@ -10,7 +10,7 @@ import torch
 from drafter import config as configs
 from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
-from drafter.files import write_json
+from drafter.files import atomically, write_json
 from drafter.machine.ranks import ranks
 from drafter.training.fitting import resumable
 from drafter.training.optimisation import learning_rate
@@ -57,7 +57,8 @@ def claim(config: RunConfig) -> Path:
                 "choose another name or delete it"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    configs.save(config, path)
+    with atomically(path) as scratch:
+        configs.save(config, scratch)
     return directory
 
 

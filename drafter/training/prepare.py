@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.on_disk import RowsOnDisk, open_rows
 from drafter.data.order import check_enough
-from drafter.data.rows import Row, Rows, make_rows, pad, split, validation_and_test
+from drafter.data.rows import Cuts, Row, Rows, pad, rows_and_cuts, split, validation_and_test
 from drafter.data.stream import Stream
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
@@ -50,6 +50,7 @@ class Material:
     drafter: BlockDiffusionDrafter
     manifest: dict[str, Any]  # of the answers
     on_disk: RowsOnDisk | None = None  # where the training rows stay on disk; `training` is then empty
+    limits: dict[str, int] = field(default_factory=dict)  # rows that limits took
 
     @property
     def train_rows(self) -> int:
@@ -91,11 +92,12 @@ def prepare(config: AlignmentConfig) -> Material:
     if config.data.streaming:
         stream = Stream(found.files, found.checksums, config.seed)
         on_disk, (validation, test) = open_rows(stream, verifier, config.data)
+        limits = taken(on_disk.cuts)
         check_enough(on_disk.survey.rows, per_step)
     else:
-        training, held_out = split(
-            make_rows(found.all(), verifier, config.data.sequence_length), config.data.validation_share
-        )
+        rows, cuts = rows_and_cuts(found.all(), verifier, config.data.sequence_length)
+        training, held_out = split(rows, config.data.validation_share)
+        limits = taken(cuts, len(training) - len(training[: config.data.max_rows]))
         training, counts = training[: config.data.max_rows], (config.data.validation_rows, config.data.test_rows)
         validation, test = validation_and_test(held_out, config.data.validation_share, *counts)
         check_enough(len(packs_of(training, config.data)), per_step)
@@ -109,7 +111,7 @@ def prepare(config: AlignmentConfig) -> Material:
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
     fast = choose(settings.precision, device)
-    return Material(device, verifier, fast, training, validation, test, drafter, found.manifest, on_disk)
+    return Material(device, verifier, fast, training, validation, test, drafter, found.manifest, on_disk, limits)
 
 
 def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
@@ -119,6 +121,11 @@ def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[st
     made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
     remedy = f"the answers were made with {made_with}; say the same, or make them again"
     require(made_with == verifier.keep_reasoning, "data.keep_reasoning", verifier.keep_reasoning, remedy)
+
+
+def taken(cuts: Cuts, beyond: int = 0) -> dict[str, int]:
+    """What `summary.json` says of limits: rows looked at, left out and cut by the length, beyond `data.max_rows`."""
+    return {**asdict(cuts), "beyond_max_rows": beyond}
 
 
 def say_what_is_normalised_apart(config: AlignmentConfig) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from drafter.config import EnsembleConfig, require
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.rewards import Task
+from drafter.files import atomically
 from drafter.models.cut import cut_layers
 from drafter.training.batches.texts import TextFeed
 from drafter.training.fitting import fit, weights_of
@@ -42,8 +43,9 @@ def make_pair(
     best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=verifier.dtype)
     state = torch.load(best, map_location=device, weights_only=True)
     model.load_state_dict(weights_of(state, "model"))
-    model.save_pretrained(export)
-    verifier.tokenizer.save_pretrained(export)
+    with atomically(export, folder=True, over=True) as scratch:
+        model.save_pretrained(scratch)
+        verifier.tokenizer.save_pretrained(scratch)
     return export
 
 

@@ -5,6 +5,7 @@ Every stage goes on after a kill.
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -53,29 +54,28 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     fast = verifier  # one serves both where both are float32
     if material.fast is not verifier.dtype:
         fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
-    taps = training_taps(config, material, fast)
-    module = DrafterModule(config, drafter, verifier, validation)
-    untrained = walk(module.leading(test), drafter.block_size - 1)
-    if first:
-        log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
+    with closing(training_taps(config, material, fast)) as taps:
+        module = DrafterModule(config, drafter, verifier, validation)
+        untrained = walk(module.leading(test), drafter.block_size - 1)
+        if first:
+            log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
 
-    prepared = time.perf_counter() - began
-    world = ranks(config.training.devices, material.device)
-    batches = Feed(config, material.training, material.on_disk, taps, world)
-    if first:
-        for line in plan(config, material, batches, world):
-            log.info(line)
-    best = fit(
-        module,
-        batches,
-        directory,
-        config.training,
-        MONITOR,
-        device=material.device,
-        dtype=material.fast,
-        prepared=prepared,
-    )
-    taps.close()
+        prepared = time.perf_counter() - began
+        world = ranks(config.training.devices, material.device)
+        batches = Feed(config, material.training, material.on_disk, taps, world)
+        if first:
+            for line in plan(config, material, batches, world):
+                log.info(line)
+        best = fit(
+            module,
+            batches,
+            directory,
+            config.training,
+            MONITOR,
+            device=material.device,
+            dtype=material.fast,
+            prepared=prepared,
+        )
     if not first:
         return {}
     state, trained = read_checkpoint(best), time.perf_counter()
@@ -100,6 +100,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
         "steps": state["global_step"],
         "train_rows": material.train_rows,
         "train_tokens": material.train_tokens,
+        "limits": material.limits,
         "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
         "precision": str(material.fast).removeprefix("torch."),

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from drafter.config import LanguageModelConfig, require
 from drafter.data.texts import held_out, make_text_rows, read_documents
 from drafter.export.record import provenance
-from drafter.files import write_json
+from drafter.files import atomically, write_json
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
@@ -52,8 +52,9 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     state = torch.load(best, map_location=device, weights_only=True)
     model.load_state_dict(weights_of(state, "model"))
     nll = module.nll()
-    model.save_pretrained(directory / "export")
-    tokenizer.save_pretrained(directory / "export")
+    with atomically(directory / "export", folder=True, over=True) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
     series(Metrics(directory).merged(), {"loss": "training"}, "nats per token", directory / "curves.png")
     summary = {
         "nll_held_out": nll,

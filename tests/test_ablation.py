@@ -14,6 +14,7 @@ from drafter.__main__ import main
 from drafter.ablation import report, runner, tables
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import load_ablation
+from drafter.evaluation.report import Picture
 from drafter.evaluation.statistics import Estimate
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -39,7 +40,8 @@ def place(tmp_path_factory):
 @pytest.fixture
 def write_spec(place, tmp_path, monkeypatch):
     """Write an ablation of a few steps, without pictures, and return its path."""
-    monkeypatch.setattr(report, "draw_all", lambda *_: None)
+    monkeypatch.setattr(Picture, "svgs", lambda picture: [])
+    monkeypatch.setattr(Picture, "save", lambda *_: None)
 
     def write(arms=ARMS, base=RECIPES / "tiny.yaml", suites=None, **settings):
         suites = suites or ["held_out", str(place / "suite.jsonl")]
@@ -144,7 +146,8 @@ def test_the_report_names_what_was_run(finished):
             assert word in text
     for picture in ("tokens_per_cycle", "gains", "learning_curves", "slots", "gradient_norms"):
         assert (finished[1] / f"{picture}.png").stat().st_size > 1000
-        assert f"{picture}.png" in (finished[1] / "report.html").read_text()
+        assert f"{picture}.png" in (finished[1] / "report.md").read_text()
+        assert f'data-picture="{picture}0"' in (finished[1] / "report.html").read_text()
     text = (finished[1] / "report.md").read_text()
     assert "0.2 first_error(decay_slots=4.0) + 0.1 chain_reward()" in text
     assert "1 decayed_ce(decay_slots=None, reduction=mean)" in text

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from drafter.ablation import pictures
 from drafter.ablation import tables as csv_files
-from drafter.ablation.page import Page
-from drafter.ablation.pictures import NORM, draw_all, first_rejections
+from drafter.ablation.pictures import NORM, first_rejections
 from drafter.ablation.tables import Tables
+from drafter.evaluation.report import Page
 from drafter.evaluation.statistics import Comparison, Estimate, average_gain, by_seed, compare, pair
 
 Comparisons = Mapping[str, Mapping[str, Comparison]]  # suite → arm → against the baseline
@@ -26,15 +27,14 @@ METHOD = (
 
 
 def build(directory: Path) -> None:
-    """Write report.md, report.html and the pictures beside the CSV files of `directory`."""
+    """Write report.html, whole in itself, and report.md with its pictures beside the CSV files of `directory`."""
     tables = csv_files.read(directory)
     comparisons = compare_all(tables)
-    draw_all(tables, comparisons, directory)
     page = Page(f"Ablation: {tables.about['name']}")
     _findings(page, tables, comparisons)
     _suites(page, tables, comparisons)
     page.heading("Learning curves")
-    page.picture("learning_curves.png", "tokens per cycle on validation rows over steps")
+    page.picture(pictures.learning_curves(tables))
     _slots(page, tables)
     _gradient_norms(page, tables)
     _arms(page, tables)
@@ -92,15 +92,20 @@ def _findings(page: Page, tables: Tables, comparisons: Comparisons) -> None:
         page.text(f"The baseline {tables.baseline} has no finished run: there are no gains to show.")
     others = [arm for arm in tables.seeds if not _no_gain(tables, arm)]
     if others:
+        means = {arm: average(tables, arm) for arm in others}
+        said = {arm: verdict(means[arm], [arms[arm].gain for arms in comparisons.values()]) for arm in others}
+        most = max(others, key=lambda arm: means[arm].value)
+        page.lead(
+            f"Most tokens per cycle: {most}, {_percent(means[most])} over {tables.baseline}, averaged over "
+            f"{len(comparisons)} suites; {said[most]}."
+        )
+        page.picture(pictures.gains(comparisons))
         page.heading(f"Gain over {tables.baseline}, averaged over {len(comparisons)} suites")
         rows = []
         for arm in others:
-            mean = average(tables, arm)
-            said = verdict(mean, [arms[arm].gain for arms in comparisons.values()])
             by_seeds = ", ".join(f"{gain:+.1%}" for gain in average_by_seed(comparisons, arm))
-            rows.append([arm, _percent(mean), by_seeds, _percent(average(tables, arm, "accepted")), said])
+            rows.append([arm, _percent(means[arm]), by_seeds, _percent(average(tables, arm, "accepted")), said[arm]])
         page.table(["arm", "tokens/cycle", "seed by seed", "accepted/cycle", "verdict"], rows)
-        page.picture("gains.png", "gains over the baseline with paired intervals")
     broken = [run for run in tables.runs if run["status"] != "finished"]
     if broken:
         page.heading("Runs that did not finish")
@@ -127,7 +132,7 @@ def _suites(page: Page, tables: Tables, comparisons: Comparisons) -> None:
             measured = [_number(found.tokens_per_cycle), each, f"{statistics.fmean(kept):.3f}"]
             rows.append([arm, str(len(tokens)), *measured, *gains])
         page.table(head, rows)
-    page.picture("tokens_per_cycle.png", "tokens per cycle, per suite and arm")
+    page.picture(pictures.tokens_per_cycle(tables, comparisons))
 
 
 def _slots(page: Page, tables: Tables) -> None:
@@ -147,7 +152,7 @@ def _slots(page: Page, tables: Tables) -> None:
             ]
             rows.append([arm, *cells, *[""] * (longest - len(cells))])
         page.table([f"{suite}: kept / ends", *(f"slot {slot}" for slot in range(1, longest + 1))], rows)
-    page.picture("slots.png", "acceptance and first rejections per slot")
+    page.picture(pictures.slots(tables))
 
 
 def _gradient_norms(page: Page, tables: Tables) -> None:
@@ -170,7 +175,8 @@ def _gradient_norms(page: Page, tables: Tables) -> None:
             cells.append(f"{statistics.fmean(late):.3g}" if late else "")
         rows.append([arm, *cells])
     page.table(["arm", *(term.removeprefix(NORM) for term in terms)], rows)
-    page.picture("gradient_norms.png", "gradient norm of each term over steps")
+    if terms:
+        page.picture(pictures.gradient_norms(tables))
 
 
 def _arms(page: Page, tables: Tables) -> None:

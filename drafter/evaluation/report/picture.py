@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,8 +16,8 @@ from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, COLUMNS = 4.6, 3.2, 3  # inches of a panel, of which a phone shows one in a row; panels of a PNG's row
 INK = "#10203f"  # stands for the colour of the page's text until the SVG is on the page
-SHARED = {"font.size": 9.0, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
-ON_PAGE = {
+SHARED: Any = {"font.size": 9.0, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+ON_PAGE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),

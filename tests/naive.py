@@ -139,3 +139,12 @@ def fill_block(drafter, block, taps, anchor):
         up = normed @ weights[f"{at}.mlp.up_proj.weight"].T
         hidden = hidden + (gate * up) @ weights[f"{at}.mlp.down_proj.weight"].T
     return norm(hidden, "norm")
+
+
+def moving_average(begun, path, decay):
+    """The average behind the last of the weights `path`, begun with `begun`, in float64."""
+    average = begun.double()
+    for number, weights in enumerate(path, start=1):
+        kept = min(decay, (1 + number) / (10 + number))
+        average = kept * average + (1 - kept) * weights.double()
+    return average

@@ -22,9 +22,9 @@ from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, deciding
-from drafter.training.fitting import fit, read_checkpoint, weights_of
+from drafter.training.fitting import fit, read_checkpoint
 from drafter.training.logs import Metrics
-from drafter.training.module import MONITOR, DrafterModule
+from drafter.training.module import MONITOR, DrafterModule, trained_weights
 from drafter.training.prepare import start
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDr
     last = read_checkpoint(config.directory / "checkpoints/last.ckpt")
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
-    drafter.load_state_dict(weights_of(last, "drafter"))
+    drafter.load_state_dict(trained_weights(last))
     return drafter.eval(), last["seconds"]["train"]
 
 

@@ -16,6 +16,7 @@ class FittingConfig:
         max_steps: optimiser steps. A run goes on to more of them if those taken would have had the same learning rates.
         rows: rows of a micro-step and rank.
         accumulate: micro-steps per optimiser step.
+        optimizer: `adamw`, or `muon` for hidden matrices and AdamW for all else; one learning rate serves both.
         weight_decay: of matrices; norms and biases have none.
         schedule: of the learning rate behind its warm-up: `cosine` down to 0, `stable` until the cool-down lowers it to
             0 in a line, or `constant`.
@@ -36,6 +37,7 @@ class FittingConfig:
     max_steps: int = 1000
     rows: int = 8
     accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 6e-4
     weight_decay: float = 0.0
     schedule: str = "cosine"
@@ -58,6 +60,7 @@ class FittingConfig:
         for name in ("learning_rate", "clip", "epsilon"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "must be >= 0")
+        require(self.optimizer in ("adamw", "muon"), "training.optimizer", self.optimizer, "choose adamw or muon")
         schedules = ("cosine", "stable", "constant")
         remedy = f"choose one of {', '.join(schedules)}"
         require(self.schedule in schedules, "training.schedule", self.schedule, remedy)

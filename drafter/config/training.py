@@ -17,6 +17,8 @@ class TrainingConfig(FittingConfig):
         chunk_size: slots whose logits exist at a time.
         labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
+        average: decay of a moving average of the weights, which is validated beside them; 0 for none.
+        exported: which of them chooses the checkpoint and is left: `average` or `raw`.
     """
 
     anchors: int = 32
@@ -24,6 +26,8 @@ class TrainingConfig(FittingConfig):
     chunk_size: int = 256
     labels: str = "row"
     temperature: float = 1.0
+    average: float = 0.0
+    exported: str = "average"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,3 +36,5 @@ class TrainingConfig(FittingConfig):
         require(self.temperature > 0, "training.temperature", self.temperature, "must be > 0")
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
         require(self.labels in ("row", "verifier"), "training.labels", self.labels, "choose row or verifier")
+        require(0 <= self.average < 1, "training.average", self.average, "must lie in [0, 1); 0 for none")
+        require(self.exported in ("average", "raw"), "training.exported", self.exported, "choose average or raw")

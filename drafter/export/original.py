@@ -14,8 +14,6 @@ from drafter.export.record import checksum, read_record
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, facts_of, find
 
-PREFIX = "drafter."
-
 
 @dataclass
 class Original:
@@ -100,7 +98,10 @@ def of_checkpoint(path: Path) -> Original:
         raise ValueError(
             f"checkpoint={str(path)!r}: does not say what drafter it holds; name a checkpoint that `train.py` wrote"
         )
-    names = {_ours(name): name for name in state["state_dict"] if name.startswith(PREFIX)}
+    prefix = (
+        about.get("weights", "drafter") + "."
+    )  # of the weights that the recipe leaves: as they are, or their average
+    names = {_ours(name, prefix): name for name in state["state_dict"] if name.startswith(prefix)}
     for name, shape in BlockDiffusionDrafter.shapes(about["facts"]).items():
         if name not in names or tuple(state["state_dict"][names[name]].shape) != shape:
             raise ValueError(f"checkpoint={str(path)!r}: {name} is missing or not {list(shape)}; train again")
@@ -118,8 +119,8 @@ def of_checkpoint(path: Path) -> Original:
     return Original(about["facts"], tensor, None if vocabulary is None else vocabulary.clone(), training=training)
 
 
-def _ours(name: str) -> str:
-    return name.removeprefix(PREFIX).replace("_orig_mod.", "")
+def _ours(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).replace("_orig_mod.", "")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -46,4 +46,4 @@ class LanguageModelModule(lightning.LightningModule):
         return sum(sums) / len(self.held_out)
 
     def configure_optimizers(self) -> dict:
-        return optimisation(self.model.parameters(), self.settings)
+        return optimisation(self.model, self.settings)

@@ -1,6 +1,7 @@
 """The Lightning module: it wires batches, drafter, scores and losses; the mathematics lives in those."""
 
 from dataclasses import asdict
+from typing import Any, cast
 
 import lightning
 import torch
@@ -14,7 +15,9 @@ from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.walk import leading_matches, walk
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
+from drafter.training.average import Average
 from drafter.training.batches import Batch
+from drafter.training.fitting import weights_of
 from drafter.training.head import Head
 from drafter.training.optimisation import optimisation
 from drafter.training.watched import Watched, tokens_of_whole_blocks
@@ -25,7 +28,12 @@ MONITOR = "tokens_per_cycle_held_out"
 
 
 class DrafterModule(lightning.LightningModule):
-    """Trains a drafter; the frozen verifier is held in a tuple, so that it is no child and in no checkpoint."""
+    """Trains a drafter; the frozen verifier is held in a tuple, so that it is no child and in no checkpoint.
+
+    Attributes:
+        average: of the drafter's weights; None where the recipe has none.
+        walked: what a validation found, with the weights that are left, or None of weights that it has not seen.
+    """
 
     def __init__(
         self,
@@ -37,11 +45,13 @@ class DrafterModule(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
         self.config, self.drafter = config, drafter
+        decay = config.training.average
+        self.average = Average(drafter, decay) if decay else None
         self._frozen = (verifier,)
         self._fingerprint = verifier.fingerprint()  # once: it reads a little of every weight
         self._validation = validation
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
-        self.walked: Cycles | None = None
+        self._walked: dict[str, Cycles] = {}
         self.coverage = Coverage()
         self.watched = Watched()
         self.to(verifier.device)  # walks come before the trainer moves it, too
@@ -49,6 +59,15 @@ class DrafterModule(lightning.LightningModule):
     @property
     def verifier(self) -> Verifier:
         return self._frozen[0]
+
+    @property
+    def walked(self) -> Cycles | None:
+        return self._walked.get(self.left)
+
+    @property
+    def left(self) -> str:
+        """The child whose weights are left."""
+        return "average.model" if self.average and self.config.training.exported == "average" else "drafter"
 
     def scores(self, batch: Batch) -> BlockScores:
         """Drafter → per-slot scores of a batch with its taps."""
@@ -100,33 +119,43 @@ class DrafterModule(lightning.LightningModule):
         return total
 
     def on_validation_start(self) -> None:
-        self.walked = self.walk() if self.trainer.is_global_zero else None  # the other ranks hold no held-out rows
-        self.walked = self.trainer.strategy.broadcast(self.walked)
+        """Walk over the validation rows, one pass over all of them; other ranks than the first hold none."""
+        first = self.trainer.is_global_zero
+        found = {child: self.walk(child) for child in self._children()} if first else {}
+        self._walked = self.trainer.strategy.broadcast(found)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
-        """Log what the walk over the validation rows found; the walk itself is one pass over all of them."""
-        if self.walked is not None:
-            found = {
-                MONITOR: self.walked.tokens_per_cycle,
-                "accepted_per_cycle_held_out": self.walked.accepted_per_cycle,
-            }
-            self.log_dict(found, prog_bar=True, batch_size=1)
+        """Log what the walks found: of the weights that are left, and of the others beside them."""
+        for child, cycles in self._walked.items():
+            other = "" if child == self.left else f"_{'raw' if child == 'drafter' else 'average'}"
+            figures = {MONITOR: cycles.tokens_per_cycle, "accepted_per_cycle_held_out": cycles.accepted_per_cycle}
+            named = {f"{name}{other}": value for name, value in figures.items()}
+            self.log_dict(named, prog_bar=not other, batch_size=1)
 
-    def leading(self, batches: list[tuple[Rows, Tensor]]) -> list[list[int]]:
+    def _children(self) -> list[str]:
+        return ["drafter"] if self.average is None else ["drafter", "average.model"]
+
+    def leading(self, batches: list[tuple[Rows, Tensor]], child: str = "drafter") -> list[list[int]]:
         """Leading matches at every anchor of rows with their taps, in float32 whatever the training precision."""
+        drafter = cast(BlockDiffusionDrafter, self.get_submodule(child))
         with torch.autocast(self.device.type, enabled=False):
             return [
                 row
                 for rows, taps in batches
-                for row in leading_matches(self.drafter, self.verifier, rows.to(self.device), taps.to(self.device))
+                for row in leading_matches(drafter, self.verifier, rows.to(self.device), taps.to(self.device))
             ]
 
-    def walk(self) -> Cycles:
+    def walk(self, child: str = "drafter") -> Cycles:
         """Tokens per cycle over the validation rows."""
-        return walk(self.leading(self._validation), self.drafter.block_size - 1)
+        return walk(self.leading(self._validation, child), self.drafter.block_size - 1)
+
+    def optimizer_step(self, *args: object, **kwargs: object) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:  # here and not behind the batch: a checkpoint is made before that
+            self.average.take(self.drafter, self.global_step + 1)
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.walked = None  # of other weights than these
+        self._walked = {}  # of other weights than these
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["coverage"] = self.coverage.state()
@@ -134,11 +163,17 @@ class DrafterModule(lightning.LightningModule):
             "facts": facts_of(self.drafter.config, torch.float32),
             "vocabulary": None if self.drafter.vocabulary is None else self.drafter.vocabulary.cpu(),
             "verifier": self._fingerprint,
-            "tokens_per_cycle": None if self.walked is None else self.walked.tokens_per_cycle,
+            "tokens_per_cycle": self.walked.tokens_per_cycle if self.walked else None,
+            "weights": self.left,
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.coverage = Coverage(**checkpoint["coverage"])
 
     def configure_optimizers(self) -> dict:
-        return optimisation(self.drafter.parameters(), self.config.training)
+        return optimisation(self.drafter, self.config.training)
+
+
+def trained_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The drafter's weights that a checkpoint leaves: as they are, or their average."""
+    return weights_of(checkpoint, checkpoint["drafter"].get("weights", "drafter"))

@@ -1,7 +1,7 @@
 """The Lightning module of one stage: rows → the teacher's lesson → student → scores; an average of its weights."""
 
-import copy
 import random
+from typing import cast
 
 import lightning
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drafter.config import DistillationConfig, Stage
 from drafter.models import PushForwardModel
+from drafter.training.average import Average
 from drafter.training.batches.texts import TextBatch
 from drafter.training.distillation.scoring import Scores, score_tokens
 from drafter.training.distillation.targets import Lesson, independent, inverted, sampled, self_forced
@@ -26,7 +27,7 @@ class DistillationModule(lightning.LightningModule):
         teacher: the verifier, or the push-forward model that gives half as many; no child, so in no checkpoint.
         held_out: ids, [R, S].
     Attributes:
-        average: the moving average of the student's weights; None where the recipe has none.
+        average: of the student's weights; None where the recipe has none.
     """
 
     def __init__(
@@ -41,13 +42,12 @@ class DistillationModule(lightning.LightningModule):
         self.config, self.stage, self.held_out = config, stage, held_out
         self.student = student.train()
         self._teacher = (teacher,)
-        self.average = copy.deepcopy(student).requires_grad_(False) if config.student.average else None
-        self.register_buffer("averaged", torch.zeros((), dtype=torch.long))  # steps in the average
+        self.average = Average(student, config.student.average) if config.student.average else None
 
     @property
-    def result(self) -> str:
-        """The child whose weights the stage leaves."""
-        return "student" if self.average is None else "average"
+    def result(self) -> PushForwardModel:
+        """The model that the stage leaves."""
+        return self.student if self.average is None else cast(PushForwardModel, self.average.model)
 
     def lesson(self, ids: Tensor, *place: object) -> Lesson:
         """What rows [B, S] teach; the noise is a function of the recipe's seed, the stage and `place`."""
@@ -86,13 +86,8 @@ class DistillationModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.average is None:
-            return
-        self.averaged += 1  # here and not behind the batch: a checkpoint is made before that
-        decay = min(self.config.student.average, (1 + int(self.averaged)) / (10 + int(self.averaged)))
-        with torch.no_grad():
-            for ours, theirs in zip(self.average.parameters(), self.student.parameters(), strict=True):
-                ours.lerp_(theirs, 1 - decay)
+        if self.average is not None:  # here and not behind the batch: a checkpoint is made before that
+            self.average.take(self.student, self.global_step + 1)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """Log what the weights that would be left now make of the held-out rows."""
@@ -103,18 +98,17 @@ class DistillationModule(lightning.LightningModule):
     @torch.no_grad()
     def held_out_scores(self) -> Scores:
         """Scores of the held-out rows with noise of their own, always the same, in float32."""
-        model = self.student if self.average is None else self.average
         found: list[tuple[int, Scores]] = []
         with torch.autocast(self.device.type, enabled=False):
             for number, part in enumerate(self.held_out.split(ROWS_PER_PASS)):
                 lesson = self.lesson(part.to(self.device).long(), "held out", number)
-                found.append((len(part), self.scores(model, lesson)))
+                found.append((len(part), self.scores(self.result, lesson)))
         rows = sum(count for count, _ in found)
         means = (sum(count * getattr(one, name) for count, one in found) / rows for name in ("nll", "match", "whole"))
         return Scores(*means)
 
     def configure_optimizers(self) -> dict:
-        return optimisation(self.student.parameters(), self.stage)
+        return optimisation(self.student, self.stage)
 
 
 def stage_figures(where: str, scores: Scores) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ class EnsembleModule(lightning.LightningModule):
         self.log_dict(self.validate(), prog_bar=True, batch_size=1)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return optimisation(self.head.parameters(), self.config.training)
+        return optimisation(self.head, self.config.training)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -25,9 +25,9 @@ from drafter.taps import LocalTaps, TapFiles, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, settle
-from drafter.training.fitting import fit, read_checkpoint, weights_of
+from drafter.training.fitting import fit, read_checkpoint
 from drafter.training.logs import Metrics
-from drafter.training.module import MONITOR, DrafterModule
+from drafter.training.module import MONITOR, DrafterModule, trained_weights
 from drafter.training.pictures import curves, kept_per_slot
 from drafter.training.plan import plan
 from drafter.training.prepare import Material, batches_of, prepare, taps_of
@@ -79,7 +79,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     if not first:
         return {}
     state, trained = read_checkpoint(best), time.perf_counter()
-    drafter.load_state_dict(weights_of(state, "drafter"))
+    drafter.load_state_dict(trained_weights(state))
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))
     chosen_by, leading = module.leading(validation), module.leading(test)

@@ -117,7 +117,7 @@ def run_stage(
     feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device))
     best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=choose(stage.precision, device))
     module.to(device).load_state_dict(torch.load(best, map_location=device, weights_only=True)["state_dict"])
-    model = (module.student if module.average is None else module.average).requires_grad_(False).eval()
+    model = module.result.requires_grad_(False).eval()
     scores = {name: float(value) for name, value in stage_figures("held_out", module.held_out_scores()).items()}
     if not rank_zero_only.rank:
         columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, stage.tokens_per_pass + 1)}

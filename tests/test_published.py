@@ -90,7 +90,7 @@ def test_published_drafters_are_read_as_they_are(drafter, config, tmp_path):
     convert(tmp_path / "z", tmp_path / "out")
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["is_causal"] is False
-    assert config["tie_word_embeddings"] is False
+    assert config["tie_word_embeddings"] is True
     assert "auto_map" not in config
     again = BlockDiffusionDrafter.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert all(torch.equal(read.state_dict()[name], weight) for name, weight in again.state_dict().items())

@@ -133,6 +133,37 @@ def test_what_is_copied_works_as_in_the_verifier(family):
     torch.testing.assert_close(torch.cosine_similarity(keys, cache.keys[2], dim=-1), torch.ones(1, 5, 2))
 
 
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {
+        **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED.values(), ids=SCALED)
+def test_the_verifiers_rotation_is_copied_scaling_and_all(scaling):
+    """Qwen3 has the drafter's norms: far behind where scaling begins, keys are those of the verifier's own layer."""
+    verifier = Verifier(zoo.build("qwen3", rope_parameters=scaling | {"rope_theta": 1e4}).float())
+    drafter, ids = started(verifier, tap_layers=(0, 1), mask_token_id=40), torch.arange(200)[None] % 90
+    cache, theirs = drafter.new_cache(1, 200), verifier.new_cache(1, 200)
+    with torch.no_grad():
+        _, taps = verifier.step(ids, theirs, drafter.tap_layers)
+        drafter.extend(taps, cache)
+    torch.testing.assert_close(cache.keys[0], theirs.keys[2], rtol=1e-3, atol=1e-3)
+
+
+def test_a_rotation_that_a_drafter_has_not_is_refused():
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
+    longrope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    verifier = Verifier(zoo.build("llama", rope_parameters=longrope).float())
+    with pytest.raises(ValueError, match=r"its layers rotate otherwise \(rope_type='longrope'"):
+        started(verifier, tap_layers=(0, 2), mask_token_id=40)
+
+
 @pytest.mark.parametrize(
     ("family", "why"),
     [

@@ -12,6 +12,7 @@ from drafter.check.report import Finding
 from drafter.check.verifier import SGLANGS_MASK, VerifierFacts
 from drafter.layouts import MISSING, RULES, Layout, get
 from drafter.layouts.base import FULL, SLIDING
+from drafter.layouts.rope import flaws
 from drafter.layouts.rules import exactly
 from drafter.layouts.speculators import EXTRAS, PROPOSALS
 
@@ -52,6 +53,8 @@ def check_fields(
         truth = verifier.truths.get(fact, trained.get(fact, MISSING))
         if value is MISSING and fact == "is_causal" and mixed and trained.get(fact) is None:
             continue  # sliding layers causal, the others not: engines know that by no word
+        if value is MISSING and fact in layout.silent and trained.get(fact, layout.silent[fact]) == layout.silent[fact]:
+            continue
         if value is MISSING:
             found.append(Finding(path, f"{path} is missing: write {_said(truth, fact, layout, wanted)}"))
         elif not test(value):
@@ -167,10 +170,8 @@ def _rope(good: Mapping[str, Any], layout: Layout, verifier: VerifierFacts) -> I
     if rope is None:
         return
     base, path = verifier.truths["rope_theta"], layout.places["rope_parameters"]
-    for key in sorted(rope.keys() - {"rope_type", "rope_theta"}):
-        yield Finding(path, f"{path}.{key}={_json(rope[key])}: the drafter rotates every dimension plainly; remove it")
-    if rope.get("rope_type") != "default":
-        yield Finding(path, f'{path}.rope_type={_json(rope.get("rope_type"))}: must be "default"')
+    for flaw in flaws(rope):
+        yield Finding(path, f"{path}.{flaw}")
     if rope.get("rope_theta") != base:
         yield Finding(path, f"{path}.rope_theta={_json(rope.get('rope_theta'))}: must be {base}, the verifier's base")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from drafter.models.block_config import rope_base
+from drafter.layouts.rope import rope_of
 from drafter.verifier.conversion import resolve
 from drafter.verifier.tokenizer import tokenizer_hash
 
@@ -56,7 +56,7 @@ class VerifierFacts:
             "hidden_size": config.hidden_size,
             "vocab_size": config.vocab_size,
             "num_target_layers": config.num_hidden_layers,
-            "rope_theta": rope_base(config),
+            "rope_theta": rope_of(config)["rope_theta"],
         }
         if whole.architectures:
             truths["verifier_architectures"] = list(whole.architectures)

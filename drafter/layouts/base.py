@@ -30,7 +30,8 @@ FACTS = (
     "layer_types",
     "sliding_window",  # None where no layer slides
     "is_causal",  # of all layers; None where sliding ones are causal and the others are not
-    "tie_word_embeddings",
+    "tie_word_embeddings",  # as published; a drafter has nothing to tie
+    "final_logit_softcapping",  # of the verifier's head, which is the drafter's; None where it says nothing
     "dtype",
     "block_size",
     "num_target_layers",
@@ -62,6 +63,7 @@ class Layout:
         name: what the command line calls it.
         fixed: dotted path in `config.json` → the value that stands there in every drafter of this layout.
         places: fact → dotted path in `config.json`.
+        silent: fact → the value that is not written.
         assumed: facts that have no place here, with the only value that this layout can express; a fact that has
             neither follows from the others.
         renames: prefixes of our tensor names → this layout's.
@@ -72,6 +74,7 @@ class Layout:
     name: str
     fixed: Mapping[str, Any]
     places: Mapping[str, str]
+    silent: Mapping[str, Any] = field(default_factory=lambda: {"final_logit_softcapping": None})
     assumed: Mapping[str, Any] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     tap_offset: int = 0
@@ -91,6 +94,8 @@ class Layout:
         for path, value in self.expected(facts).items():
             put(config, path, copy.deepcopy(value))
         for fact in FACTS:
+            if fact in self.silent and facts.get(fact) == self.silent[fact]:
+                continue
             if fact in self.places:
                 value = [tap + self.tap_offset for tap in facts[fact]] if fact == "target_layer_ids" else facts[fact]
                 put(config, self.places[fact], copy.deepcopy(value))
@@ -103,7 +108,7 @@ class Layout:
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The facts that `config.json` states, as far as it states them."""
-        facts = dict(self.assumed)
+        facts = {**self.assumed, **self.silent}
         for fact, path in self.places.items():
             value = get(config, path)
             if value is not MISSING:

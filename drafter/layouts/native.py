@@ -12,7 +12,7 @@ from typing import Any
 
 from drafter.layouts.base import FACTS, SLIDING, Layout
 
-ABSENT = {"rope_theta", "attention_bias", "sliding_window", "tie_word_embeddings"}
+ABSENT = {"rope_theta", "attention_bias", "sliding_window"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ TRANSFORMERS = Native(
         "pad_token_id": None,
     },
     places={fact: fact for fact in FACTS if fact not in ABSENT},
-    assumed={"attention_bias": False, "is_causal": False, "sliding_window": None, "tie_word_embeddings": False},
+    silent={"final_logit_softcapping": None, "tie_word_embeddings": False},
+    assumed={"attention_bias": False, "is_causal": False, "sliding_window": None},
     renames={"fc.": "encoder.fc.", "hidden_norm.": "encoder.output_norm_enc."},
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from drafter.layouts.base import FULL, SLIDING, Layout, get, settled
+from drafter.layouts.rope import flaws, read_rope
 from drafter.layouts.rules import RULES
 
 REQUIRED = ("mask_token_id", "target_layer_ids", "hidden_size", "num_hidden_layers", "block_size")
@@ -16,8 +17,22 @@ OPEN = (
     "verifier_architectures",
     "verifier_name",
     "vocab_size",
+    "final_logit_softcapping",
 )
 """Facts that a published drafter may leave open."""
+NESTED_TOO = ("block_size", "num_target_layers", "final_logit_softcapping")
+"""Facts that some write into `dflash_config`, which SGLang reads first."""
+FOREIGN = {
+    "conv_kernel_size": "the convolution of DFlash2",
+    "selector_rank": "the path selector of DFlash2",
+    "attention_sink_bias": "attention sinks",
+    "add_swa_attention_sink_bias": "attention sinks",
+    "add_full_attention_sink_bias": "attention sinks",
+    "attention_value_scale": "scaled attention values",
+    "output_multiplier": "logits scaled apart from the verifier's head",
+    "input_embedding_scale": "embeddings scaled apart from the verifier's",
+}
+"""Fields of drafters that compute something else, and what it is."""
 QWEN3_FULL_LAYERS = 28  # Qwen3Config.max_window_layers
 
 
@@ -29,20 +44,27 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     """
     if any(get(config, path) is True for path in ("sample_from_anchor", "dflash_config.sample_from_anchor")):
         raise ValueError("config.json: sample_from_anchor=true: such drafters predict from slot 0; choose another")
-    facts = layout.read(config)
     nested = config.get("dflash_config")
     nested = nested if isinstance(nested, Mapping) else {}
-    for fact in ("block_size", "num_target_layers"):  # DFlash2's place, which SGLang reads first
+    for name, what in FOREIGN.items():
+        if value := nested.get(name) or config.get(name):
+            raise ValueError(
+                f"config.json: {name}={json.dumps(value)}: {what}, which no drafter here has; choose another"
+            )
+    facts = layout.read(config)
+    for fact in NESTED_TOO:
         if nested.get(fact) is not None:
             facts[fact] = nested[fact]
     for fact in REQUIRED:
         if facts.get(fact) is None:
             raise ValueError(f"config.json: {layout.places[fact]} is missing; take it from the drafter's training")
-    if facts.get("rope_parameters") is None:
-        scaled = config.get("rope_scaling")
-        plain = {"rope_type": "default", "rope_theta": facts.get("rope_theta", 10000.0)}  # Qwen3Config's own default
-        facts["rope_parameters"] = {**plain, **scaled} if isinstance(scaled, Mapping) else plain
-    facts["tie_word_embeddings"] = False  # a drafter has nothing to tie, whatever was copied from the verifier
+    backbone = get(config, layout.places["hidden_size"].rpartition(".")[0]) or config
+    facts["rope_parameters"] = rope = read_rope(backbone, nested, facts.get("rope_theta", 10000.0))  # Qwen3Config's own
+    facts["rope_theta"] = rope["rope_theta"]
+    for flaw in flaws(rope):
+        raise ValueError(f"config.json: {layout.places['rope_parameters']}.{flaw}")
+    facts["tie_word_embeddings"] = facts.get("tie_word_embeddings") or False
+    facts["final_logit_softcapping"] = facts.get("final_logit_softcapping") or None
     if facts.get("is_causal") is None and isinstance(nested.get("causal"), bool) and layout.name == "canonical":
         facts["is_causal"] = nested["causal"]
     if not isinstance(facts.get("is_causal"), bool | None):

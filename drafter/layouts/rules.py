@@ -36,7 +36,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rope_theta": (lambda value: type(value) in (int, float) and value > 1, "the verifier's RoPE base"),
     "rope_parameters": (
         lambda value: isinstance(value, dict),
-        '{"rope_type": "default", "rope_theta": the verifier\'s}',
+        '{"rope_type": ..., "rope_theta": the verifier\'s} and the fields of its scaling',
     ),
     "layer_types": (
         lambda value: isinstance(value, list) and bool(value) and all(exactly(FULL, SLIDING)(one) for one in value),
@@ -44,7 +44,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "sliding_window": (lambda value: value is None or _positive(value), "null where no layer slides"),
     "is_causal": (exactly(True, False), "false: every slot of a block sees all others"),
-    "tie_word_embeddings": (exactly(False), "false: a drafter has no embedding and no head to tie"),
+    "tie_word_embeddings": (exactly(True, False), "false: a drafter has no embedding and no head to tie"),
+    "final_logit_softcapping": (
+        lambda value: value is None or (type(value) in (int, float) and value > 0),
+        "the soft cap of the verifier's head, a number > 0",
+    ),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "block_size": (lambda value: type(value) is int and value >= 2, "an integer >= 2, the anchor included"),
     "num_target_layers": (_positive, "the verifier's depth, an integer"),

@@ -1,12 +1,16 @@
 """The shape of a block-diffusion drafter: its config, and the one that goes with a verifier."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 
 from drafter.layouts import CANONICAL
+from drafter.layouts.rope import lost_of, rope_of
 from drafter.verifier import Verifier
+
+log = logging.getLogger(__name__)
 
 
 class BlockDiffusionConfig(Qwen3Config):
@@ -17,12 +21,14 @@ class BlockDiffusionConfig(Qwen3Config):
         num_target_layers: depth of the verifier.
         dflash_config: `mask_token_id`, and `target_layer_ids` (0-based; a tap is the output of that layer).
         is_causal: whether a slot sees only the slots before it; None where that holds for sliding layers alone.
+        final_logit_softcapping: of the verifier's head, which makes the logits, cap and all; None: not stated.
     """
 
     block_size: int = 16
     num_target_layers: int = 0
     dflash_config: dict | None = None
     is_causal: bool | None = False
+    final_logit_softcapping: float | None = None
 
 
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "norm_epsilon", "layer_norm_epsilon")  # families' names
@@ -45,7 +51,7 @@ def evenly_spaced(num_layers: int, count: int) -> list[int]:
 def config_for(
     verifier: Verifier, *, num_layers: int, block_size: int, tap_layers: Sequence[int], mask_token_id: int, **sizes: Any
 ) -> BlockDiffusionConfig:
-    """The drafter's config for a verifier: the same width, heads and RoPE base, in plain Qwen3 terms.
+    """The drafter's config for a verifier: the same width, heads and rotation, in Qwen3 terms.
 
     Raises:
         ValueError: a field does not fit the verifier.
@@ -57,6 +63,8 @@ def config_for(
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: must be an id of the verifier, 0 to {vocabulary - 1}")
     if mask_token_id in verifier.stop_ids:
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
+    if lost := lost_of(theirs):
+        log.info("the drafter rotates whole heads by the verifier's base alone, not by its %s", lost)
     heads = theirs.num_attention_heads
     eps = next((value for name in EPSILONS if (value := getattr(theirs, name, None))), 1e-6)
     return BlockDiffusionConfig(
@@ -71,19 +79,12 @@ def config_for(
         hidden_act="silu",
         rms_norm_eps=eps,
         max_position_embeddings=theirs.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_base(theirs)},
+        rope_parameters=rope_of(theirs),
         layer_types=["full_attention"] * num_layers,
         tie_word_embeddings=False,
+        final_logit_softcapping=verifier.output.softcap,
         block_size=block_size,
         num_target_layers=verifier.num_layers,
         dflash_config={"mask_token_id": mask_token_id, "target_layer_ids": list(tap_layers)},
         **sizes,
     )
-
-
-def rope_base(config: Any) -> float:
-    """The base of a verifier's rotary embedding, by its text config."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if "rope_theta" not in parameters:  # one set per layer type (Gemma 3): global attention's
-        parameters = parameters.get("full_attention", parameters)
-    return float(parameters.get("rope_theta", 10000.0))

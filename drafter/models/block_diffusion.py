@@ -144,12 +144,18 @@ class BlockDiffusionDrafter(PreTrainedModel):
         return (self.config.dflash_config or {})["mask_token_id"]
 
     def check_verifier(self, verifier: Verifier) -> None:
-        """Raise a ValueError unless this drafter fits the verifier's width, depth and vocabulary."""
+        """Raise a ValueError unless this drafter fits the verifier's width, depth, vocabulary and head."""
         ours = (self.config.hidden_size, self.config.num_target_layers, self.config.vocab_size)
         theirs = (verifier.config.hidden_size, verifier.num_layers, verifier.head.shape[0])
         if any(our not in (0, their) for our, their in zip(ours, theirs, strict=True)):  # 0: not stated
             raise ValueError(
                 f"drafter: made for a verifier of width, layers, vocabulary {ours}, not {theirs}; load that verifier"
+            )
+        cap = self.config.final_logit_softcapping
+        if cap is not None and cap != verifier.output.softcap:
+            raise ValueError(
+                f"drafter: final_logit_softcapping={cap:g}: made for a head that is capped so, the verifier's has "
+                f"{verifier.output.softcap}; load that verifier"
             )
 
     def context(self, taps: Tensor) -> Tensor:

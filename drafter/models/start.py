@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from drafter.attention.sdpa import attend, visible
+from drafter.layouts.rope import lost_of
 from drafter.models.block_config import BlockDiffusionConfig
 from drafter.models.block_diffusion import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
-LENGTH, NEAR = 4, 0.03  # tokens; how far from the verifier's a layer's work may be (rotary scaling for long texts)
+LENGTH, NEAR = 4, 0.03  # tokens; how far from the verifier's a layer's work may be (taps in half precision)
 
 
 @torch.no_grad()
@@ -32,6 +33,8 @@ def start_from_verifier(drafter: BlockDiffusionDrafter, verifier: Verifier) -> N
         raise ValueError(
             f"drafter.num_layers={count}: the verifier has only {verifier.num_layers}; start: random takes any"
         )
+    if lost := lost_of(verifier.config):  # few tokens may not show it
+        raise _refused(f"its layers rotate otherwise ({lost})")
     sources: list[Any] = list(verifier.layers)[-count:]
     for layer, source in zip(drafter.layers, sources, strict=True):
         _copy(layer, source)

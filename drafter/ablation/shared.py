@@ -14,6 +14,7 @@ from drafter import answers
 from drafter.ablation.spec import HELD_OUT, Ablation, differences, recipe_of
 from drafter.answers import digest
 from drafter.config import AlignmentConfig, require
+from drafter.config.data import ELSEWHERE
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
 from drafter.evaluation.cycles import Cycles
@@ -23,9 +24,18 @@ from drafter.files import write_json
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.regenerate import regenerate
-from drafter.taps import LocalTaps, TapCache, TapFiles, TapSource
-from drafter.training.prepare import ROWS_PER_PASS, Material, batches_of, check_answers, prepare, taps_of
-from drafter.verifier import Verifier
+from drafter.taps import LocalTaps, TapCache, TapsElsewhere, TapSource
+from drafter.training.elsewhere import taps_elsewhere
+from drafter.training.prepare import (
+    ROWS_PER_PASS,
+    Material,
+    batches_of,
+    check_answers,
+    open_verifier,
+    prepare,
+    taps_of,
+)
+from drafter.verifier import Verifier, VerifierHead
 
 RECORD = "ablation.json"
 TRAINING = "training rows"
@@ -44,6 +54,8 @@ class Shared:
         self.spec, self.base = spec, spec.base_config()
         remedy = "the runs of an ablation share rows and taps in memory; take a part of the data, data.streaming=false"
         require(not self.base.data.streaming, "data.streaming", self.base.data.streaming, remedy)
+        if set(spec.suites) != {HELD_OUT}:
+            self.base.verifier.require_body("answering a suite", f"compare on suites=[{HELD_OUT}] alone")
         prompts = spec.prompts()
         self.material = prepare(self.base)
         self.needs_states = any(spec.config(*run).needs_states for run in spec.runs())
@@ -58,7 +70,7 @@ class Shared:
             for name in spec.suites
         }
         self._verifiers = {torch.float32: self.material.verifier}
-        self._taps: dict[tuple, TapCache] = {}
+        self._taps: dict[tuple, TapCache | TapsElsewhere] = {}
         self._validation: dict[tuple[int, ...], list[tuple[Rows, Tensor]]] = {}
 
     def about(self) -> dict[str, str]:
@@ -81,30 +93,39 @@ class Shared:
         same = config.training.precision == self.base.training.precision
         return self.material.fast if same else choose(config.training.precision, self.material.device)
 
-    def verifier(self, dtype: torch.dtype) -> Verifier:
+    def verifier(self, dtype: torch.dtype) -> VerifierHead:
         if dtype not in self._verifiers:
-            settings = self.base.verifier
-            self._verifiers[dtype] = Verifier.load(settings.source, dtype, self.material.device, settings.attention)
+            self._verifiers[dtype] = open_verifier(self.base.verifier, dtype, self.material.device)
         return self._verifiers[dtype]
 
     def taps(
         self, what: str, rows: list[Row], drafter: BlockDiffusionDrafter, dtype: torch.dtype, final: bool = False
-    ) -> TapCache:
+    ) -> TapCache | TapsElsewhere:
         key = (what, tuple(drafter.tap_layers), dtype, final)
         if key not in self._taps:
-            settings = self.base.data.cache
+            settings, verifier = self.base.data.cache, self.verifier(dtype)
             settings = settings if what.startswith(TRAINING) else replace(settings, dtype="auto")
-            self._taps[key] = taps_of(rows, self.verifier(dtype), drafter, what, final, settings)
+            if isinstance(verifier, Verifier):
+                self._taps[key] = taps_of(rows, verifier, drafter, what, final, settings)
+            else:
+                self._taps[key] = self._elsewhere(self.base, rows, drafter, dtype, final)
         return self._taps[key]
 
     def training_taps(self, config: AlignmentConfig, drafter: BlockDiffusionDrafter, dtype: torch.dtype) -> TapSource:
         """Of the training rows; from the disk with the final states where any arm wants them."""
-        if self.base.data.taps == "online":
-            return LocalTaps(self.verifier(dtype), drafter.tap_layers, config.needs_states)
-        if self.base.data.taps == "files":
-            read, rows = self.base.data.tap_files, self.training(config)
-            return TapFiles(read, self.verifier(dtype), rows, drafter.tap_layers, config.needs_states)
+        verifier = self.verifier(dtype)
+        if self.base.data.taps in ELSEWHERE:
+            return self._elsewhere(config, self.training(config), drafter, dtype, config.needs_states)
+        if self.base.data.taps == "online" and isinstance(verifier, Verifier):
+            return LocalTaps(verifier, drafter.tap_layers, config.needs_states)
         return self.taps(self._named(config.data.answers), self.training(config), drafter, dtype, self.needs_states)
+
+    def _elsewhere(
+        self, config: AlignmentConfig, rows: list[Row], drafter: BlockDiffusionDrafter, dtype: torch.dtype, final: bool
+    ) -> TapsElsewhere:
+        states, verifier = self.material.states, self.verifier(dtype)
+        assert states is not None
+        return taps_elsewhere(config, states, verifier, rows, drafter.tap_layers, final, dtype)
 
     def validation(self, drafter: BlockDiffusionDrafter) -> list[tuple[Rows, Tensor]]:
         """Batches that training validates on."""
@@ -145,10 +166,11 @@ class Shared:
         settings = self.base.data
         made_by = {"verifier": self.material.verifier.fingerprint(), "max_new_tokens": settings.max_new_tokens}
         path = self.spec.directory / "answers" / f"{Path(name).stem}-{digest([*prompts, made_by])}.parquet"
-        if not path.is_file():
+        verifier = self.material.verifier
+        if not path.is_file() and isinstance(verifier, Verifier):
             with tqdm(total=len(prompts), desc=f"answers to {name}", unit="row") as bar:
                 regenerate(
-                    self.material.verifier,
+                    verifier,
                     prompts,
                     path,
                     settings.max_new_tokens,

@@ -35,7 +35,7 @@ def check_behaviour(
     recorded = record.get("verifier")
     if recorded is None:
         report.notes.append("training.json names no verifier: whether this is the one of training was not checked")
-    elif recorded != verifier.fingerprint():
+    elif not verifier.is_of(recorded):
         report.findings.append(
             Finding(
                 "verifier",

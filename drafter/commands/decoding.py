@@ -198,14 +198,14 @@ def load_drafter(source: str, verifier: "Verifier", vocabulary: list[int] | None
     from drafter.models.storage import find
 
     drafter = kind_of(source).beside(source, verifier)
-    trained, used = read_record(find(source)).get("verifier"), verifier.fingerprint()
-    if trained not in (None, used):
+    trained = read_record(find(source)).get("verifier")
+    if trained is not None and not verifier.is_of(trained):
         log.warning(
             "drafter=%r: trained against other weights (%s, these are %s); tokens stay the verifier's, fewer drafts "
             "may be kept",
             source,
             trained,
-            used,
+            verifier.fingerprint(),
         )
     if vocabulary is not None and isinstance(drafter, BlockDiffusionDrafter):
         drafter.vocabulary = torch.tensor(vocabulary, device=verifier.device) if vocabulary else None

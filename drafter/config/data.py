@@ -9,11 +9,13 @@ from drafter.config.cache import CacheConfig
 from drafter.config.checks import require
 from drafter.config.server import ServerConfig
 from drafter.config.sources import read_sources
+from drafter.config.tap_engine import TapEngineConfig
 from drafter.config.tap_files import TapFilesConfig
 from drafter.sources import POLICIES, SelfPrompting
 from drafter.sources.standard_library import KINDS
 
-TAPS = ("cached", "cached_on_first_epoch", "online", "files")
+ELSEWHERE = ("files", "engine")  # taps that are not made here
+TAPS = ("cached", "cached_on_first_epoch", "online", *ELSEWHERE)
 # What does not decide the answers: a change of it goes on with the answers that are there.
 TRAINING_ONLY = (
     "answers",
@@ -31,6 +33,7 @@ TRAINING_ONLY = (
     "shuffle_buffer",
     "cache",
     "tap_files",
+    "tap_engine",
 )
 
 
@@ -62,7 +65,8 @@ class DataConfig:
         validation_rows: held-out rows that validation walks over: they choose the checkpoint and the draft length.
         test_rows: held-out rows of other documents: they give the headline of a run, and of an ablation.
         taps: `cached` (computed once, kept on disk), `cached_on_first_epoch` (the same, without a wait before the
-            first step), `online` (by the verifier in every step) or `files` (written by an engine: data.tap_files).
+            first step), `online` (by the verifier in every step), `files` (written by an engine: data.tap_files) or
+            `engine` (a server writes them as they are asked for: data.tap_engine).
     """
 
     answers: str = MISSING
@@ -87,6 +91,7 @@ class DataConfig:
     taps: str = "cached"
     cache: CacheConfig = field(default_factory=CacheConfig)
     tap_files: TapFilesConfig = field(default_factory=TapFilesConfig)
+    tap_engine: TapEngineConfig = field(default_factory=TapEngineConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "shard_prompts", "validation_rows", "test_rows", "shuffle_buffer"):
@@ -112,4 +117,6 @@ class DataConfig:
         require(not self.streaming or self.max_rows is None, "data.max_rows", self.max_rows, remedy)
         remedy = "name the folder that the engine wrote"
         require(self.taps != "files" or bool(self.tap_files.path), "data.tap_files.path", self.tap_files.path, remedy)
+        remedy = "name the server: `drafter engine RECIPE --states FOLDER` says how it is started"
+        require(self.taps != "engine" or bool(self.tap_engine.url), "data.tap_engine.url", self.tap_engine.url, remedy)
         require(self.taps in TAPS, "data.taps", self.taps, f"choose one of {', '.join(TAPS)}")

@@ -93,6 +93,7 @@ class DistillationConfig(RunConfig):
     trial: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
+        self.verifier.require_body("system: distillation")
         known = self.objective in OBJECTIVES
         require(known, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
         require(bool(self.stages), "stages", self.stages, "name at least one, such as {tokens_per_pass: 1}")

@@ -124,6 +124,7 @@ class EnsembleConfig(RunConfig):
     training: FittingConfig = field(default_factory=lambda: FittingConfig(max_steps=80, learning_rate=5e-4))
 
     def __post_init__(self) -> None:
+        self.verifier.require_body("system: ensemble")
         remedy = "roll-outs are batches already; raise training.rows or ensemble.rollouts"
         require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
         remedy = "roll-outs are made by one process; set 1"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from drafter.config.checks import require
-from drafter.config.data import DataConfig
+from drafter.config.data import ELSEWHERE, DataConfig
 from drafter.config.decoding import DecodingConfig
 from drafter.config.distillation import DistillationConfig
 from drafter.config.drafter import DrafterSettings
@@ -38,10 +38,17 @@ class AlignmentConfig(Config):
         require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)
         every, remedy = self.training.validate_every, "steps of an epoch are not known of a stream; say how many"
         require(not self.data.streaming or every is not None, "training.validate_every", every, remedy)
+        if self.data.taps not in ELSEWHERE:
+            self.verifier.require_body(f"data.taps={self.data.taps!r}", f"data.taps={' or '.join(ELSEWHERE)}")
+        if self.drafter.start == "verifier":
+            self.verifier.require_body("drafter.start='verifier'", "drafter.start=random")
         if self.data.taps == "cached_on_first_epoch":
             remedy = "one process makes both batches and taps; set training.workers=0 and training.devices=1"
             alone = self.training.workers == 0 and self.training.devices == "1"
             require(alone, "data.taps", self.data.taps, remedy)
+        remedy = "an engine is asked by threads beside the step (data.tap_engine.prefetch); set training.workers=0"
+        known = self.data.taps != "engine" or self.training.workers == 0
+        require(known, "training.workers", self.training.workers, remedy)
         if self.losses.compare_laws:
             named = ", ".join(name for name, loss in self.losses.active.items() if loss.needs - {"nll"})
             remedy = f"losses on the verifier's law ({named}) compare whole vocabularies; set drafter.vocabulary=full"
@@ -50,6 +57,12 @@ class AlignmentConfig(Config):
         for name in self.losses.capped:
             remedy = f"losses.{name}.gradient_cap is measured batch by batch; set it to 1, or the cap to null"
             require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
+
+    @property
+    def asks_last(self) -> bool:
+        """Whether an engine is asked for the last states: training reads them, or a verifier without layers is checked
+        by them."""
+        return self.needs_states or self.verifier.body == "none"
 
     @property
     def needs_states(self) -> bool:

@@ -44,9 +44,14 @@ class ServerConfig:
         require(self.timeout > 0, "data.server.timeout", self.timeout, "must be > 0 seconds")
         taken = sorted(set(self.extra) & set(OWN))
         require(not taken, "data.server.extra", taken, "set by other keys of the recipe; leave them out")
-        if self.url is not None:
-            parts = urlsplit(self.url)
-            known = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
-            require(known, "data.server.url", self.url, "write it as http://host:port/v1")
-            require("@" not in parts.netloc, "data.server.url", "...", "holds a password; use data.server.api_key_env")
-            require(bool(self.model), "data.server.model", self.model, "name the model as the server does")
+        check_address("data.server", self.url)
+        require(not self.url or bool(self.model), "data.server.model", self.model, "name the model as the server does")
+
+
+def check_address(section: str, url: str | None) -> None:
+    """Refuse the address of a server that is none, or holds a password."""
+    if url is not None:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+        require(known, f"{section}.url", url, "write it as http://host:port/v1")
+        require("@" not in parts.netloc, f"{section}.url", "...", f"holds a password; use {section}.api_key_env")

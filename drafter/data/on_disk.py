@@ -7,7 +7,7 @@ from drafter.answers import Answer
 from drafter.config import DataConfig
 from drafter.data.rows import Cuts, Row, RowMaker, is_held_out, part_of, tell_of_cuts, validation_and_test
 from drafter.data.stream import Stream, Survey
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
 
 SAMPLE = 256
 
@@ -41,7 +41,9 @@ class RowsOnDisk:
     cuts: Cuts
 
 
-def open_rows(stream: Stream, verifier: Verifier, data: DataConfig) -> tuple[RowsOnDisk, tuple[list[Row], list[Row]]]:
+def open_rows(
+    stream: Stream, verifier: VerifierHead, data: DataConfig
+) -> tuple[RowsOnDisk, tuple[list[Row], list[Row]]]:
     """Training rows of answers on disk, and the first validation and test rows, which are kept in memory.
 
     Raises:

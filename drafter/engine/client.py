@@ -6,6 +6,7 @@ that still waits for its reply.
 """
 
 import json
+import logging
 import os
 import random
 import ssl
@@ -16,19 +17,29 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from itertools import count
 from socket import SHUT_RDWR
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from drafter.config import ServerConfig
-
+log = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries: doubled from try to try
+LONGEST_AWAITED = 5.0  # of a server that is waited for
 PATIENCE = 600.0  # longest wait that a server may ask for
 LARGEST = 64 * 2**20  # bytes of a reply
 AGAIN = (408, 425, 429)
 NEVER = (401, 403, 404)
 
 Result = TypeVar("Result")
+
+
+class Address(Protocol):
+    """What a recipe says of a server."""
+
+    url: str | None
+    timeout: float
+    retries: int
+    api_key_env: str | None
 
 
 class Failure(Exception):
@@ -45,6 +56,10 @@ class Failure(Exception):
         self.reason, self.detail, self.transient, self.after = reason, detail, transient, after
 
 
+class Gone(ValueError):
+    """A server has not answered for as long as it was to be waited for; all may go on once it does."""
+
+
 class Aborted(Exception):
     """The run ends; nothing is to be said about this request."""
 
@@ -58,10 +73,23 @@ class Client:
         retries: further tries.
         key: sent as a bearer token; in no message.
         first_wait: seconds before the second try, at most; doubled from try to try.
+        section: of the recipe, for errors.
+        patience: seconds from the first try on in which there are further ones, however many.
     """
 
-    def __init__(self, url: str, timeout: float, retries: int, key: str | None = None, first_wait: float = FIRST_WAIT):
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        retries: int,
+        key: str | None = None,
+        first_wait: float = FIRST_WAIT,
+        section: str = "data.server",
+        patience: float = 0.0,
+    ):
         parts = urlsplit(url)
+        self.section, self.patience = section, patience
+        self._waiting = False  # whether it was said that the server does not answer
         self.url, self.timeout, self.retries, self.first_wait = url, timeout, retries, first_wait
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._host, self._port, self._base = parts.hostname or "", parts.port, parts.path.rstrip("/") or "/v1"
@@ -72,7 +100,13 @@ class Client:
         self._not_before = 0.0
 
     @classmethod
-    def of(cls, settings: ServerConfig, first_wait: float = FIRST_WAIT) -> "Client":
+    def of(
+        cls,
+        settings: Address,
+        first_wait: float = FIRST_WAIT,
+        section: str = "data.server",
+        patience: float = 0.0,
+    ) -> "Client":
         """As a recipe says.
 
         Raises:
@@ -81,8 +115,13 @@ class Client:
         name = settings.api_key_env
         key = None if name is None else os.environ.get(name)
         if name is not None and not key:
-            raise ValueError(f"data.server.api_key_env={name!r}: no such variable; export the key")
-        return cls(str(settings.url), settings.timeout, settings.retries, key, first_wait)
+            raise ValueError(f"{section}.api_key_env={name!r}: no such variable; export the key")
+        return cls(str(settings.url), settings.timeout, settings.retries, key, first_wait, section, patience)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `abort` was called."""
+        return self._stop.is_set()
 
     def post(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], Result]) -> Result:
         """What `read` makes of the reply, a JSON object; its Failures are tried again as those of the connection are.
@@ -91,16 +130,21 @@ class Client:
             Failure: the request was refused, or every try failed.
             ValueError: no request can succeed: the key, the address or the model is wrong.
         """
-        content = json.dumps(body).encode()
-        for attempt in range(self.retries + 1):
+        content, deadline = json.dumps(body).encode(), time.monotonic() + self.patience
+        for attempt in count():
             self._wait()
             try:
-                return read(self._once(path, content))
+                result = read(self._once(path, content))
+                self._waiting = False
+                return result
             except Failure as failure:
                 if self._stop.is_set():
                     raise Aborted from None
-                if not failure.transient or attempt == self.retries:
+                if not failure.transient or (attempt >= self.retries and time.monotonic() >= deadline):
                     raise
+                if self.patience and not self._waiting:
+                    self._waiting = True
+                    log.warning("%s does not answer (%s); waiting up to %g s", self.url, failure, self.patience)
                 self._put_off(attempt, failure)
         raise AssertionError("unreachable")
 
@@ -145,7 +189,8 @@ class Client:
                 raise Failure(failure.reason, f"the server asks to wait {failure.after:.0f} s", transient=True)
             with self._lock:  # what one request is told holds for all
                 self._not_before = max(self._not_before, time.monotonic() + failure.after)
-        longest = min(LONGEST_WAIT, self.first_wait * 2**attempt)
+        most = LONGEST_AWAITED if self.patience else LONGEST_WAIT
+        longest = min(most, self.first_wait * 2 ** min(attempt, 9))
         self._stop.wait(random.uniform(longest / 2, longest))
 
     def _once(self, path: str, content: bytes) -> dict[str, Any]:
@@ -157,7 +202,9 @@ class Client:
                 response = connection.getresponse()
                 text = self._read(connection, response, deadline)
         except ssl.SSLCertVerificationError as error:
-            raise ValueError(f"data.server.url={self.url!r}: its certificate is not trusted ({error.reason})") from None
+            raise ValueError(
+                f"{self.section}.url={self.url!r}: its certificate is not trusted ({error.reason})"
+            ) from None
         except TimeoutError:
             raise Failure("timeout", f"no whole reply within {self.timeout:g} s", transient=True) from None
         except (HTTPException, OSError) as error:
@@ -209,8 +256,8 @@ class Client:
                 raise Failure("malformed reply", said, transient=True)
             return reply
         if status in NEVER or 300 <= status < 400:
-            remedy = "check data.server.url, model and api_key_env"
-            raise ValueError(f"data.server.url={self.url!r}: HTTP {status} ({said}); {remedy}")
+            remedy = f"check {self.section}.url, model and api_key_env"
+            raise ValueError(f"{self.section}.url={self.url!r}: HTTP {status} ({said}); {remedy}")
         transient = status in AGAIN or status >= 500
         raise Failure(f"HTTP {status}", said, transient, retry_after(response.headers.get("Retry-After")))
 

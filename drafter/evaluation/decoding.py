@@ -64,7 +64,7 @@ class Decoding:
         head = EnsembleHead.load(str(parameters.get("head", "")))
         if verifier is None:
             return head
-        if head.config.verifier not in ("", verifier.fingerprint()):
+        if head.config.verifier and not verifier.is_of(head.config.verifier):
             log.warning("%s: its head was trained beside another verifier; heads do not transfer", self.rule)
         return head.to(verifier.device)
 

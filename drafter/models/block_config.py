@@ -8,7 +8,7 @@ from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 
 from drafter.layouts import CANONICAL
 from drafter.layouts.rope import lost_of, rope_of
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,13 @@ def evenly_spaced(num_layers: int, count: int) -> list[int]:
 
 
 def config_for(
-    verifier: Verifier, *, num_layers: int, block_size: int, tap_layers: Sequence[int], mask_token_id: int, **sizes: Any
+    verifier: VerifierHead,
+    *,
+    num_layers: int,
+    block_size: int,
+    tap_layers: Sequence[int],
+    mask_token_id: int,
+    **sizes: Any,
 ) -> BlockDiffusionConfig:
     """The drafter's config for a verifier: the same width, heads and rotation, in Qwen3 terms.
 

@@ -23,7 +23,7 @@ from drafter.models import storage
 from drafter.models.base import Outline
 from drafter.models.block_config import BlockDiffusionConfig
 from drafter.models.layers import DrafterLayer
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, VerifierHead
 
 
 class BlockDiffusionDrafter(PreTrainedModel):
@@ -143,7 +143,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
     def mask_token_id(self) -> int:
         return (self.config.dflash_config or {})["mask_token_id"]
 
-    def check_verifier(self, verifier: Verifier) -> None:
+    def check_verifier(self, verifier: VerifierHead) -> None:
         """Raise a ValueError unless this drafter fits the verifier's width, depth, vocabulary and head."""
         ours = (self.config.hidden_size, self.config.num_target_layers, self.config.vocab_size)
         theirs = (verifier.config.hidden_size, verifier.num_layers, verifier.head.shape[0])

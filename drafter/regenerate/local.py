@@ -7,7 +7,7 @@ from drafter.answers import OpenShard
 from drafter.config import require
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.regenerate.conversation import OpenConversation, answer_seed, origin_of
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.chat import spoken
 
 
@@ -41,6 +41,7 @@ class LocalAnswerer:
         }
         self.origin = {
             "verifier": verifier.fingerprint(),
+            "verifier_ends": VerifierHead.fingerprint(verifier),
             "dtype": str(verifier.dtype).removeprefix("torch."),
             **origin_of(verifier.tokenizer),
         }

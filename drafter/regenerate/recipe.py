@@ -54,6 +54,7 @@ Parts = tuple[Answerer, Callable[..., list[int]], int, Callable[[int], list[dict
 def by_verifier(config: Config) -> Parts:
     """Who answers, ids of a conversation, the context's length, and who writes prompts: all the verifier here."""
     data = config.data
+    config.verifier.require_body("answering here", "name a server (data.server.url)")
     verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
     verifier.keep_reasoning = data.keep_reasoning
     answerer = LocalAnswerer(

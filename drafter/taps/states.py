@@ -7,17 +7,22 @@ removes it.
 
 import fcntl
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 STATES, IDS, SCALES = "hidden_states", "token_ids", "hidden_states_scales"
+POLL = 0.005  # seconds between looks at a lock
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Unwritten(ValueError):
+    """A file is missing, cut off or short: an engine may write it again."""
 
 
 def token_ids(path: Path) -> list[int]:
@@ -35,11 +40,15 @@ def read_states(path: Path, ids: Sequence[int], layers: int, width: int) -> Tens
     Args:
         ids: of the row; layers, width: what the file has to hold.
     Raises:
-        ValueError: it is missing, cut off, of something else, of other tokens, layers or width, or has numbers that are
-            none; one line that names it.
+        Unwritten: it is missing, cut off, or of fewer tokens.
+        ValueError: it is of something else, of other tokens, layers or width, or has numbers that are none; one line
+            that names it.
     """
     found = _tensors(path, (STATES, IDS, SCALES))
     states, theirs = found[STATES], found[IDS].tolist()
+    if len(theirs) < len(ids) and theirs == list(ids[: len(theirs)]):
+        said = f"holds states of {len(theirs)} of the row's {len(ids)} tokens"
+        raise _wrong(path, said, "serve without prefix caching and chunked prefill", Unwritten)
     if theirs != list(ids):
         pairs = enumerate(zip(theirs, ids, strict=False))
         at = next((at for at, (there, here) in pairs if there != here), min(len(theirs), len(ids)))
@@ -48,7 +57,7 @@ def read_states(path: Path, ids: Sequence[int], layers: int, width: int) -> Tens
         said = f"holds states of shape {list(states.shape)} for {len(theirs)} tokens"
         raise _wrong(path, said, "serve without prefix caching and chunked prefill")
     if states.shape[1] != layers:
-        raise _wrong(path, f"holds {states.shape[1]} layers, not {layers}", "set data.tap_files.layers and last")
+        raise _wrong(path, f"holds {states.shape[1]} layers, not {layers}", "say which, or serve those of this recipe")
     if states.shape[2] != width:
         raise _wrong(path, f"is {states.shape[2]} wide, the verifier {width}", "name files of this verifier")
     if states.dtype is torch.float8_e4m3fn and SCALES in found:
@@ -75,14 +84,32 @@ def _tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
                 raise _wrong(path, what, "name a folder of hidden states")
             return {name: file.get_tensor(name) for name in names if name in held}
     except FileNotFoundError:
-        raise _wrong(path, "is gone", "let the engine write it again") from None
+        raise _wrong(path, "is gone", "let the engine write it again", Unwritten) from None
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise _wrong(path, f"is cut off or no safetensors file ({reason})", "let the engine write it again") from None
+        said = f"is cut off or no safetensors file ({reason})"
+        raise _wrong(path, said, "let the engine write it again", Unwritten) from None
     finally:
         if lock is not None:
             _locked_path(path).unlink(missing_ok=True)
             os.close(lock)
+
+
+def finished(path: Path, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+    """Whether a file's writer lets go of it within so many seconds, or has left no lock."""
+    deadline = time.monotonic() + seconds
+    with suppress(FileNotFoundError):
+        handle = os.open(_locked_path(path), os.O_RDONLY)
+        try:
+            while time.monotonic() < deadline and not given_up():
+                with suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    return True
+                time.sleep(POLL)
+            return False
+        finally:
+            os.close(handle)
+    return True
 
 
 def _wait_for_writer(path: Path) -> int | None:
@@ -98,5 +125,5 @@ def _locked_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def _wrong(path: Path, what: str, remedy: Any) -> ValueError:
-    return ValueError(f"data.tap_files: {path} {what}; {remedy}")
+def _wrong(path: Path, what: str, remedy: str, kind: type[ValueError] = ValueError) -> ValueError:
+    return kind(f"hidden states: {path} {what}; {remedy}")

@@ -21,7 +21,7 @@ from drafter.training.fitting import weights_of
 from drafter.training.head import Head
 from drafter.training.optimisation import optimisation
 from drafter.training.watched import Watched, tokens_of_whole_blocks
-from drafter.verifier import Verifier
+from drafter.verifier import VerifierHead
 from losses import BlockScores, score_blocks, verifier_labels
 
 MONITOR = "tokens_per_cycle_held_out"
@@ -39,7 +39,7 @@ class DrafterModule(lightning.LightningModule):
         self,
         config: AlignmentConfig,
         drafter: BlockDiffusionDrafter,
-        verifier: Verifier,
+        verifier: VerifierHead,
         validation: list[tuple[Rows, Tensor]],
     ):
         super().__init__()
@@ -57,7 +57,7 @@ class DrafterModule(lightning.LightningModule):
         self.to(verifier.device)  # walks come before the trainer moves it, too
 
     @property
-    def verifier(self) -> Verifier:
+    def verifier(self) -> VerifierHead:
         return self._frozen[0]
 
     @property

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drafter import answers
-from drafter.config import AlignmentConfig, CacheConfig, require
+from drafter.config import AlignmentConfig, CacheConfig, VerifierConfig, require
+from drafter.config.data import ELSEWHERE
 from drafter.data.counts import draft_vocabulary, most_frequent
 from drafter.data.coverage import expected_coverage
 from drafter.data.on_disk import RowsOnDisk, open_rows
@@ -25,9 +26,10 @@ from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for, evenly_spaced
 from drafter.models.start import adopt, kept_of, start_from_verifier
-from drafter.taps import TapCache
+from drafter.taps import StateFiles, StateServer, TapCache, TapsElsewhere
 from drafter.training.batches import packs_of
-from drafter.verifier import Verifier
+from drafter.training.elsewhere import states_of
+from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.chat import template_hash
 from drafter.verifier.conversion import cache_directory
 from drafter.verifier.tokenizer import tokenizer_hash
@@ -42,15 +44,21 @@ class Material:
     """What a run needs before its first step; made, and its settings checked, before any training."""
 
     device: str
-    verifier: Verifier  # float32: answers, held-out taps and exact decoding
+    verifier: VerifierHead  # float32: answers, held-out taps and exact decoding; its layers may be elsewhere
     fast: torch.dtype  # what training and timed decoding run in
     training: list[Row]
     validation: list[Row]  # held out: they choose the checkpoint and the draft length
     test: list[Row]  # held out, of other documents: they give the headline
     drafter: BlockDiffusionDrafter
     manifest: dict[str, Any]  # of the answers
+    states: StateFiles | StateServer | None = None  # where taps are made elsewhere
     on_disk: RowsOnDisk | None = None  # where the training rows stay on disk; `training` is then empty
     limits: dict[str, int] = field(default_factory=dict)  # rows that limits took
+
+    def close(self) -> None:
+        """No more taps are asked for."""
+        if self.states is not None:
+            self.states.close()
 
     @property
     def train_rows(self) -> int:
@@ -81,8 +89,8 @@ def prepare(config: AlignmentConfig) -> Material:
     known = world == 1 or settings.precision != "auto" or device != "cpu"
     require(known, "training.precision", settings.precision, remedy)
     found = answers.open_answers(Path(config.data.answers))
-    verifier = Verifier.load(config.verifier.source, torch.float32, device, config.verifier.attention)
-    if verifier.undecodable:  # the run ends with decoding
+    verifier = open_verifier(config.verifier, torch.float32, device)
+    if isinstance(verifier, Verifier) and verifier.undecodable:  # the run ends with decoding
         raise ValueError(f"verifier.source={config.verifier.source!r}: {verifier.undecodable}; choose another")
     verifier.keep_reasoning = config.data.keep_reasoning
     check_answers(config, verifier, found.manifest)
@@ -111,12 +119,30 @@ def prepare(config: AlignmentConfig) -> Material:
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
     fast = choose(settings.precision, device)
-    return Material(device, verifier, fast, training, validation, test, drafter, found.manifest, on_disk, limits)
+    states = states_of(config, verifier, drafter.tap_layers) if config.data.taps in ELSEWHERE else None
+    return Material(
+        device, verifier, fast, training, validation, test, drafter, found.manifest, states, on_disk, limits
+    )
 
 
-def check_answers(config: AlignmentConfig, verifier: Verifier, manifest: dict[str, Any]) -> None:
+def open_verifier(settings: VerifierConfig, dtype: torch.dtype, device: str) -> VerifierHead:
+    """The verifier, whole or its ends alone, as a recipe says.
+
+    Raises:
+        ValueError: it can't be loaded.
+    """
+    if settings.body == "none":
+        return VerifierHead.load(settings.source, dtype, device)
+    return Verifier.load(settings.source, dtype, device, settings.attention)
+
+
+def check_answers(config: AlignmentConfig, verifier: VerifierHead, manifest: dict[str, Any]) -> None:
     """Refuse answers of another verifier, of another tokenizer, or with reasoning where none is wanted."""
     path, tokens = Path(config.data.answers), tokenizer_hash(verifier.tokenizer)
+    if not isinstance(verifier, Verifier) and "verifier" in manifest:
+        if "verifier_ends" not in manifest:
+            log.warning("data.answers=%s: records no more of its verifier's ends than the tokenizer", path)
+        manifest = {**manifest, "verifier": manifest.get("verifier_ends")}
     answers.check_origin(path, manifest, verifier.fingerprint(), tokens, template_hash(verifier.tokenizer))
     made_with = manifest.get("recipe", {}).get("data", {}).get("keep_reasoning", verifier.keep_reasoning)
     remedy = f"the answers were made with {made_with}; say the same, or make them again"
@@ -149,17 +175,18 @@ def warn_of_coverage(share: float, anchors: int) -> None:
 
 
 def start(
-    config: AlignmentConfig, verifier: Verifier, training: list[Row], on_disk: RowsOnDisk | None = None
+    config: AlignmentConfig, verifier: VerifierHead, training: list[Row], on_disk: RowsOnDisk | None = None
 ) -> BlockDiffusionDrafter:
     """Build the drafter and give it its first weights and its draft vocabulary."""
     settings = config.drafter
+    layers = verifier if isinstance(verifier, Verifier) and settings.start == "verifier" else None
     shape = config_for(
         verifier,
         num_layers=settings.num_layers,
         block_size=settings.block_size,
         tap_layers=settings.tap_layers or evenly_spaced(verifier.num_layers, settings.num_taps),
         mask_token_id=settings.mask_token_id,
-        **(kept_of(verifier) if settings.start == "verifier" else {}),
+        **(kept_of(layers) if layers else {}),
     )
     for use in ("bos", "pad"):  # an export with one of these is refused
         taken = [getattr(one, f"{use}_token_id", None) for one in (verifier.tokenizer, verifier.config)]
@@ -171,8 +198,8 @@ def start(
         )
     if settings.start in ("random", "verifier"):
         drafter = BlockDiffusionDrafter(shape)
-        if settings.start == "verifier":
-            start_from_verifier(drafter, verifier)
+        if layers:
+            start_from_verifier(drafter, layers)
     else:
         drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
         drafter.check_verifier(verifier)
@@ -232,7 +259,7 @@ def taps_of(
     return taps
 
 
-def batches_of(rows: list[Row], taps: TapCache) -> list[tuple[Rows, Tensor]]:
+def batches_of(rows: list[Row], taps: TapCache | TapsElsewhere) -> list[tuple[Rows, Tensor]]:
     """Rows to walk over with their taps, rows of similar length together."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     groups = [order[at : at + ROWS_PER_PASS] for at in range(0, len(order), ROWS_PER_PASS)]

@@ -3,18 +3,23 @@
 It is no nn.Module and never a child of one, so that no checkpoint holds it and no optimiser sees it.
 """
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drafter.verifier.chat import Message, prompt_ids, turn_end
-from drafter.verifier.loading import load_model
+from drafter.verifier.ends import load_ends
 from drafter.verifier.output import body_of, output_of
 
+ENDS = "ends-"  # begins the fingerprint of a verifier without a body
+IDENTITY = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+SAMPLED = 1 << 16  # numbers of each tensor that a fingerprint is of
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 
 
@@ -43,12 +48,12 @@ class VerifierHead:
 
     @classmethod
     def load(cls, source: str, dtype: torch.dtype | None = torch.float32, device: str = "cpu") -> "VerifierHead":
-        """Read the head alone of a hub id, a directory, a GGUF file or a packaged name (`smollm2`).
+        """Read the ends alone of a hub id, a directory, a GGUF file or a packaged name (`smollm2`); see `load_ends`.
 
         Raises:
             ValueError: the source can't be found or is no causal LM.
         """
-        return cls(*load_model(source, dtype, device, layers=False))
+        return cls(*load_ends(source, dtype, device))
 
     @property
     def device(self) -> torch.device:
@@ -65,20 +70,47 @@ class VerifierHead:
 
     @property
     def norm(self) -> Any:
-        """The norm between the last layer and the head, a module."""
-        return self._body.norm
+        """The norm between the last layer and the head, a module.
+
+        Raises:
+            ValueError: it stands under no name that is known.
+        """
+        for name in FINAL_NORMS:
+            if isinstance(found := getattr(self._body, name, None), nn.Module):
+                return found
+        raise ValueError(f"verifier: {type(self.model).__name__} has no final norm that is known; choose another")
 
     @property
     def final_norm(self) -> Tensor:
         """Gain of the norm before the head, [D].
 
         Raises:
-            ValueError: it stands under no name that is known.
+            ValueError: it stands under no name that is known, or has none.
         """
-        for name in FINAL_NORMS:
-            if isinstance(gain := getattr(getattr(self._body, name, None), "weight", None), Tensor):
-                return gain
-        raise ValueError(f"verifier: {type(self.model).__name__} has no final norm that is known; choose another")
+        if isinstance(gain := getattr(self.norm, "weight", None), Tensor):
+            return gain
+        raise ValueError(f"verifier: the final norm of {type(self.model).__name__} has no gain; choose another")
+
+    def fingerprint(self) -> str:
+        """A short hash of the ends alone: of the config, and of numbers spread over embedding, norm and head.
+
+        They are rounded to bfloat16, so that it is the same in every dtype. A body that differs between the same ends
+        is not seen: only its own fingerprint tells.
+        """
+        digest = hashlib.sha256(json.dumps([getattr(self.config, name, None) for name in IDENTITY]).encode())
+        found = [self._body.get_input_embeddings().weight, self.output.weight, self.output.bias]
+        with suppress(ValueError):  # a norm without a gain
+            found.append(self.final_norm)
+        for weight in found:
+            if weight is not None:
+                flat = weight.detach().flatten()
+                sample = flat[:: max(1, len(flat) // SAMPLED)].to(torch.bfloat16).cpu().view(torch.uint8)
+                digest.update(f"{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+        return f"{ENDS}{digest.hexdigest()[:16]}"
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether a recorded fingerprint, of the ends or of all weights, is that of this verifier."""
+        return fingerprint in (self.fingerprint(), VerifierHead.fingerprint(self))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -7,12 +7,15 @@ import logging
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from drafter.config import AlignmentConfig
+from drafter.config.data import ELSEWHERE
 from drafter.data.rows import Rows
 from drafter.evaluation.probe import probe
 from drafter.evaluation.walk import walk
@@ -21,10 +24,11 @@ from drafter.export.card import add_results
 from drafter.export.record import licence, provenance
 from drafter.files import write_json
 from drafter.machine.ranks import ranks
-from drafter.taps import LocalTaps, TapFiles, TapSource
+from drafter.taps import LocalTaps, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
 from drafter.training.claim import claim, settle
+from drafter.training.elsewhere import taps_elsewhere
 from drafter.training.fitting import fit, read_checkpoint
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
@@ -32,7 +36,7 @@ from drafter.training.pictures import curves, kept_per_slot
 from drafter.training.plan import plan
 from drafter.training.prepare import Material, batches_of, prepare, taps_of
 from drafter.training.trial import decode_both_ways
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.tokenizer import tokenizer_hash
 
 log = logging.getLogger(__name__)
@@ -46,13 +50,18 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     """
     began = time.perf_counter()
     directory = claim(config)
-    material = settle(directory, prepare(config))
+    with closing(settle(directory, prepare(config))) as material:
+        return stages(config, directory, material, began)
+
+
+def stages(config: AlignmentConfig, directory: Path, material: Material, began: float) -> dict[str, Any]:
+    """The stages of a run whose material is ready."""
     drafter, verifier = material.drafter, material.verifier
     first = rank_zero_only.rank == 0  # the others train, and see no held-out row
     validation = exact_batches(config, material, "validation") if first else []
     test = exact_batches(config, material, "test") if first else []
     fast = verifier  # one serves both where both are float32
-    if material.fast is not verifier.dtype:
+    if material.fast is not verifier.dtype and isinstance(verifier, Verifier):
         fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     with closing(training_taps(config, material, fast)) as taps:
         module = DrafterModule(config, drafter, verifier, validation)
@@ -86,7 +95,11 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     found = walk(leading, drafter.block_size - 1)
     prompts = material.test_prompts[: config.decoding.prompts]
     exported = directory / "export"
-    result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
+    result: dict[str, Any] = {}
+    if isinstance(verifier, Verifier) and isinstance(fast, Verifier):
+        result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
+    else:
+        log.info("verifier.body='none': the run ends with the walk; nothing was decoded")
     curves(Metrics(directory).merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
     seconds = read_checkpoint(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
@@ -117,17 +130,23 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
 def exact_batches(config: AlignmentConfig, material: Material, part: str) -> list[tuple[Rows, Tensor]]:
     """The `validation` or the `test` rows with their taps in float32, whatever training runs in."""
     rows = material.validation if part == "validation" else material.test
-    settings = replace(config.data.cache, dtype="auto")
-    return batches_of(rows, taps_of(rows, material.verifier, material.drafter, f"{part} rows", settings=settings))
+    verifier, drafter, settings = material.verifier, material.drafter, replace(config.data.cache, dtype="auto")
+    if isinstance(verifier, Verifier):
+        return batches_of(rows, taps_of(rows, verifier, drafter, f"{part} rows", settings=settings))
+    assert material.states is not None
+    exact = taps_elsewhere(config, material.states, verifier, rows, drafter.tap_layers, False, torch.float32)
+    return batches_of(rows, exact)
 
 
-def training_taps(config: AlignmentConfig, material: Material, verifier: Verifier) -> TapSource:
+def training_taps(config: AlignmentConfig, material: Material, verifier: VerifierHead) -> TapSource:
     """Where the taps of the training rows come from, as `data.taps` asks."""
+    rows, settings, layers = material.training, config.data.cache, material.drafter.tap_layers
+    if config.data.taps in ELSEWHERE:
+        assert material.states is not None
+        return taps_elsewhere(config, material.states, verifier, rows, layers, config.needs_states, material.fast)
+    assert isinstance(verifier, Verifier)
     if config.data.taps == "online":
-        return LocalTaps(verifier, material.drafter.tap_layers, config.needs_states)
-    rows, settings = material.training, config.data.cache
-    if config.data.taps == "files":
-        return TapFiles(config.data.tap_files, verifier, rows, material.drafter.tap_layers, config.needs_states)
+        return LocalTaps(verifier, layers, config.needs_states)
     lazily = config.data.taps == "cached_on_first_epoch"
     passes = Steps(rows, None, config).first_epoch() if lazily else None
     return taps_of(rows, verifier, material.drafter, "training rows", config.needs_states, settings, passes)
@@ -137,6 +156,9 @@ def describe(
     config: AlignmentConfig, material: Material, module: DrafterModule, state: dict[str, Any]
 ) -> dict[str, Any]:
     """What an export remembers of its run; the drafter still holds the weights as trained."""
+    verifier, probed = material.verifier, None
+    if isinstance(verifier, Verifier):
+        probed = probe(verifier, material.drafter, material.test_prompts).as_dict()
     walked = state.get("drafter", {}).get("tokens_per_cycle")  # None where this checkpoint was not the one validated
     return {
         "recipe": asdict(config),
@@ -146,6 +168,6 @@ def describe(
         "verifier_licence": licence(config.verifier.source),
         "tokenizer": tokenizer_hash(material.verifier.tokenizer),
         "tokens_per_cycle": module.walk().tokens_per_cycle if walked is None else walked,
-        "probe": probe(material.verifier, material.drafter, material.test_prompts).as_dict(),
+        "probe": probed,
         "provenance": provenance(),
     }

@@ -41,6 +41,9 @@ class VerifierHead:
         model.requires_grad_(False).eval()
         self.model, self.tokenizer = model, tokenizer
         self.config: Any = model.config.get_text_config()
+        for name in ("num_hidden_layers", "hidden_size"):
+            if not hasattr(self.config, name):
+                raise ValueError(f"verifier: {type(model).__name__} names no {name} in its config; choose another")
         self.num_layers: int = self.config.num_hidden_layers
         self.keep_reasoning = True  # of chat models that think before they answer; see drafter.verifier.chat
         self._body = body_of(model)

@@ -37,7 +37,7 @@ def refusing(source: str) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "
             "name a hub id, a directory or a GGUF file of one"

@@ -52,6 +52,16 @@ def weights(path):
     return weights_of(torch.load(path, weights_only=True), "line")
 
 
+def test_float32_is_float32_throughout(tmp_path):
+    """On CUDA the default of another program, or of a notebook, may be less; there Lightning asks for a choice, too."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        fit(Line(), Points(), tmp_path, FittingConfig(max_steps=1), "nearness")
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_a_killed_fit_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     settings = FittingConfig(max_steps=60, accumulate=2, log_every=1)
     whole = fit(Line(), Points(), tmp_path / "whole", settings, "nearness")

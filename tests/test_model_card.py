@@ -47,6 +47,8 @@ def test_the_model_card_says_what_was_measured(run_directory, exported, tmp_path
         "Speed-up over the faster plain way",
         "| commit | ",
         "| rows | 18 |",
+        "| longest row, in tokens | 512 |",
+        "| thoughts before answers | as the verifier wrote them |",
     ):
         assert line in run_card, line
     data = huggingface_hub.ModelCard(text).data

@@ -1,5 +1,8 @@
 """The verifier: its steps over a cache against whole passes of transformers, its taps, its head, its errors."""
 
+import json
+from types import SimpleNamespace
+
 import naive
 import pytest
 import torch
@@ -8,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, RecurrentGemmaConfig
 
 from drafter.machine.devices import choose_device
 from drafter.verifier import Verifier, tiny
+from drafter.verifier.attention import _attention
 
 TAPS = (0, 2, 4)
 
@@ -204,6 +208,30 @@ def test_positions_that_depend_on_the_longest_row_are_kept_short(scaling):
         verifier.new_cache(2, 17)
     with pytest.raises(ValueError, match=r"\(17 here\); use shorter rows"):
         verifier.taps(torch.ones(1, 17, dtype=torch.long), [0])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"head_mask": torch.ones(1)}, {"attention_mask": torch.ones(1)}, {"is_causal": False}, {"dropout": 0.1}],
+    ids=str,
+)
+def test_an_argument_of_attention_that_is_not_known_is_never_ignored(asked):
+    states = torch.zeros(1, 2, 3, 4)
+    layer = SimpleNamespace(layer_idx=0)
+    _attention(layer, states, states, states, **{"attention_mask": None, "head_mask": None})
+    with pytest.raises(ValueError, match="its attention takes "):
+        _attention(layer, states, states, states, **{"attention_mask": None, **asked})
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors", "bitsandbytes"])
+def test_a_quantised_verifier_without_its_package_is_refused_in_a_line(tmp_path, method):
+    tiny.save("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    kind = {"quant_method": method, "bits": 4, "load_in_4bit": True, "group_size": 16, "zero_point": True}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": kind}))
+    with pytest.raises(ValueError, match=r"verifier\.source=.*: can't be loaded as a causal LM \(.+\); name") as error:
+        Verifier.load(str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("taps", [[], [5], [-1, 2], [2, 1], [1, 1]], ids=str)

@@ -13,7 +13,7 @@ from drafter.check.fields import check_fields
 from drafter.check.report import Finding, Report
 from drafter.check.tensors import check_files, check_tensors, check_tokenizer, check_vocabulary
 from drafter.check.verifier import VerifierFacts
-from drafter.export.record import read_record
+from drafter.export.record import longest_row, read_record
 from drafter.export.serve import serve_commands
 from drafter.layouts import RULES, SHAPES, Layout, detect
 from drafter.layouts.weights import Weights
@@ -54,6 +54,12 @@ def check(
     report.findings += check_files(path)
     _weights(path, config, layout, trained, record, report)
     report.findings += check_tokenizer(record, theirs)
+    longest = longest_row(dict(record))
+    if longest is not None and longest < theirs.longest:
+        report.notes.append(
+            f"trained on rows of at most {longest} tokens, the verifier reads {theirs.longest}: further on, what is "
+            "accepted was never trained for, and is less"
+        )
     if dynamic and report.ok:
         check_behaviour(path, verifier, record, report, tolerance, device)
     elif dynamic:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from drafter.export.record import RECORD, read_record
+from drafter.export.record import RECORD, keeps_reasoning, longest_row, read_record
 from drafter.export.serve import serve_commands
 from drafter.files import atomically, write_json
 from drafter.layouts import detect
@@ -85,10 +85,13 @@ def _verifier(record: Mapping[str, Any], verifier: str) -> str:
 
 def _data(record: Mapping[str, Any]) -> str:
     manifest = record.get("data") or {}
+    longest = longest_row(dict(record))
+    thoughts = "as the verifier wrote them" if keeps_reasoning(dict(record)) else "left out: thinking was switched off"
+    trained = [] if longest is None else [("longest row, in tokens", longest), ("thoughts before answers", thoughts)]
     rows = [(key, _short(value)) for key, value in manifest.items()]
     results = record.get("results") or {}
     rows += [(key.replace("_", " "), results[key]) for key in ("train_rows", "train_tokens") if key in results]
-    return _table(("manifest", ""), rows)
+    return _table(("manifest", ""), [*rows, *trained])
 
 
 def _short(value: Any) -> str:

@@ -52,6 +52,12 @@ def keeps_reasoning(record: dict[str, Any]) -> bool:
     return bool(data.get("keep_reasoning", True))
 
 
+def longest_row(record: dict[str, Any]) -> int | None:
+    """Tokens of a training row at most; None where the record is silent."""
+    data = (record.get("recipe") or {}).get("data") or {}
+    return data.get("sequence_length")
+
+
 def provenance() -> dict[str, str]:
     """Commit of this code, where it is a checkout, and the versions that decide numbers."""
     here = Path(__file__).parent

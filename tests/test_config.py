@@ -53,7 +53,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("training.max_steps=many", "training.max_steps='many': Value 'many' of type 'str' could not be converted to"),
         ("training.rows=1.5", "training.rows=1.5: "),
         ("training.loggers=[csv]", "training.loggers=['csv']: choose among tensorboard, wandb, mlflow"),
-        ("training.strategy=fsdp", "training.strategy='fsdp': drafters are trained whole on each rank"),
+        ("training.strategy=deepspeed", "training.strategy='deepspeed': choose auto or ddp or fsdp"),
         ("training.schedule=linear", "training.schedule='linear': choose one of cosine, stable, constant"),
         ("training.rows=null", "training.rows=None: "),
         ("data.sources=x", "data.sources='x': "),

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from conftest import make_answers, make_drafter, make_prompts, make_verifier
 
 from drafter.config import load
 from drafter.data.rows import Row
+from drafter.export.original import open_original
 from drafter.machine.ranks import lightning_devices, own_device, ranks
 from drafter.taps import LocalTaps
 from drafter.training.batches.feed import Feed
-from drafter.training.fitting import fit
-from drafter.training.module import MONITOR, DrafterModule
+from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.module import MONITOR, DrafterModule, trained_weights
 
 WORLD, WORKERS, PER_STEP = 2, 2, 2
 
@@ -26,11 +28,13 @@ def make_rows():
     return [Row.of([3 + number, *prompt], answer) for number, (prompt, answer) in enumerate(pairs)]
 
 
-def trained(words, world):
+def trained(words, world, dies_at=None):
     """Fit a drafter; returns the first token of each row of each step, the objectives, and the weights."""
     seen, losses, step = [], [], DrafterModule.training_step
 
     def noting(self, batch, index):
+        if self.global_step == dies_at:
+            raise InterruptedError
         loss = step(self, batch, index)
         seen.append(batch.rows.ids[:, 0].tolist())
         losses.append(loss.item())
@@ -40,19 +44,34 @@ def trained(words, world):
     verifier = make_verifier("llama")
     module = DrafterModule(config, make_drafter(verifier), verifier, [])
     batches = Feed(config, make_rows(), None, LocalTaps(verifier, module.drafter.tap_layers), world)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, suppress(InterruptedError):
         patch.setattr(DrafterModule, "training_step", noting)
         fit(module, batches, config.directory, config.training, MONITOR)
-    return seen, losses, module.drafter.state_dict()
+    return seen, losses, trained_weights(read_checkpoint(config.directory / "checkpoints/last.ckpt"))
 
 
-def one_rank(rank, port, words, folder):
+def one_rank(rank, port, words, folder, dies_at):
     """What the launcher of several processes starts."""
     place = {"LOCAL_RANK": rank, "WORLD_SIZE": WORLD, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0}
     os.environ.update({name: str(value) for name, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"})
     torch.set_num_threads(1)
-    torch.save(trained(words, WORLD), folder / f"rank-{rank}.pt")
+    torch.save(trained(words, WORLD, dies_at), folder / f"rank-{rank}.pt")
     os._exit(0)  # now and then a thread of gloo's, still there, would abort an ordinary exit
+
+
+def on_two_ranks(words, folder, dies_at=None):
+    """What `trained` returns of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_rank, args=(rank, port, words, folder, dies_at)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    return zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD)), strict=True)
 
 
 def words_of(tiny_words, folder, *words):
@@ -61,32 +80,64 @@ def words_of(tiny_words, folder, *words):
     return tiny_words(folder, *settings, "losses.first_error.weight=0.5", *words)
 
 
+SHARED = [f"training.rows={PER_STEP}", "training.devices=2"]
+ALONE = [f"training.rows={WORLD * PER_STEP}"]
+
+
 @pytest.mark.parametrize("packing", ["false", "true"], ids=["padded", "packed"])
 def test_two_ranks_of_two_workers_train_as_one_rank_does(tiny_words, tmp_path, packing):
     packed = [f"data.packing={packing}", "data.sequence_length=200"]
     make_answers("llama")
-    alone = trained(words_of(tiny_words, tmp_path / "alone", f"training.rows={WORLD * PER_STEP}", *packed), 1)
-    shared = ["training.devices=2", "training.strategy=ddp", f"training.workers={WORKERS}"]
-    words = words_of(tiny_words, tmp_path / "ranks", f"training.rows={PER_STEP}", *shared, *packed)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=one_rank, args=(rank, port, words, tmp_path)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    seen, losses, weights = zip(*(torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(WORLD)), strict=True)
+    alone = trained(words_of(tiny_words, tmp_path / "alone", *ALONE, *packed), 1)
+    words = words_of(tiny_words, tmp_path / "ranks", *SHARED, f"training.workers={WORKERS}", *packed)
+    seen, losses, weights = on_two_ranks(words, tmp_path)
     for step, (one, other) in enumerate(zip(*seen, strict=True)):
         assert sorted(one + other) == sorted(alone[0][step])
     rows = Counter(row for steps in seen for step in steps for row in step)
     assert set(rows.values()) == {1} or packing == "true"
     assert torch.tensor(losses).mean(0).tolist() == pytest.approx(alone[1], rel=1e-5)
-    for name, weight in alone[2].items():
-        torch.testing.assert_close(weights[0][name], weight, rtol=1e-5, atol=1e-5)
-        assert torch.equal(weights[0][name], weights[1][name])
+    same_weights(weights[0], alone[2])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in alone[2])
+
+
+def same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-5)
+
+
+FSDP = [*SHARED, "training.strategy=fsdp"]
+FOLDERS = [*FSDP, "training.sharded_checkpoints=true"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(SHARED, ALONE, id="two ranks, then one"),
+        pytest.param(FOLDERS, FOLDERS, id="weights and checkpoints shared out"),
+        pytest.param(ALONE, FSDP, id="one rank, then two that share the weights out", marks=pytest.mark.slow),
+        pytest.param(FSDP, SHARED, id="weights shared out, then not", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_goes_on_however_many_ranks_there_are(tiny_words, tmp_path, before, after):
+    """It is killed behind three steps; the next three end where six of one rank do."""
+
+    def go(words, dies_at=None):
+        words = words_of(tiny_words, tmp_path / "killed", *words, "training.average=0.9")
+        if "training.devices=2" in words:
+            _, losses, weights = on_two_ranks(words, tmp_path, dies_at)
+            return torch.tensor(losses).mean(0).tolist(), weights[0]
+        return trained(words, 1, dies_at)[1:]
+
+    make_answers("llama")
+    whole = trained(words_of(tiny_words, tmp_path / "alone", *ALONE, "training.average=0.9"), 1)
+    first, _ = go(before, dies_at=3)
+    last = tmp_path / "killed/tiny/checkpoints/last.ckpt"
+    assert last.is_dir() == (before is FOLDERS)
+    assert open_original(last).tensor("fc.weight").equal(trained_weights(read_checkpoint(last))["fc.weight"])
+    rest, weights = go(after)
+    assert first + rest == pytest.approx(whole[1], rel=1e-5)
+    same_weights(weights, whole[2])
 
 
 @pytest.mark.parametrize(

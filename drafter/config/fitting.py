@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from drafter.config.checks import require
 
@@ -31,7 +32,10 @@ class FittingConfig:
         log_every: steps between logged ones; the host waits for the device in those alone.
         loggers: who gets what is logged, beside `metrics.csv`: `tensorboard`, `wandb`, `mlflow`.
         workers: processes that make a rank's batches beside it; 0: itself.
-        devices, strategy: as Lightning understands them; each rank holds all weights.
+        devices: of a node: how many, which ones ('0,2'), or `auto`; a process each.
+        strategy: `auto` (ddp where there are several ranks) or `ddp`: each rank holds all weights.
+        sharded_checkpoints: with fsdp, each rank writes its own share, and a checkpoint is a folder.
+        patience: minutes after which ranks give up waiting for one that does not answer.
     """
 
     max_steps: int = 1000
@@ -53,6 +57,9 @@ class FittingConfig:
     workers: int = 0
     devices: str = "1"
     strategy: str = "auto"
+    sharded_checkpoints: bool = False
+    patience: float = 30.0
+    strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp")
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped"):
@@ -72,11 +79,13 @@ class FittingConfig:
         require(self.precision in known, "training.precision", self.precision, f"choose one of {', '.join(known)}")
         said = re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+", self.devices) is not None
         require(said, "training.devices", self.devices, "say auto, how many (>= 1), or which ones: '0,2'")
-        sharded = any(name in self.strategy for name in ("fsdp", "deepspeed", "model_parallel"))
-        remedy = (
-            "drafters are trained whole on each rank: shares of gradients would be clipped apart; choose auto or ddp"
-        )
-        require(not sharded, "training.strategy", self.strategy, remedy)
+        remedy = f"choose {' or '.join(self.strategies)}"
+        require(self.strategy in self.strategies, "training.strategy", self.strategy, remedy)
+        shared, remedy = self.strategy == "fsdp", "is of weights that ranks share out; set training.strategy=fsdp"
+        require(shared or not self.sharded_checkpoints, "training.sharded_checkpoints", True, remedy)
+        remedy = "its products of whole matrices are no work for shares; choose adamw, or another training.strategy"
+        require(not shared or self.optimizer == "adamw", "training.optimizer", self.optimizer, remedy)
+        require(self.patience > 0, "training.patience", self.patience, "must be > 0: minutes")
         unknown = sorted(set(self.loggers) - set(LOGGERS))
         require(not unknown, "training.loggers", unknown, f"choose among {', '.join(LOGGERS)}; [] for none")
         every = self.validate_every

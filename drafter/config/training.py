@@ -1,6 +1,7 @@
 """`training.*` of a recipe of `system: alignment`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from drafter.config.checks import require
 from drafter.config.fitting import FittingConfig
@@ -18,6 +19,7 @@ class TrainingConfig(FittingConfig):
         labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
         average: decay of a moving average of the weights, which is validated beside them; 0 for none.
+        strategy: also `fsdp`: weights, gradients and optimiser states are shared out over the ranks (FSDP2).
         exported: which of them chooses the checkpoint and is left: `average` or `raw`.
     """
 
@@ -28,6 +30,7 @@ class TrainingConfig(FittingConfig):
     temperature: float = 1.0
     average: float = 0.0
     exported: str = "average"
+    strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp", "fsdp")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,3 +41,6 @@ class TrainingConfig(FittingConfig):
         require(self.labels in ("row", "verifier"), "training.labels", self.labels, "choose row or verifier")
         require(0 <= self.average < 1, "training.average", self.average, "must lie in [0, 1); 0 for none")
         require(self.exported in ("average", "raw"), "training.exported", self.exported, "choose average or raw")
+        whole = self.strategy != "fsdp"
+        remedy = "scaled gradients can't be shared out; choose bfloat16 or float32 with training.strategy=fsdp"
+        require(whole or self.precision != "float16", "training.precision", self.precision, remedy)

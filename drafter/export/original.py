@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drafter.export.record import checksum, read_record
+from drafter.export.sharded import is_sharded, read_folder
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, facts_of, find
 
@@ -48,20 +49,15 @@ def of_drafter(drafter: BlockDiffusionDrafter, training: dict[str, Any]) -> Orig
 
 
 def open_original(source: str | Path) -> Original:
-    """What `source` names: a checkpoint file, a directory, or a hub id.
+    """What `source` names: a checkpoint (a file, or a folder of one file a rank), a directory, or a hub id.
 
     Raises:
-        ValueError: it is none of them, or a sharded checkpoint.
+        ValueError: it is none of them.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if path.is_file() or is_sharded(path):
         return of_checkpoint(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        if (path / ".metadata").is_file() or (path / "meta.pt").is_file():
-            raise ValueError(
-                f"checkpoint={str(source)!r}: is sharded; join it first with "
-                f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {source}`"
-            )
         raise ValueError(f"checkpoint={str(source)!r}: has no config.json; name a checkpoint file or a drafter")
     return of_directory(find(source))
 
@@ -90,7 +86,7 @@ def of_directory(directory: Path) -> Original:
 def of_checkpoint(path: Path) -> Original:
     """A checkpoint of training, plain or with averaged weights; optimiser states in it are never read.
 
-    The file is opened anew for each tensor, so that its pages are given back: memory stays at one tensor.
+    A file is opened anew for each tensor, so that its pages are given back: memory stays at one tensor.
     """
     state = _read(path)
     about = state.get("drafter")
@@ -114,7 +110,8 @@ def of_checkpoint(path: Path) -> Original:
     }
 
     def tensor(name: str) -> Tensor:
-        return _read(path)["state_dict"][names[name]].clone()
+        held = state if path.is_dir() else _read(path)
+        return held["state_dict"][names[name]].clone()
 
     return Original(about["facts"], tensor, None if vocabulary is None else vocabulary.clone(), training=training)
 
@@ -126,6 +123,8 @@ def _ours(name: str, prefix: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint, mapped rather than read, and without running code from it."""
     try:
+        if path.is_dir():
+            return read_folder(path)
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no archive")
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)

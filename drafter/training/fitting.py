@@ -15,10 +15,12 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.config import FittingConfig
+from drafter.export.sharded import read_facts, read_folder
 from drafter.machine.precision import keep_float32_exact
-from drafter.machine.ranks import lightning_devices
+from drafter.machine.ranks import lightning_devices, ranks
 from drafter.training.guard import Guard
 from drafter.training.logs import Metrics, Previous, Progress, Seconds, checkpoints, loggers
+from drafter.training.sharding import strategy_of
 from drafter.training.stopping import Stop, handlers_kept
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ OF_NO_CONCERN = (
     ".*callbacks used to create the checkpoint.*",  # the last one may now be written more often, or less
     ".*smaller than the logging interval.*",
     ".*does not have many workers.*",
+    ".*returned a view tensor.*",  # nobody changes it in place
     ".*sync_dist=True.* when logging on epoch level.*",  # what validation finds is told to all ranks before
 )
 
@@ -90,14 +93,17 @@ def fit(
     first = state.get("global_step", 0)
     if first >= settings.max_steps:
         module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
-        return best if best.is_file() else last
+        return best if best.exists() else last
+    if begun is not None and begun.is_dir() and not settings.sharded_checkpoints:
+        words = "training.sharded_checkpoints=true training.strategy=fsdp"
+        raise ValueError(f"{begun}: its ranks shared it out; go on with {words}")
     keep_float32_exact()
     if first:
         log.info("resuming %s at step %d of %d", directory.name, first, settings.max_steps)
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=lightning_devices(settings.devices, device),
-        strategy=settings.strategy,
+        strategy=strategy_of(settings, ranks(settings.devices, device)),
         precision=MIXED.get(dtype, "32-true"),
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,
@@ -123,7 +129,7 @@ def fit(
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, datamodule=batches, ckpt_path=begun, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
-    return best if best.is_file() else last
+    return best if best.exists() else last
 
 
 def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
@@ -132,10 +138,10 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     Raises:
         ValueError: there are only damaged ones.
     """
-    found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").is_file()]
+    found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").exists()]
     for path in found:
         try:
-            return path, read_checkpoint(path)
+            return path, read_facts(path) if path.is_dir() else read_checkpoint(path)
         except (RuntimeError, EOFError, UnpicklingError) as error:
             log.warning("%s is damaged (%s)", path, str(error).splitlines()[0] if str(error) else "it ends too early")
     if found:
@@ -144,7 +150,9 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; what is not looked at is not read."""
+    """A checkpoint on the CPU; of a file, what is not looked at is not read."""
+    if checkpoint.is_dir():
+        return read_folder(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return state
 

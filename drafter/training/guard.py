@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from drafter.config import FittingConfig
 
@@ -41,6 +42,7 @@ class Guard(Callback):
         """Clip here: Lightning refuses to clip for a fused optimiser, whose step takes two thirds of the other's."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.settings.clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of shares, the whole's
         bad = (~norm.isfinite()).to(norm.dtype)
         self.skipped = self.skipped.to(norm.device) + bad
         self.in_a_row = (self.in_a_row.to(norm.device) + 1) * bad

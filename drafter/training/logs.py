@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
-from drafter.files import write_csv
+from drafter.files import remove_folder, write_csv
 
 
 def checkpoints(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
@@ -35,9 +35,13 @@ class Previous(Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.is_global_zero and self.last.is_file():
-            previous = self.last.with_name("previous.ckpt")
-            previous.unlink(missing_ok=True)
+        if not trainer.is_global_zero or not self.last.exists():
+            return
+        previous = self.last.with_name("previous.ckpt")
+        remove_folder(previous) if previous.is_dir() else previous.unlink(missing_ok=True)
+        if self.last.is_dir():
+            self.last.rename(previous)
+        else:
             os.link(self.last, previous)  # the new one is written beside it, then renamed over this name alone
 
 

@@ -1,5 +1,6 @@
 """The Lightning module: it wires batches, drafter, scores and losses; the mathematics lives in those."""
 
+import copy
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from drafter.training.batches import Batch
 from drafter.training.fitting import weights_of
 from drafter.training.head import Head
 from drafter.training.optimisation import optimisation
+from drafter.training.sharding import shard, whole_weights
 from drafter.training.watched import Watched, tokens_of_whole_blocks
 from drafter.verifier import VerifierHead
 from losses import BlockScores, score_blocks, verifier_labels
@@ -54,11 +56,22 @@ class DrafterModule(lightning.LightningModule):
         self._walked: dict[str, Cycles] = {}
         self.coverage = Coverage()
         self.watched = Watched()
+        self._spare: tuple[BlockDiffusionDrafter] | None = None  # of a drafter that ranks share out, one to walk with
         self.to(verifier.device)  # walks come before the trainer moves it, too
 
     @property
     def verifier(self) -> VerifierHead:
         return self._frozen[0]
+
+    def configure_model(self) -> None:
+        """Share the weights out over the ranks, where the strategy does: what was handed in stays as it is, whole."""
+        if self.device_mesh is None or self._spare is not None:
+            return
+        self._spare = (self.drafter,)
+        self.drafter = copy.deepcopy(self.drafter)
+        mesh = self.device_mesh["data_parallel"]
+        for model in [self.drafter] if self.average is None else [self.drafter, self.average.model]:
+            shard(cast(BlockDiffusionDrafter, model), mesh)
 
     @property
     def walked(self) -> Cycles | None:
@@ -120,8 +133,11 @@ class DrafterModule(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         """Walk over the validation rows, one pass over all of them; other ranks than the first hold none."""
-        first = self.trainer.is_global_zero
-        found = {child: self.walk(child) for child in self._children()} if first else {}
+        found = {}
+        for child in ["drafter"] if self.average is None else ["drafter", "average.model"]:
+            drafter = self.whole(child)
+            if drafter is not None:
+                found[child] = self.walk(drafter)
         self._walked = self.trainer.strategy.broadcast(found)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
@@ -132,12 +148,21 @@ class DrafterModule(lightning.LightningModule):
             named = {f"{name}{other}": value for name, value in figures.items()}
             self.log_dict(named, prog_bar=not other, batch_size=1)
 
-    def _children(self) -> list[str]:
-        return ["drafter"] if self.average is None else ["drafter", "average.model"]
+    def whole(self, child: str) -> BlockDiffusionDrafter | None:
+        """A child with all its weights; every rank must call, the first alone gets it."""
+        model = cast(BlockDiffusionDrafter, self.get_submodule(child))
+        if self._spare is not None:
+            weights = whole_weights(model)
+            model = self._spare[0].to(self.device)
+            if self.trainer.is_global_zero:
+                model.load_state_dict(weights)
+        return model if self.trainer.is_global_zero else None
 
-    def leading(self, batches: list[tuple[Rows, Tensor]], child: str = "drafter") -> list[list[int]]:
+    def leading(
+        self, batches: list[tuple[Rows, Tensor]], drafter: BlockDiffusionDrafter | None = None
+    ) -> list[list[int]]:
         """Leading matches at every anchor of rows with their taps, in float32 whatever the training precision."""
-        drafter = cast(BlockDiffusionDrafter, self.get_submodule(child))
+        drafter = drafter or self.drafter
         with torch.autocast(self.device.type, enabled=False):
             return [
                 row
@@ -145,9 +170,9 @@ class DrafterModule(lightning.LightningModule):
                 for row in leading_matches(drafter, self.verifier, rows.to(self.device), taps.to(self.device))
             ]
 
-    def walk(self, child: str = "drafter") -> Cycles:
+    def walk(self, drafter: BlockDiffusionDrafter | None = None) -> Cycles:
         """Tokens per cycle over the validation rows."""
-        return walk(self.leading(self._validation, child), self.drafter.block_size - 1)
+        return walk(self.leading(self._validation, drafter), self.drafter.block_size - 1)
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from drafter.export.sharded import is_sharded, read_facts, read_folder
+from drafter.export.sharded import is_sharded, look_into, read_folder
 from drafter.training.fitting import resumable
 
 TRAP = "/tmp/block-drafter-trap"
@@ -61,7 +61,7 @@ def test_a_damaged_one_falls_back_to_the_one_before_it(tmp_path, caplog, kind):
     assert resumable(tmp_path)[0] == last
     spoil(last)
     with pytest.raises((EOFError, pickle.UnpicklingError), match=words):
-        read_facts(last)
+        look_into(last)
     assert resumable(tmp_path)[0] == tmp_path / "previous.ckpt"
     assert f"{last} is damaged" in caplog.text
     assert not Path(TRAP).exists()

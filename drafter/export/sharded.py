@@ -33,7 +33,7 @@ def is_sharded(path: Path) -> bool:
     return path.is_dir() and ((path / INDEX).is_file() or (path / FACTS).is_file())
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def look_into(folder: Path) -> dict[str, Any]:
     """What a checkpoint of one file a rank says beside its weights.
 
     Raises:
@@ -54,7 +54,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def read_folder(folder: Path) -> dict[str, Any]:
     """A checkpoint of one file a rank, put together on the CPU, as one file would hold it."""
-    facts = read_facts(folder)  # first: it looks at what the index names
+    facts = look_into(folder)  # first: it looks at what the index names
     found: dict[str, Any] = {}
     planner = _EmptyStateDictLoadPlanner(keys={"state_dict"})
     _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.config import FittingConfig
-from drafter.export.sharded import read_facts, read_folder
+from drafter.export.sharded import look_into, read_folder
 from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices, ranks
 from drafter.training.guard import Guard
@@ -141,7 +141,7 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").exists()]
     for path in found:
         try:
-            return path, read_facts(path) if path.is_dir() else read_checkpoint(path)
+            return path, look_into(path) if path.is_dir() else read_checkpoint(path)
         except (RuntimeError, EOFError, UnpicklingError) as error:
             log.warning("%s is damaged (%s)", path, str(error).splitlines()[0] if str(error) else "it ends too early")
     if found:

@@ -102,7 +102,7 @@ def test_last_states_behind_the_norm_are_taken_as_they_are(tmp_path):
     true = verifier.states(torch.tensor([rows[0].ids]), LAYERS)[0]
     torch.testing.assert_close(found, true, rtol=1e-5, atol=1e-5)
     folder = write(tmp_path / "before", rows, layers=(2, 4, 6))
-    with pytest.raises(ValueError, match=r"the last states differs from the verifier's by .*; check layers, num"):
+    with pytest.raises(ValueError, match=r"last states are before the final norm, and not behind it .*; check layers"):
         opened(folder, final=True, last="postnorm")
 
 

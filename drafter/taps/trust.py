@@ -19,9 +19,9 @@ AGREES = 0.8  # of greedy tokens, the share that the last states must give
 def check_states(taps: TapsElsewhere, verifier: VerifierHead, rows: Sequence[Row], greedy: bool) -> None:
     """Look at the states of a few rows before a step is trained.
 
-    Where the verifier's layers are here, each tap and the last states are compared with what they compute. Else: no two
-    layers are one, none is the embedding, the last states are normed or not as declared, and under norm and head they
-    give the row's tokens.
+    The last states are normed or not as declared. Where the verifier's layers are here, each tap and the last states are
+    compared with what they compute. Else: no two layers are one, none is the embedding, and the last states, under norm
+    and head, give the row's tokens.
 
     Args:
         greedy: whether the rows' answers are the verifier's likeliest tokens.
@@ -30,17 +30,14 @@ def check_states(taps: TapsElsewhere, verifier: VerifierHead, rows: Sequence[Row
     """
     rows = rows[:ROWS]
     found = taps.states.of(rows)
-    if isinstance(verifier, Verifier):
-        for row, states in zip(rows, found, strict=True):
+    for row, states in zip(rows, found, strict=True):
+        if taps.states.last != "none":
+            _normed(taps, row, states[:, -1].float(), verifier)
+        if isinstance(verifier, Verifier):
             _compare(taps, row, states, verifier)
-        return
-    for row, states in zip(rows, found, strict=True):
-        _distinct(taps, row, states, verifier)
-    if taps.states.last == "none":
-        return
-    for row, states in zip(rows, found, strict=True):
-        _normed(taps, row, states[:, -1].float(), verifier)
-    if greedy:
+        else:
+            _distinct(taps, row, states, verifier)
+    if greedy and not isinstance(verifier, Verifier) and taps.states.last != "none":
         hits = torch.cat([_hits(taps, row, states, verifier) for row, states in zip(rows, found, strict=True)])
         if not hits.float().mean() >= AGREES:
             raise _refused(

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM end a run behind a whole step, with a checkpoint: the same command goes on."""
+"""What ends a run behind a whole step, with a checkpoint, so that the same command goes on: Ctrl-C, SIGTERM, and a server
+that training waits for in vain."""
 
 import logging
 import signal
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from drafter.engine.client import Gone
 from losses import mean_over_ranks
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,11 @@ class Stop(Callback):
         trainer.save_checkpoint(self.checkpoint)
         rank_zero_only(log.info)("stopped behind step %d; the same command goes on", trainer.global_step)
         raise SystemExit(128 + (self.asked or signal.SIGTERM))
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
+        """Save where the next batch can't be had: of several ranks, others are within a step."""
+        if isinstance(error, Gone) and trainer.world_size == 1:
+            trainer.save_checkpoint(self.checkpoint)
 
     def _agreed(self, trainer: lightning.Trainer) -> bool:
         if trainer.world_size == 1:

@@ -45,7 +45,9 @@ class Feed(Batches):
             made = StreamSteps(stream, make, self.config, rank, self.world, first, dict(self.places))
         else:
             made = Steps(self.rows, self.taps if self.taps.ahead else None, self.config, rank, self.world)
-        return loader(made, first, last, settings.workers, settings.accumulate, averaged)
+        data = self.config.data
+        ahead = data.tap_engine.prefetch if data.taps == "engine" else 0
+        return loader(made, first, last, settings.workers, settings.accumulate, averaged, ahead)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Where taps are made within the step, make them."""

@@ -1,6 +1,7 @@
 """Batches by number, made beside the step or by processes of their own."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -48,14 +49,43 @@ class Loader(DataLoader):
         """Nothing to restore: what it is made of knows the first batch."""
 
 
+class Ahead(Dataset):
+    """A map of batches that makes the next few beside the step, in threads: for one that waits for others.
+
+    Args:
+        batches: a map from numbers below `last`, which may be asked by several threads at a time.
+        count: batches that are made ahead.
+    """
+
+    def __init__(self, batches: Dataset, last: int, count: int):
+        self.batches, self.last, self.count = batches, last, count
+        self._pool = ThreadPoolExecutor(count + 1, thread_name_prefix="batches")
+        self._made: dict[int, Future] = {}
+
+    def __getitem__(self, number: int) -> Any:
+        for each in range(number, min(number + self.count + 1, self.last)):
+            if each not in self._made:
+                self._made[each] = self._pool.submit(self.batches.__getitem__, each)
+        return self._made.pop(number).result()
+
+
 def loader(
-    batches: Dataset, first: int, last: int, workers: int = 0, accumulate: int = 1, join: Join = lambda step: step
+    batches: Dataset,
+    first: int,
+    last: int,
+    workers: int = 0,
+    accumulate: int = 1,
+    join: Join = lambda step: step,
+    ahead: int = 0,
 ) -> Loader:
     """Batches number `first` to `last` of a run, made by so many processes beside this one (0: by this one).
 
     Args:
         batches: a map from their numbers, or a stream that begins with `first`.
         accumulate, join: as in `Loader`.
+        ahead: batches of a map that threads make beside the step; see `Ahead`.
     """
+    if ahead:
+        batches = Ahead(batches, last, ahead)
     sampler = None if isinstance(batches, IterableDataset) else Numbers(first, last)
     return Loader(batches, accumulate, join, sampler=sampler, num_workers=workers)

@@ -1,10 +1,15 @@
 """A serving engine as a partner: requests side by side, giving up, commands as a shell reads them."""
 
 import json
+import os
 import shlex
+import signal
+import socket
+import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -14,6 +19,7 @@ from drafter.config import AlignmentConfig, load_as
 from drafter.engine.client import Failure
 from drafter.engine.command import serve_answers, serve_states
 from drafter.engine.parallel import LEAST_PATIENCE, Patience, in_parallel
+from drafter.engine.process import running
 from drafter.export.serve import serve_commands
 
 
@@ -118,8 +124,89 @@ def test_a_recipe_gives_the_command(capsys):
     for more, last in ([], []), (["training.labels=verifier"], [6]):
         main(["engine", recipe, name, "--port", "9000", "--states", "a b", "drafter.tap_layers=[0,2]", *more])
         states = shlex.split(capsys.readouterr().out)
-        assert states == serve_states(answers, "a b", [0, 2], *last)
+        shorter = answers.copy()
+        shorter[answers.index("--max-model-len") + 1] = str(config.data.sequence_length + 1)
+        assert states == serve_states(shorter, "a b", [0, 2], *last)
     assert not config.needs_states
+    elsewhere = ["verifier.body=none", "data.taps=files", "data.tap_files.path=x", "drafter.start=random"]
+    main(["engine", recipe, "--states", "x", "--connector", "mine:Writer", "--more", "--seed 3", *elsewhere])
+    states = shlex.split(capsys.readouterr().out)
+    assert states[-2:] == ["--seed", "3"]
+    assert json.loads(states[states.index("--kv-transfer-config") + 1])["kv_connector_module_path"] == "mine"
+    asked = json.loads(states[states.index("--speculative-config") + 1])
+    assert asked["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"][-1] == 6
+
+
+SERVER = """#!/bin/sh
+exec {python} - "$@" << 'CODE'
+import http.server, subprocess, sys
+child = subprocess.Popen(["sleep", "60"])
+print("child", child.pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+CODE
+"""
+
+
+def free_port():
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path, capsys, number):
+    program, port, output = tmp_path / "python", free_port(), tmp_path / "logs/engine.log"
+    program.write_text(SERVER.format(python=sys.executable))
+    program.chmod(0o755)
+
+    def end():
+        while "ready at" not in (said := capsys.readouterr().out):
+            time.sleep(0.05)
+        told.append(said)
+        os.kill(os.getpid(), number)
+
+    told = []
+    threading.Thread(target=end, daemon=True).start()
+    words = ["--start", "--python", str(program), "--port", str(port), "--log", str(output), "--patience", "60"]
+    assert main(["engine", str(ROOT / "recipes/tiny.yaml"), *words]) == 0
+    assert f"ready at http://127.0.0.1:{port}/v1; Ctrl-C ends it" in told[0]
+    pid = int(output.read_text().split()[1])
+    deadline = time.monotonic() + 30
+    while not gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_server_that_does_not_come_up_is_said_in_a_line(tmp_path):
+    port, output = free_port(), tmp_path / "log"
+    failing = [sys.executable, "-c", "import sys; print('boom'); sys.exit(3)"]
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    cases = [
+        (failing, "127.0.0.1", rf"engine: ended with 3 before it answered \(boom\); see {output}"),
+        (silent, "127.0.0.1", "engine: has not answered for 0.5 s"),
+        (["no-such-program"], "127.0.0.1", "python='no-such-program': no such program"),
+        (silent, "0.0.0.0", "host='0.0.0.0': --start serves this machine alone"),
+    ]
+    for words, host, said in cases:
+        with pytest.raises(ValueError, match=said), running(words, host, port, output, 0.5 if words is silent else 60):
+            pytest.fail("it came up")
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(ValueError, match=f"port={port}: something listens there already"):
+            with running(silent, "127.0.0.1", port, output, 1):
+                pytest.fail("it came up")
 
 
 @pytest.mark.parametrize("layout", ["canonical", "speculators", "transformers"])

@@ -1,4 +1,4 @@
-"""Taps from a server: the verifier's own, asked for again, waited for, or one line that says what is wrong with them."""
+"""Taps from a server: the verifier's own, asked for again, waited for, or one line that says what is wrong."""
 
 import threading
 
@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from state_server import serve
 from test_tap_files import LAYERS, WIDTH, make_rows, outputs, with_nan
 
+from drafter.commands.endings import run_ending
 from drafter.config import load
 from drafter.config.tap_engine import TapEngineConfig
 from drafter.data.packing import pad_packed
@@ -174,7 +175,7 @@ def held(layers):
     return lambda ids: states(ids, [*(layer + 1 for layer in layers), 6])
 
 
-def test_a_run_waits_for_its_server_or_ends_with_a_checkpoint_and_goes_on(recipe, tmp_path, caplog):
+def test_a_run_waits_for_its_server_or_ends_with_a_checkpoint_and_goes_on(recipe, tmp_path):
     layers = [1, 2, 3]
     with serve(held(layers), tmp_path / "a") as server:
         config = recipe("calm", server, f"drafter.tap_layers={layers}")
@@ -201,4 +202,7 @@ def test_a_run_waits_for_its_server_or_ends_with_a_checkpoint_and_goes_on(recipe
     ours, theirs = (load_file(tmp_path / name / "export/model.safetensors") for name in ("calm", "torn"))
     assert all(torch.equal(theirs[name], weight) for name, weight in ours.items())
     assert "speedup" not in calm
-    assert any("the run ends with the walk" in message for message in caplog.messages)
+    said = run_ending(tmp_path / "calm", "V", calm)
+    assert "nothing decoded, for the verifier's layers are elsewhere" in said
+    assert "drafter check" in said
+    assert "--static" in said

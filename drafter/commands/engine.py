@@ -1,9 +1,10 @@
 """The command of a vLLM server for a recipe's verifier: for its answers, or for its hidden states.
 
-Prints it; start it where the verifier fits. It serves on loopback unless --host says otherwise.
+Prints it; start it where the verifier fits. With --start it runs here, on loopback, until Ctrl-C.
 """
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -13,9 +14,36 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, bfloat16, float32, ...")
+    parser.add_argument("--more", metavar="WORDS", default="", help="further words of the command, such as '--seed 1'")
+    parser.add_argument("--connector", metavar="MODULE:CLASS", help="what writes hidden states in vLLM's own's stead")
+    parser.add_argument("--start", action="store_true", help="run it until Ctrl-C")
+    parser.add_argument("--python", default="python", help="the one that has vLLM; default: python")
+    parser.add_argument("--log", type=Path, default=Path("engine.log"), help="what it prints; default: engine.log")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds until it must answer; default: 1800")
 
 
 def run(parsed: Namespace) -> None:
+    import shlex
+
+    words = [parsed.python, *command_of(parsed)[1:]]
+    if not parsed.start:
+        print(shlex.join(words))
+        return
+    from drafter.engine.process import running
+
+    print(shlex.join(words), flush=True)
+    try:
+        with running(words, parsed.host, parsed.port, parsed.log, parsed.patience) as process:
+            print(f"ready at http://{parsed.host}:{parsed.port}/v1; Ctrl-C ends it; it writes {parsed.log}", flush=True)
+            process.wait()
+    except KeyboardInterrupt:
+        print("ended")
+        return
+    raise ValueError(f"engine: ended by itself with {process.returncode}; see {parsed.log}")
+
+
+def command_of(parsed: Namespace) -> list[str]:
+    """Words of the command that serves a recipe's verifier."""
     import shlex
 
     from drafter.config import AlignmentConfig, load_as
@@ -26,10 +54,15 @@ def run(parsed: Namespace) -> None:
 
     config = load_as(AlignmentConfig, parsed.recipe, parsed.overrides)
     found = text_config(config.verifier.source)
-    source = resolve(config.verifier.source)
+    source, longest = resolve(config.verifier.source), found.max_position_embeddings
     name = config.data.server.model or config.verifier.source
-    words = serve_answers(source, name, parsed.host, parsed.port, found.max_position_embeddings, parsed.dtype)
+    if parsed.states:
+        name = config.served_as
+        longest = min(longest, config.data.sequence_length + 1)  # it writes a token behind each row
+    words = serve_answers(source, name, parsed.host, parsed.port, longest, parsed.dtype)
     if parsed.states:
         layers = config.drafter.tap_layers or evenly_spaced(found.num_hidden_layers, config.drafter.num_taps)
-        words = serve_states(words, parsed.states, layers, found.num_hidden_layers if config.needs_states else None)
-    print(shlex.join(words))
+        last = found.num_hidden_layers if config.asks_last else None
+        folder = str(Path(parsed.states).resolve()) if parsed.start else parsed.states
+        words = serve_states(words, folder, layers, last, parsed.connector)
+    return [*words, *shlex.split(parsed.more)]

@@ -1,7 +1,8 @@
 """A drafter on suites of prompts: tokens per cycle, what each slot accepts, intervals over prompts.
 
 Cycles are those of the real decoder or, with `--by walk`, of the walk along the verifier's own greedy answers. With
-`--engine URL` a vLLM server that decodes with the drafter is asked too, and its own counters stand beside. With
+`--engine URL` a vLLM server that decodes with the drafter is asked too, and its own counters stand beside; with `--by
+engine` they stand alone, and neither model is loaded here. With
 `--against OTHER` a second drafter sees the same prompts, and the gain over it comes with a paired interval.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
+BY = ("decoder", "walk", "engine")
 SHOWN = ("suite", "prompts", "tokens_per_cycle", "low", "high", "accepted_per_cycle", "accepted_when_reached")
 
 
@@ -27,7 +29,7 @@ def arguments(parser: ArgumentParser) -> None:
     decoding.add_models(parser, "float32")
     decoding.add_suites(parser, None)
     decoding.add_sampling(parser)
-    parser.add_argument("--by", choices=("decoder", "walk"), default="decoder", help="whose cycles; default: decoder")
+    parser.add_argument("--by", choices=BY, default="decoder", help="whose cycles; default: decoder")
     parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
     parser.add_argument("--against", metavar="OTHER", help="a second drafter, compared prompt by prompt")
     parser.add_argument("--engine", metavar="URL", help="ask a vLLM server too, such as http://localhost:8000/v1")
@@ -42,8 +44,13 @@ def run(parsed: Namespace) -> None:
         raise ValueError(f"temperature={parsed.temperature}: the walk is along greedy answers; use --by decoder")
     if parsed.engine and parsed.temperature > 0:
         raise ValueError(f"temperature={parsed.temperature}: --engine is asked for greedy answers; leave it at 0")
+    if parsed.by == "engine" and (not parsed.engine or parsed.against):
+        raise ValueError("by='engine': asks one server for one drafter; say --engine URL, and leave --against out")
     decoding.check_sampling(parsed, parsed.temperature)
     suites = decoding.read_suites(parsed)
+    if parsed.by == "engine":
+        _by_engine(parsed, suites)
+        return
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
     if parsed.by == "walk":
@@ -79,8 +86,31 @@ def run(parsed: Namespace) -> None:
     print(ending("tokens per cycle are not speed: measure that here", [parsed.json] if parsed.json else [], [after]))
 
 
-def _served(parsed: Namespace, ours: dict[str, "Cycles"], prompts: dict[str, list[list[int]]]) -> list[dict[str, Any]]:
-    """Draft tokens accepted per cycle of each suite, here and by the engine's counters."""
+def _by_engine(parsed: Namespace, suites: dict[str, list[str]]) -> None:
+    """What a server counts of its own drafts, with no more of the models here than tokenizer and record."""
+    from drafter.evaluation.measured import table
+    from drafter.export.record import keeps_reasoning, provenance, read_record
+    from drafter.files import write_json
+    from drafter.models.storage import find
+    from drafter.verifier.chat import prompt_ids
+    from drafter.verifier.tokenizer import load_tokenizer
+
+    tokenizer, thinks = load_tokenizer(parsed.verifier), keeps_reasoning(read_record(find(parsed.drafter)))
+
+    def encode(text: str) -> list[int]:
+        turn = [{"role": "user", "content": text}]
+        return tokenizer.encode(text) if parsed.raw else prompt_ids(tokenizer, turn, keep_reasoning=thinks)
+
+    found = _served(parsed, None, {name: [encode(text) for text in texts] for name, texts in suites.items()})
+    print(table(found, tuple(found[0])))
+    if parsed.json:
+        write_json(parsed.json, {"engine": found, "settings": decoding.settings(parsed), "provenance": provenance()})
+
+
+def _served(
+    parsed: Namespace, ours: dict[str, "Cycles"] | None, prompts: dict[str, list[list[int]]]
+) -> list[dict[str, Any]]:
+    """Draft tokens accepted per cycle of each suite, by the engine's counters, and here where there are figures."""
     from drafter.engine.acceptance import served_acceptance
     from drafter.engine.client import Client
 
@@ -88,11 +118,12 @@ def _served(parsed: Namespace, ours: dict[str, "Cycles"], prompts: dict[str, lis
     found = []
     for suite, asked in prompts.items():
         served = served_acceptance(client, name, asked, parsed.max_new_tokens, parsed.batch_size)
-        here = ours[suite].figures()[
-            "accepted_per_cycle"
-        ]  # as it counts, a last cycle is not cut where the answer ends
+        figures: dict[str, Any] = {}
+        if ours:  # as an engine counts, a last cycle is not cut where the answer ends
+            figures["accepted_here"] = round(ours[suite].figures()["accepted_per_cycle"], 4)
         engine = served.accepted / served.cycles if served.cycles else float("nan")
-        figures = {"accepted_here": round(here, 4), "accepted_by_engine": round(engine, 4), "cycles": served.cycles}
+        figures |= {"accepted_by_engine": round(engine, 4), "tokens_per_cycle": round(served.tokens_per_cycle, 4)}
+        figures |= {"cycles": served.cycles}
         at = [round(kept / served.cycles, 4) for kept in served.accepted_at] if served.cycles else []
         found.append({"suite": suite, **figures, "accepted_at_slot": at})
     return found

@@ -59,6 +59,11 @@ class AlignmentConfig(Config):
             require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
 
     @property
+    def served_as(self) -> str:
+        """The verifier's name with a server of its hidden states."""
+        return self.data.tap_engine.model or self.data.server.model or self.verifier.source
+
+    @property
     def asks_last(self) -> bool:
         """Whether an engine is asked for the last states: training reads them, or a verifier without layers is checked
         by them."""

@@ -14,7 +14,7 @@ class TapEngineConfig:
 
     Args:
         url: its base, such as `http://localhost:8000/v1`.
-        model: the verifier's name there; null: as `verifier.source`.
+        model: the verifier's name there; null: as `data.server.model`, or `verifier.source`.
         path: the server's FOLDER as it is seen from here; null: under the same path.
         keep: leave the files there, for later epochs and runs; else each is deleted once it is read.
         concurrency: rows asked for at a time.

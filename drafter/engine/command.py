@@ -22,13 +22,20 @@ def serve_answers(verifier: str, name: str, host: str, port: int, context: int, 
     return [*words, "--generation-config", "vllm"]  # no penalties that the model's own file may name
 
 
-def serve_states(answers: Sequence[str], folder: str, tap_layers: Sequence[int], last: int | None = None) -> list[str]:
+def serve_states(
+    answers: Sequence[str],
+    folder: str,
+    tap_layers: Sequence[int],
+    last: int | None = None,
+    connector: str | None = None,
+) -> list[str]:
     """The same for hidden states, which vLLM writes into files of `folder`.
 
     Args:
         answers: words of `serve_answers`.
         tap_layers: as the drafter counts them, from 0.
-        last: number of the verifier's layers, where losses or labels need its last hidden states too.
+        last: number of the verifier's layers, where its last hidden states are wanted too.
+        connector: MODULE:CLASS of what writes in place of vLLM's own connector.
     """
     layers = [layer + 1 for layer in tap_layers] + ([last] if last else [])
     asked = {
@@ -36,10 +43,13 @@ def serve_states(answers: Sequence[str], folder: str, tap_layers: Sequence[int],
         "num_speculative_tokens": 1,
         "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}},
     }
-    writes = {
+    writes: dict[str, object] = {
         "kv_connector": "ExampleHiddenStatesConnector",
         "kv_role": "kv_producer",
         "kv_connector_extra_config": {"shared_storage_path": folder},
     }
+    if connector:
+        module, _, name = connector.partition(":")
+        writes |= {"kv_connector": name, "kv_connector_module_path": module}
     words = [*answers, "--speculative-config", json.dumps(asked), "--kv-transfer-config", json.dumps(writes)]
     return [*words, "--no-enable-prefix-caching", "--no-enable-chunked-prefill"]  # else prompts come short

@@ -19,9 +19,9 @@ AGREES = 0.8  # of greedy tokens, the share that the last states must give
 def check_states(taps: TapsElsewhere, verifier: VerifierHead, rows: Sequence[Row], greedy: bool) -> None:
     """Look at the states of a few rows before a step is trained.
 
-    The last states are normed or not as declared. Where the verifier's layers are here, each tap and the last states are
-    compared with what they compute. Else: no two layers are one, none is the embedding, and the last states, under norm
-    and head, give the row's tokens.
+    The last states are normed or not as declared. Where the verifier's layers are here, each tap and the last states
+    are compared with what they compute. Else: no two layers are one, none is the embedding, and the last states, under
+    norm and head, give the row's tokens.
 
     Args:
         greedy: whether the rows' answers are the verifier's likeliest tokens.

@@ -20,9 +20,8 @@ def states_of(config: AlignmentConfig, verifier: VerifierHead, tap_layers: Seque
     width = int(verifier.config.hidden_size)
     if config.data.taps == "files":
         return StateFiles(config.data.tap_files, tap_layers, width)
-    settings = config.data.tap_engine
     last = "prenorm" if config.asks_last else "none"
-    return StateServer(settings, settings.model or config.verifier.source, tap_layers, last, width)
+    return StateServer(config.data.tap_engine, config.served_as, tap_layers, last, width)
 
 
 def taps_elsewhere(

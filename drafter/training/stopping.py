@@ -1,5 +1,7 @@
-"""What ends a run behind a whole step, with a checkpoint, so that the same command goes on: Ctrl-C, SIGTERM, and a server
-that training waits for in vain."""
+"""What ends a run behind a whole step, with a checkpoint, so that the same command goes on.
+
+Ctrl-C, SIGTERM, and a server that training waits for in vain.
+"""
 
 import logging
 import signal

@@ -18,7 +18,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
     One tensor is in memory at a time beside those that are kept, and a shard that holds layers alone need not be there.
 
     Args:
-        dtype: of the weights; None for the embedding's own (bfloat16 where that has eight bits).
+        dtype: of the weights; None for the stored one, the widest where they differ.
     Raises:
         ValueError: the source can't be found, one of its ends is missing, or transformers can't make a causal LM of it.
     """
@@ -41,7 +41,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
         for name in checkpoint:
             if _end(name) in wanted:
                 state[name] = checkpoint.read(name, dtype)
-        stored = dtype or next((one.dtype for one in state.values()), None)
+        stored = dtype or max((one.dtype for one in state.values()), key=lambda one: one.itemsize, default=None)
         model, told = type(empty).from_pretrained(
             None, config=config, state_dict=state, dtype=stored, output_loading_info=True
         )

@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
+from drafter.verifier.shards import absent_files
 
 # What code and files of other people's making raise: which of these depends on the family.
 FOREIGN = (
@@ -26,6 +27,11 @@ def load_model(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any
         ValueError: the source can't be found, or transformers can't make a causal LM of it.
     """
     where = resolve(source)
+    if absent := absent_files(where):
+        raise ValueError(
+            f"verifier.source={source!r}: {len(absent)} of its files are not there, the first {absent[0]}: what runs "
+            "the verifier needs the whole of it; copy them, or, to train on taps made elsewhere, set verifier.body=none"
+        )
     with refusing(source):
         model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device)
         return model, AutoTokenizer.from_pretrained(where)

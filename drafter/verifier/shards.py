@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -75,6 +76,17 @@ class Checkpoint:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path.name}: no readable safetensors ({error}); copy it again") from None
+
+
+def absent_files(where: str) -> list[str]:
+    """Names of the files that the index of a directory names and that are not there; of a hub id, none."""
+    index = Path(where) / INDEX
+    if not index.is_file():
+        return []
+    with suppress(ValueError):  # what is wrong with an index is said elsewhere
+        named = json.loads(index.read_text()).get("weight_map", {}).values()
+        return sorted(name for name in set(named) if not (index.parent / name).is_file())
+    return []
 
 
 def unscaled(stored: Tensor, scale: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:

@@ -117,6 +117,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
         "limits": material.limits,
         "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
+        "verifier_body": config.verifier.body,
         "precision": str(material.fast).removeprefix("torch."),
         "seconds": sum(seconds.values()),
         "seconds_by_stage": seconds,

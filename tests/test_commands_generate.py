@@ -113,7 +113,7 @@ WRONG = {
     "two prompts": (["D", "x", "--file", "y"], "file='y': there is a PROMPT, too"),
     "no file": (["D", "--file", "./nowhere"], "nowhere: No such file"),
     "a kernel that can't run": (["D", "x", "--attention", "flash_attn"], "attention='flash_attn': needs a CUDA device"),
-    "graphs that can't be": (["D", "x", "--compile", "on"], "compile='on': CUDA graphs need a CUDA device"),
+    "graphs that can't be": (["D", "x", "--compile", "on"], "compile='on': tiles are for bfloat16"),
     "a stop of nothing": (["D", "x", "--stop", ""], "stop='': ends nothing"),
 }
 

@@ -30,7 +30,7 @@ def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> No
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--attention", default="auto", help="sdpa, flash_attn or auto")
-    parser.add_argument("--compile", default="auto", help="CUDA graphs of the passes: on, off or auto")
+    parser.add_argument("--compile", default="auto", help="passes as CUDA graphs, or in tiles on CPUs: on, off or auto")
 
 
 def add_sampling(parser: ArgumentParser) -> None:
@@ -169,16 +169,17 @@ def load_verifier(parsed: Namespace) -> "Verifier":
     """The verifier in the dtype and on the device asked for; it thinks before it answers if it did in training."""
     from torch import device as torch_device
 
-    from drafter.attention import choose_kernel, choose_replay
+    from drafter.attention import choose_kernel
     from drafter.export.record import keeps_reasoning, read_record
     from drafter.machine.devices import choose_device
     from drafter.models.storage import find
     from drafter.verifier import Verifier
+    from drafter.verifier.compiling import check_compile
 
     device = choose_device(parsed.device)
     dtype = choose_dtype(parsed.dtype, device)
     choose_kernel(parsed.attention, torch_device(device), dtype)  # what can't run is told before anything loads
-    choose_replay(parsed.compile, torch_device(device))
+    check_compile(parsed.compile, torch_device(device), dtype)
     verifier = Verifier.load(parsed.verifier, dtype, device, parsed.attention, parsed.compile)
     if parsed.drafter is not None:
         verifier.keep_reasoning = keeps_reasoning(read_record(find(parsed.drafter)))

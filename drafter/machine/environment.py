@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from drafter.machine.memory import free_memory
 from drafter.machine.precision import fastest
 
 VERSIONS = ("block-drafter", "torch", "transformers", "lightning", "datasets", "tokenizers", "safetensors")
@@ -66,11 +66,10 @@ def devices() -> list[Fact]:
 
 def memory() -> Fact:
     """What is free of the machine's memory, where the system says so."""
-    info = Path("/proc/meminfo")
-    said = re.search(r"^MemAvailable: *(\d+) kB", info.read_text(), re.MULTILINE) if info.is_file() else None
-    if said is None:
+    found = free_memory()
+    if found is None:
         return Fact("memory", "note", "this system does not say how much is free")
-    free = int(said[1]) * 1024 / GIGABYTE
+    free = found / GIGABYTE
     state = "ok" if free >= LEAST_MEMORY else "note"
     return Fact("memory", state, f"{free:.1f} GB free" + ("" if state == "ok" else "; small verifiers only"))
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from drafter.attention import Replay
 from drafter.models.base import Outline
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
@@ -75,8 +74,7 @@ class CausalDrafter:
     @classmethod
     def beside(cls, source: str, verifier: Verifier) -> "CausalDrafter":
         """Load in the dtype, on the device and with the kernels of a verifier."""
-        compile = {Replay.OFF: "off", Replay.WANTED: "auto", Replay.REQUIRED: "on"}[Replay(verifier.replayed)]
-        drafter = cls.load(source, verifier.dtype, str(verifier.device), verifier.kernel, compile)
+        drafter = cls.load(source, verifier.dtype, str(verifier.device), verifier.kernel, verifier.compile)
         drafter.check_verifier(verifier)
         return drafter
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from drafter.attention import KVCache, LayerShape, Replay, choose_kernel, choose_replay
 from drafter.verifier.attention import ATTENTION, over
+from drafter.verifier.compiling import check_compile, choose_tiles, tile
 from drafter.verifier.head import VerifierHead
 from drafter.verifier.loading import load_model
 from drafter.verifier.selfcheck import why_not_decoded
+from drafter.verifier.tiled import TiledPass
 
 STACKS = ("layers", "h", "blocks")  # what families call their list of decoder layers
 
@@ -25,8 +28,10 @@ class Verifier(VerifierHead):
         model: a transformers causal LM with a list of decoder layers.
         tokenizer: its tokenizer; None where only token ids are used.
         attention: `auto`, `sdpa` or `flash_attn`, for decoding.
-        compile: `auto`, `on` or `off`: whether the passes of decoding become CUDA graphs, the drafter's too.
+        compile: `auto`, `on` or `off`: whether the passes of decoding become CUDA graphs, or tiles on a CPU, the
+            drafter's too.
     Attributes:
+        tiled: its body in tiles, once something was decoded; None where it runs as it is.
         undecodable: why it can't be decoded here, though its taps can be read; None where it can.
     Raises:
         ValueError: its taps can't be read, or its logits are not made as its head makes them.
@@ -44,11 +49,17 @@ class Verifier(VerifierHead):
         self._uses = ATTENTION
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         reason = "its positions depend on the longest row" if self.rope_bound else None
-        self.replayed = choose_replay(compile, self.device, reason)
+        check_compile(compile, self.device, self.dtype)
+        self.compile = compile
+        self.replayed = Replay.OFF if self.device.type == "cpu" else choose_replay(compile, self.device, reason)
         model.set_attn_implementation(ATTENTION)
         self.shapes: tuple[LayerShape, ...] = ()  # of what a cache keeps
         self.undecodable: str | None = None
+        self.tiles = False
+        self._tiled_of: tuple[tuple[int, int], ...] = ()
+        self.tiled: TiledPass | None = None
         self.undecodable = why_not_decoded(self)
+        self.tiles = not self.undecodable and choose_tiles(compile, self)
 
     @classmethod
     def load(
@@ -88,6 +99,8 @@ class Verifier(VerifierHead):
         if self.undecodable:
             raise ValueError(f"verifier: {self.undecodable}; it can't be decoded here, only its taps can be read")
         self._check_length(capacity)
+        if self.tiles:
+            self._tile()
         return KVCache(self.shapes, batch, capacity, self.dtype, self.device, self.kernel, replayed)
 
     @torch.inference_mode()
@@ -126,6 +139,8 @@ class Verifier(VerifierHead):
             normed hidden states [B, Q, D], ready for the head, and the taps [B, Q, T*D] (None without tap layers);
             from a cache that keeps graphs, until the next step.
         """
+        if self.tiled is not None:
+            return self.tiled(ids, cache, tap_layers)
         self.listen(tap_layers)
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -136,6 +151,16 @@ class Verifier(VerifierHead):
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)
         assert hidden is not None
         return hidden, taps
+
+    def _tile(self) -> None:
+        """Lay out the matrices of decoding, again where weights are not what they were."""
+        weights = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in self.model.parameters())
+        if weights != self._tiled_of:
+            self._tiled_of, self.tiled = weights, None
+            self.output = replace(self.output, tiled=None)
+            self.tiled = tile(self, self.compile == "on")
+            if self.tiled is not None:
+                self.output = self.output.tile()
 
     @contextmanager
     def plain_attention(self) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from drafter.machine.tiling import Tiled
 from drafter.verifier.loading import FOREIGN
 
 SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier")  # of a config; some multiply, some divide
@@ -24,17 +25,23 @@ class OutputHead:
     Args:
         weight: [V, D].
         bias: [V] or None.
+        tiled: makes hidden @ weight.T + bias where no gradient is asked for.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    tiled: Tiled | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of normed hidden states [..., D] of any dtype, in the head's own."""
         flat = hidden.reshape(-1, hidden.shape[-1])  # a slice of blocks as it is, torch would multiply block by block
-        logits = functional.linear(flat.to(self.weight.dtype), self.weight, self.bias)
+        flat = flat.to(self.weight.dtype)
+        if self.tiled is None or flat.requires_grad:
+            logits = functional.linear(flat, self.weight, self.bias)
+        else:
+            logits = self.tiled(flat)
         logits = logits.view(*hidden.shape[:-1], len(self.weight))
         logits = logits if self.scale == 1 else logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
@@ -44,11 +51,16 @@ class OutputHead:
         if ids is None:
             return self
         ids = ids.to(self.weight.device)
-        return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids])
+        return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids], tiled=None)
 
     def to(self, dtype: torch.dtype) -> "OutputHead":
         """The same head with weights in `dtype`."""
-        return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, weight=self.weight.to(dtype), bias=bias, tiled=None)
+
+    def tile(self) -> "OutputHead":
+        """The same head with its weight tiled as it is now."""
+        return replace(self, tiled=Tiled(self.weight, self.bias))
 
     def folded(self) -> Tensor:
         """One matrix [V, D or D + 1] whose product with `unfolded` states are the logits.

@@ -17,11 +17,13 @@ from drafter.verifier.loading import FOREIGN
 
 if TYPE_CHECKING:
     from drafter.verifier.body import Verifier
+    from drafter.verifier.tiled import TiledPass
 
 LENGTH, NEW, BEGINNINGS, WINDOW = 12, 4, (5, 8), 4
 # Relative errors, and the share of positions that must keep to them: a router may find two experts equal, and rounding
 # then decides which one a position gets.
 EXACT, ROUNDED = (1e-3, 0.85), (0.15, 0.5)
+NEAR = 0.1  # how far from the model's own a layer in tiles may be
 REWINDABLE = {"full_attention", "sliding_attention"}
 
 
@@ -38,8 +40,7 @@ def why_not_decoded(verifier: "Verifier") -> str | None:
     """
     name = type(verifier.model).__name__
     layers = sorted({0, max(0, verifier.num_layers - 2)})
-    steps = torch.arange(2 * LENGTH).view(2, LENGTH)
-    ids = ((1 + 7919 * steps) % len(verifier.head)).to(verifier.device)  # [2, S]
+    ids = _ids(verifier)
     with narrowed(verifier.model):
         try:
             with verifier.plain_attention() as model:
@@ -69,6 +70,34 @@ def why_not_decoded(verifier: "Verifier") -> str | None:
         except FOREIGN as error:
             raise ValueError(f"verifier: {name}: {_first_line(error)}; choose another") from error
     return f"{name}: {reason}"
+
+
+@torch.inference_mode()
+def why_tiles_differ(verifier: "Verifier", tiled: "TiledPass") -> str | None:
+    """Which layer in tiles does not do what the model's own does with the same input, or None.
+
+    The error is taken relative to what the layer adds to its input, and to the sixteenth of its output that rounding
+    may cost: bfloat16 keeps 8 bits.
+    """
+    ids, layers = _ids(verifier), range(verifier.num_layers)
+    with narrowed(verifier.model):
+        _, taps = verifier.step(ids, verifier.new_cache(len(ids), LENGTH), layers)
+        assert taps is not None
+        cache = verifier.new_cache(len(ids), LENGTH)
+        hidden, rope = tiled.begin(ids, cache)
+        for index, own in enumerate(taps.chunk(len(layers), dim=-1)):  # [2, S, D]
+            found, added = tiled.layers[index](hidden, rope, cache).float() - own.float(), own.float() - hidden.float()
+            off = found.norm(dim=-1) / (added.norm(dim=-1) + own.float().norm(dim=-1) / 16).clamp(min=1e-12)
+            if not off.max() <= NEAR:
+                return f"layer {index} in tiles is not the model's own (off by {float(off.max()):.2g})"
+            hidden = own
+    return None
+
+
+def _ids(verifier: "Verifier") -> Tensor:
+    """Two rows of tokens to try, [2, S]."""
+    steps = torch.arange(2 * LENGTH).view(2, LENGTH)
+    return ((1 + 7919 * steps) % len(verifier.head)).to(verifier.device)
 
 
 def _own(verifier: "Verifier", model: Any, ids: Tensor, layers: list[int]) -> tuple[Tensor, Tensor]:

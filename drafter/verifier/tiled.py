@@ -1,0 +1,98 @@
+"""The passes of decoding over matrices in tiles, for layers of a kind that is known: bfloat16 on CPUs.
+
+A pass over a few tokens reads all weights and does little with them: how they lie in memory, and what the host does
+between them, decide what it takes. The layers here do what transformers' do, in the same order and rounding: one
+product for queries, keys and values, one for gate and up, and nothing between that a cache does not need.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from drafter.attention import KVCache
+from drafter.machine.tiling import Tiled
+
+if TYPE_CHECKING:
+    from drafter.verifier.body import Verifier
+
+KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+Product = Callable[[Sequence[nn.Linear]], Callable[[Tensor], Tensor]]
+Rope = tuple[Tensor, Tensor]  # cos, and sin with the sign of `rotate`, [B, Q, 1, D] each
+
+
+class TiledLayer:
+    """A decoder layer: pre-norm attention over a cache, gated MLP.
+
+    Args:
+        product: makes one product of several linear maps of the same input.
+    """
+
+    def __init__(self, layer: Any, product: Product):
+        self.layer, self.attention, self.act = layer, layer.self_attn, layer.mlp.act_fn
+        attention, mlp = layer.self_attn, layer.mlp
+        self.width: int = attention.head_dim
+        self.heads, self.kv_heads = (one.out_features // self.width for one in (attention.q_proj, attention.k_proj))
+        self.queries_keys_values = product([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out, self.down = product([attention.o_proj]), product([mlp.down_proj])
+        self.gate_up = product([mlp.gate_proj, mlp.up_proj])
+        self.norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]  # Qwen 3
+        own = "sliding_window"  # of Llama there is none, of Mistral it stands in the config
+        self.windows = vars(attention) if own in vars(attention) else vars(attention.config)
+
+    @property
+    def window(self) -> int | None:
+        return None if type(self.layer) is LlamaDecoderLayer else self.windows["sliding_window"]
+
+    def __call__(self, hidden: Tensor, rope: Rope, cache: KVCache) -> Tensor:
+        """[B, Q, D] -> [B, Q, D], keys and values written behind the cache's committed slots."""
+        batch, count, _ = hidden.shape
+        made = self.queries_keys_values(self.layer.input_layernorm(hidden))
+        made = made.view(batch, count, self.heads + 2 * self.kv_heads, self.width)
+        asked, value = made.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.norms:
+            parts = asked.split((self.heads, self.kv_heads), dim=2)
+            asked = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=2)
+        query, key = rotate(asked, rope).split((self.heads, self.kv_heads), dim=2)
+        index, scale = self.attention.layer_idx, self.attention.scaling
+        attended = cache.attend(index, query, key, value, causal=True, scale=scale, window=self.window)
+        hidden = hidden + self.out(attended.flatten(2))
+        gate, up = self.gate_up(self.layer.post_attention_layernorm(hidden)).chunk(2, dim=-1)
+        return hidden + self.down(self.act(gate) * up)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotary position embedding of x [B, Q, H, D]: both halves change places, and sin has the sign of that."""
+    cos, sin = rope
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+class TiledPass:
+    """The body of a verifier, as `Verifier.step` runs it."""
+
+    def __init__(self, verifier: "Verifier", product: Product = Tiled.of):
+        self.body = verifier._body
+        self.layers = [TiledLayer(layer, product) for layer in verifier.layers]
+
+    def begin(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Rope]:
+        """Embeddings of `ids` [B, Q], and their rotation."""
+        hidden = self.body.get_input_embeddings()(ids)
+        cos, sin = self.body.rotary_emb(hidden, cache.positions(ids.shape[1]))  # [B, Q, D]
+        first, second = sin.chunk(2, dim=-1)
+        return hidden, (cos[:, :, None], torch.cat([-first, second], dim=-1)[:, :, None])
+
+    def __call__(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Normed hidden states [B, Q, D] and the taps [B, Q, T*D]; see `Verifier.step`."""
+        hidden, rope = self.begin(ids, cache)
+        heard = {}
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden, rope, cache)
+            if index in tap_layers:
+                heard[index] = hidden
+        taps = torch.cat([heard[index] for index in tap_layers], dim=-1) if tap_layers else None
+        return self.body.norm(hidden), taps

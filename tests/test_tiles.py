@@ -1,0 +1,207 @@
+"""Passes of decoding in tiles: the layers bit by bit against transformers' own, products, and when they are refused."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from drafter.machine.tiling import Tiled, why_not_tiled
+from drafter.verifier import Verifier, compiling, tiled, tiny
+from drafter.verifier.compiling import check_compile
+from drafter.verifier.tiled import TiledPass
+
+CPU = torch.device("cpu")
+BEGINNINGS, NEW = (9, 4, 7), 5
+here = pytest.mark.skipif(bool(why_not_tiled(CPU, torch.bfloat16)), reason="no bfloat16 products of oneDNN here")
+
+
+def side_by_side(linears):
+    """The plain product that tiles stand for."""
+    return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
+
+
+def make_sliding(family, **settings):
+    """A family whose layers, all or some, look back a few tokens only."""
+    sizes = tiny.build("llama")[0].config.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    shape = {name: sizes[name] for name in names} | {"num_hidden_layers": 4, "initializer_range": 0.2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, sliding_window=5, **shape, **settings)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+MODELS = {name: lambda name=name: tiny.build(name)[0] for name in ("llama", "qwen2", "qwen3")}
+EVERY_OTHER = {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"] * 2}
+MODELS |= {"mistral": lambda: make_sliding("mistral"), "sliding": lambda: make_sliding("qwen3", **EVERY_OTHER)}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    """A model whose gains and biases are no neutral ones."""
+    made = MODELS[request.param]()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return made
+
+
+def passes(verifier, taps=(0, 2)):
+    """States and taps of beginnings, what follows them behind different lengths, and a tree."""
+    cache, found = verifier.new_cache(3, 32), []
+    ids = torch.randint(3, 259, (3, 16), generator=torch.Generator().manual_seed(0))
+    for row, length in enumerate(BEGINNINGS):
+        found += verifier.step(ids[row : row + 1, :length], cache.row(row), taps)
+    cache.set_lengths(list(BEGINNINGS))
+    found += verifier.step(ids[:, :NEW], cache, taps)
+    depths = torch.tensor([0, 1, 1, 2, 2]).expand(3, -1)
+    follows = torch.eye(NEW, dtype=torch.bool)
+    follows[:, 0] = follows[3, 1] = follows[4, 2] = True
+    with cache.branching(depths, follows.expand(3, -1, -1)):
+        found += verifier.step(ids[:, NEW : 2 * NEW], cache, taps)
+    cache.advance(1)
+    return [*found, *verifier.step(ids[:, -1:], cache, taps)]
+
+
+def test_the_layers_do_bit_by_bit_what_transformers_do(model):
+    """In float32, with plain products: the same operations in the same order."""
+    verifier = Verifier(model)
+    own = passes(verifier)
+    verifier.tiled = TiledPass(verifier, side_by_side)
+    for ours, theirs in zip(passes(verifier), own, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("rows", [(1,), (3, 4), (33,)], ids=str)
+@here
+def test_a_product_in_tiles(rows, bias):
+    torch.manual_seed(0)
+    linears = [nn.Linear(40, size, bias=bias and index != 1).bfloat16() for index, size in enumerate((7, 24))]
+    x = torch.randn(*rows, 40).bfloat16()
+    expected = torch.cat([one.double()(x.double()) for one in copy.deepcopy(linears)], dim=-1)
+    torch.testing.assert_close(Tiled.of(linears)(x).double(), expected, rtol=2**-8, atol=1e-6)
+
+
+@here
+def test_decoding_in_tiles(model, caplog):
+    """bfloat16: as near to float32 as transformers' own passes are."""
+    exact = passes(Verifier(copy.deepcopy(model)))
+    half = model.bfloat16()
+    own = passes(Verifier(copy.deepcopy(half), compile="off"))
+    with caplog.at_level(logging.INFO, "drafter"):
+        verifier = Verifier(half, compile="on")
+        ours = passes(verifier)
+    assert verifier.tiled is not None
+    assert f"tiles: {verifier.num_layers} layers and the head" in caplog.text
+    errors = [
+        sum((one.double() - wide.double()).norm() for one, wide in zip(got, exact, strict=True)) for got in (ours, own)
+    ]
+    assert 0 < errors[0] < 1.1 * errors[1]
+    hidden = ours[0]
+    torch.testing.assert_close(
+        verifier.logits(hidden), nn.functional.linear(hidden, verifier.head), rtol=2**-7, atol=1e-2
+    )
+
+
+@here
+def test_weights_that_change_are_laid_out_again():
+    verifier = Verifier(tiny.build("llama")[0].bfloat16(), compile="on")
+    before = passes(verifier)[-2]
+    with torch.no_grad():
+        for layer in verifier.layers:
+            layer.mlp.down_proj.weight.mul_(-1)
+    changed = passes(verifier)[-2]
+    assert not torch.equal(before, changed)
+    plain = passes(Verifier(copy.deepcopy(verifier.model), compile="off"))[-2]
+    torch.testing.assert_close(changed.float(), plain.float(), rtol=0.1, atol=0.1)
+
+
+@here
+def test_a_layer_that_does_something_else_is_found(monkeypatch, caplog):
+    model = tiny.build("llama")[0].bfloat16()
+    own = passes(Verifier(copy.deepcopy(model), compile="off"))
+    monkeypatch.setattr(tiled, "rotate", lambda x, rope: x)
+    verifier = Verifier(model)
+    found = passes(verifier)
+    assert verifier.tiled is None
+    assert "tiles: off, layer 0 in tiles is not the model's own (off by " in caplog.text
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, own, strict=True))
+    with pytest.raises(ValueError, match=r"compile='on': layer 0 in tiles is not the model's own \(off by .*auto"):
+        Verifier(copy.deepcopy(model), compile="on").new_cache(1, 8)
+
+
+@here
+def test_copies_must_fit_into_memory(monkeypatch, caplog):
+    monkeypatch.setattr(compiling, "free_memory", lambda: 100_000)
+    verifier = Verifier(tiny.build("llama")[0].bfloat16())
+    verifier.new_cache(1, 8)
+    assert verifier.tiled is None
+    assert "tiles: off, copies of all matrices would take 0.0 of the 0.0 GB that are free" in caplog.text
+    monkeypatch.setattr(compiling, "free_memory", lambda: None)  # a system that does not say
+    verifier = Verifier(tiny.build("llama")[0].bfloat16())
+    verifier.new_cache(1, 8)
+    assert verifier.tiled is not None
+
+
+@here
+def test_other_layers_and_matrices_stay_as_they_are(caplog):
+    gemma = tiny.build("gemma3")[0].bfloat16()
+    with caplog.at_level(logging.INFO, "drafter"):
+        verifier = Verifier(copy.deepcopy(gemma))
+    verifier.new_cache(1, 8)
+    assert verifier.tiled is None
+    assert "tiles: off, layers of type Gemma3DecoderLayer stay as they are" in caplog.text
+    with pytest.raises(ValueError, match="compile='on': layers of type Gemma3DecoderLayer stay as they are; use"):
+        Verifier(gemma, compile="on")
+
+    class Adapted(nn.Linear):
+        pass
+
+    llama = tiny.build("llama")[0].bfloat16()
+    llama.model.layers[1].mlp.up_proj.__class__ = Adapted
+    with pytest.raises(ValueError, match="compile='on': a LlamaDecoderLayer here has other matrices than its own"):
+        Verifier(llama, compile="on")
+
+
+@here
+def test_a_head_in_tiles_gives_gradients_and_rows():
+    verifier = Verifier(tiny.build("llama")[0].bfloat16(), compile="on")
+    verifier.new_cache(1, 8)
+    assert verifier.output.tiled is not None
+    hidden = torch.randn(2, 3, 64).bfloat16().requires_grad_()
+    verifier.logits(hidden).sum().backward()
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad[0, 0], verifier.head.float().sum(0).bfloat16(), rtol=0.02, atol=0.05)
+    some = verifier.output.rows(torch.tensor([3, 5]))
+    assert some.tiled is None
+    torch.testing.assert_close(some.tile()(hidden.detach()), some(hidden.detach()), rtol=2**-7, atol=1e-2)
+
+
+def test_compile_is_chosen_or_refused_by_name():
+    for word in ("auto", "off"):
+        check_compile(word, CPU, torch.float32)
+    for word, dtype, named in (
+        ("on", torch.float32, "compile='on': tiles are for bfloat16, and float32 stays as it is; use compile=auto"),
+        ("on", torch.float16, "compile='on': tiles are for bfloat16, and float16 stays as it is"),
+        ("yes", torch.float32, "compile='yes': choose auto, on or off"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            check_compile(word, CPU, dtype)
+    verifier = Verifier(tiny.build("llama")[0])
+    verifier.new_cache(1, 8)
+    assert verifier.tiled is None  # float32 is never touched
+    assert "cuda" in str(why_not_tiled(torch.device("cuda"), torch.bfloat16))
+
+
+@here
+def test_nothing_is_tiled_where_it_is_off():
+    verifier = Verifier(tiny.build("llama")[0].bfloat16(), compile="off")
+    verifier.new_cache(1, 8)
+    assert verifier.tiled is None
+    assert verifier.output.tiled is None

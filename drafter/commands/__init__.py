@@ -9,6 +9,7 @@ COMMANDS = (
     "regenerate",
     "ablate",
     "evaluate",
+    "compare",
     "generate",
     "benchmark",
     "frontier",

@@ -49,7 +49,10 @@ def run(parsed: Namespace) -> None:
     how = Decoding(0.0, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
     drafts = [grid.Drafts(*one) for one in wanted or [(longest, None)]]
     asked = grid.Grid(parsed.temperatures, parsed.batch_sizes, drafts, parsed.max_new_tokens, parsed.repeats, how)
-    prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
+    prompts = {
+        name: [decoding.encode(verifier, case.turns[0], parsed.raw) for case in cases]
+        for name, (_, cases) in suites.items()
+    }
     total = len(prompts) * len(parsed.temperatures) * len(parsed.batch_sizes) * len({grid.Drafts(0), *drafts})
     cells = list(tqdm(grid.measure(verifier, drafter, prompts, asked), total=total, desc="cells", leave=False))
     lines = [cell.figures() for cell in cells]

@@ -3,13 +3,13 @@
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from drafter.decode import Costs
+    from drafter.evaluation.suites import Case, Suite
     from drafter.models import Drafter
     from drafter.verifier import Verifier
 
@@ -54,11 +54,15 @@ def add_law(parser: ArgumentParser) -> None:
 def add_suites(parser: ArgumentParser, prompts: int | None) -> None:
     """Which prompts, how many, how long the answers."""
     parser.add_argument(
-        "--suites", nargs="+", required=True, metavar="SUITE", help="humaneval, mt_bench, or JSONL files with `prompt`"
+        "--suites",
+        nargs="+",
+        required=True,
+        metavar="SUITE",
+        help="humaneval, mt_bench, gsm8k=FILE, or files of prompts",
     )
     every = "all" if prompts is None else prompts
     parser.add_argument("--prompts", type=int, default=prompts, help=f"of each suite, evenly spaced; default: {every}")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer; default: 128")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer; default: 128, or the suite's")
     parser.add_argument("--raw", action="store_true", help="prompts as they are, without the chat template")
 
 
@@ -148,20 +152,20 @@ def check_sampling(parsed: Namespace, temperature: float) -> None:
     Decoding(rule=parsed.rule).make_rule()
 
 
-def read_suites(parsed: Namespace) -> dict[str, list[str]]:
-    """Prompts of each suite, evenly spaced.
+def read_suites(parsed: Namespace) -> dict[str, tuple["Suite", list["Case"]]]:
+    """Each suite and its cases, evenly spaced.
 
     Raises:
         ValueError: a suite is unknown, broken or named twice.
     """
-    from drafter.evaluation.suites import evenly, load_suite
+    from drafter.evaluation.suites import evenly, read_cases, read_suite
 
-    found: dict[str, list[str]] = {}
-    for suite in parsed.suites:
-        name = Path(suite).stem if suite.endswith(".jsonl") else suite
-        if name in found:
-            raise ValueError(f"suites: {name!r} is named twice; leave one out")
-        found[name] = [prompt["prompt"] for prompt in evenly(load_suite(suite), parsed.prompts)]
+    found: dict[str, tuple[Suite, list[Case]]] = {}
+    for word in parsed.suites:
+        suite = read_suite(word)
+        if suite.name in found:
+            raise ValueError(f"suites: {suite.name!r} is named twice; leave one out")
+        found[suite.name] = suite, evenly(read_cases(suite), parsed.prompts)
     return found
 
 

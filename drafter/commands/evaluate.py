@@ -1,9 +1,10 @@
-"""A drafter on suites of prompts: tokens per cycle, what each slot accepts, intervals over prompts.
+"""A drafter on suites of prompts: tokens per cycle with intervals, and with `--out` a report of what decides them.
 
-Cycles are those of the real decoder or, with `--by walk`, of the walk along the verifier's own greedy answers. With
-`--engine URL` a vLLM server that decodes with the drafter is asked too, and its own counters stand beside; with `--by
-engine` they stand alone, and neither model is loaded here. With
-`--against OTHER` a second drafter sees the same prompts, and the gain over it comes with a paired interval.
+A suite is a name (humaneval, mt_bench, standard_library; gsm8k=FILE and others whose file you have), a YAML file of
+your own, or prompts in JSONL, JSON or Parquet. Cycles are those of the real decoder or, with `--by walk`, of the walk
+along the verifier's own greedy answers. With `--against OTHER` a second drafter sees the same prompts, and the gain
+over it comes with a paired interval. With `--engine URL` a vLLM server that decodes with the drafter is asked too, and
+its own counters stand beside; with `--by engine` they stand alone, and neither model is loaded here.
 """
 
 import logging
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from drafter.commands import decoding
 from drafter.commands.endings import ending
+from drafter.commands.served import by_engine, served
 
 if TYPE_CHECKING:
-    from drafter.decode import Generation
-    from drafter.evaluation.cycles import Cycles
+    from drafter.evaluation.asking import SuiteRun
+    from drafter.evaluation.suites import Case, Suite
     from drafter.models import Drafter
     from drafter.verifier import Verifier
 
@@ -29,27 +31,26 @@ def arguments(parser: ArgumentParser) -> None:
     decoding.add_models(parser, "float32")
     decoding.add_suites(parser, None)
     decoding.add_sampling(parser)
+    parser.set_defaults(temperature=None, max_new_tokens=None)  # as each suite says
     parser.add_argument("--by", choices=BY, default="decoder", help="whose cycles; default: decoder")
     parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the trained number")
     parser.add_argument("--against", metavar="OTHER", help="a second drafter, compared prompt by prompt")
     parser.add_argument("--engine", metavar="URL", help="ask a vLLM server too, such as http://localhost:8000/v1")
     parser.add_argument("--model", metavar="NAME", help="the verifier's name there; default: as --verifier")
     parser.add_argument("--batch-size", type=int, default=16, help="prompts decoded together; default: 16")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html, evaluation.json and .csv here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
 
 def run(parsed: Namespace) -> None:
     decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_size", "draft_length")
-    if parsed.by == "walk" and parsed.temperature > 0:
-        raise ValueError(f"temperature={parsed.temperature}: the walk is along greedy answers; use --by decoder")
-    if parsed.engine and parsed.temperature > 0:
-        raise ValueError(f"temperature={parsed.temperature}: --engine is asked for greedy answers; leave it at 0")
-    if parsed.by == "engine" and (not parsed.engine or parsed.against):
-        raise ValueError("by='engine': asks one server for one drafter; say --engine URL, and leave --against out")
-    decoding.check_sampling(parsed, parsed.temperature)
+    if parsed.by == "engine" and (not parsed.engine or parsed.against or parsed.out):
+        raise ValueError("by='engine': asks one server for one drafter; say --engine URL, leave --against and --out out")
     suites = decoding.read_suites(parsed)
+    for suite, _ in suites.values():
+        _check(parsed, suite)
     if parsed.by == "engine":
-        _by_engine(parsed, suites)
+        by_engine(parsed, suites)
         return
     drafters = [parsed.drafter, *([parsed.against] if parsed.against else [])]
     longest = [decoding.check_models(parsed, one, (parsed.draft_length, None)) for one in drafters]
@@ -57,133 +58,113 @@ def run(parsed: Namespace) -> None:
         decoding.require_blocks(drafters)
     vocabulary = decoding.draft_vocabulary(parsed)
 
+    from drafter.evaluation import record
     from drafter.evaluation.measured import table
-    from drafter.export.record import provenance
     from drafter.files import write_json
 
     verifier = decoding.load_verifier(parsed)
-    prompts = {name: [decoding.encode(verifier, text, parsed.raw) for text in texts] for name, texts in suites.items()}
-    answers = _plain(parsed, verifier, prompts) if parsed.by == "walk" else {}
-    walks: list[dict[str, Cycles]] = []
+    found: list[dict[str, SuiteRun]] = []
     for source, length in zip(drafters, longest, strict=True):
         drafter = decoding.load_drafter(source, verifier, vocabulary)
-        slots: dict[str, Any] = {}  # of a walk, which alone sees what follows a wrong draft
-        walks.append(_walks(parsed, verifier, drafter, parsed.draft_length or length, prompts, answers, slots))
+        found.append(_answered(parsed, verifier, drafter, parsed.draft_length or length, suites, found))
         print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
-        found = {name: one.figures() for name, one in walks[-1].items()}
-        print(table([{"suite": name, **one} for name, one in found.items()], SHOWN))
-        figures = {"suites": found, **({"slots": slots} if slots else {})}
-        if len(walks) == 1:
-            report: dict[str, Any] = figures
-        else:
-            report["against"] = {"drafter": source, **figures, "gain": _gain(*walks)}
+        print(table([{"suite": name, **one.cycles.figures()} for name, one in found[-1].items()], SHOWN))
+        if len(found) == 1:
+            report = record.figures(found[0], verifier, drafter if parsed.out else None)
+            said = {name: suite for name, (suite, _) in suites.items()}
+            report |= record.facts(parsed.drafter, parsed.verifier, verifier, said, decoding.settings(parsed))
+    if parsed.against:
+        report["against"] = {"drafter": parsed.against, **record.figures(found[1], verifier, None)}
+        report["against"]["gain"] = _gain(*found)
     if parsed.engine:
-        report["engine"] = _served(parsed, walks[0], prompts)
+        asked = {
+            name: ([one.ids for one in each.asked], suites[name][0].max_new_tokens) for name, each in found[0].items()
+        }
+        report["engine"] = served(parsed, asked, found[0])
         print(table(report["engine"], tuple(report["engine"][0])))
     if parsed.json:
-        write_json(parsed.json, {**report, "settings": decoding.settings(parsed), "provenance": provenance()})
+        write_json(parsed.json, report)
+    if parsed.out:
+        record.save(report, parsed.out)
+    written = [*([parsed.json] if parsed.json else []), *([parsed.out] if parsed.out else [])]
     after = ["benchmark", parsed.drafter, "--verifier", parsed.verifier, "--suites", *parsed.suites]
-    print(ending("tokens per cycle are not speed: measure that here", [parsed.json] if parsed.json else [], [after]))
+    print(ending("tokens per cycle are not speed: measure that here", written, [after]))
 
 
-def _by_engine(parsed: Namespace, suites: dict[str, list[str]]) -> None:
-    """What a server counts of its own drafts, with no more of the models here than tokenizer and record."""
-    from drafter.evaluation.measured import table
-    from drafter.export.record import keeps_reasoning, provenance, read_record
-    from drafter.files import write_json
-    from drafter.models.storage import find
-    from drafter.verifier.chat import prompt_ids
-    from drafter.verifier.tokenizer import load_tokenizer
-
-    tokenizer, thinks = load_tokenizer(parsed.verifier), keeps_reasoning(read_record(find(parsed.drafter)))
-
-    def encode(text: str) -> list[int]:
-        turn = [{"role": "user", "content": text}]
-        return tokenizer.encode(text) if parsed.raw else prompt_ids(tokenizer, turn, keep_reasoning=thinks)
-
-    found = _served(parsed, None, {name: [encode(text) for text in texts] for name, texts in suites.items()})
-    print(table(found, tuple(found[0])))
-    if parsed.json:
-        write_json(parsed.json, {"engine": found, "settings": decoding.settings(parsed), "provenance": provenance()})
+def _check(parsed: Namespace, suite: "Suite") -> None:
+    """Settle what a suite is asked with, and refuse what does not go with it."""
+    suite.temperature = suite.temperature if parsed.temperature is None else parsed.temperature
+    suite.max_new_tokens = parsed.max_new_tokens or suite.max_new_tokens
+    decoding.check_sampling(parsed, suite.temperature)
+    if parsed.by == "walk" and suite.temperature > 0:
+        raise ValueError(f"temperature={suite.temperature}: the walk is along greedy answers; use --by decoder")
+    if parsed.engine and suite.temperature > 0:
+        raise ValueError(f"temperature={suite.temperature}: --engine is asked for greedy answers; leave it at 0")
 
 
-def _served(
-    parsed: Namespace, ours: dict[str, "Cycles"] | None, prompts: dict[str, list[list[int]]]
-) -> list[dict[str, Any]]:
-    """Draft tokens accepted per cycle of each suite, by the engine's counters, and here where there are figures."""
-    from drafter.engine.acceptance import served_acceptance
-    from drafter.engine.client import Client
-
-    client, name = Client(parsed.engine, timeout=600.0, retries=2), parsed.model or parsed.verifier
-    found = []
-    for suite, asked in prompts.items():
-        served = served_acceptance(client, name, asked, parsed.max_new_tokens, parsed.batch_size)
-        figures: dict[str, Any] = {}
-        if ours:  # as an engine counts, a last cycle is not cut where the answer ends
-            figures["accepted_here"] = round(ours[suite].figures()["accepted_per_cycle"], 4)
-        engine = served.accepted / served.cycles if served.cycles else float("nan")
-        figures |= {"accepted_by_engine": round(engine, 4), "tokens_per_cycle": round(served.tokens_per_cycle, 4)}
-        figures |= {"cycles": served.cycles}
-        at = [round(kept / served.cycles, 4) for kept in served.accepted_at] if served.cycles else []
-        found.append({"suite": suite, **figures, "accepted_at_slot": at})
-    return found
-
-
-def _plain(
-    parsed: Namespace, verifier: "Verifier", prompts: dict[str, list[list[int]]]
-) -> dict[str, list["Generation"]]:
-    from drafter.evaluation.decoding import Decoding
-
-    how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
-    return {name: Decoding().decoder(verifier, None, None)(some, **how) for name, some in prompts.items()}
-
-
-def _walks(
+def _answered(
     parsed: Namespace,
     verifier: "Verifier",
     drafter: "Drafter",
     length: int,
-    prompts: dict[str, list[list[int]]],
-    answers: dict[str, list["Generation"]],
-    slots: dict[str, Any],
-) -> dict[str, "Cycles"]:
-    """The cycles of a drafter on each suite; where it walks, also what its slots say, into `slots`."""
-    import torch
+    suites: dict[str, tuple["Suite", list["Case"]]],
+    before: list[dict[str, "SuiteRun"]],
+) -> dict[str, "SuiteRun"]:
+    """Every suite, answered with a drafter; a second one is asked what the first was.
 
+    Raises:
+        ValueError: no prompt of a suite gave a cycle.
+    """
+    from drafter.evaluation.asking import SuiteRun, ask
     from drafter.evaluation.cycles import Cycles
     from drafter.evaluation.decoding import Decoding
-    from drafter.evaluation.metrics import diagnose
-    from drafter.evaluation.walk import hits_along, leading_of, walk
+    from drafter.evaluation.slots import observe_all
+    from drafter.evaluation.walk import leading_of, walk
     from drafter.models import BlockDiffusionDrafter
 
-    how_drawn = Decoding(parsed.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
-    how = {"max_new_tokens": parsed.max_new_tokens, "batch_size": parsed.batch_size}
     found = {}
-    for name, some in prompts.items():
-        if answers and isinstance(drafter, BlockDiffusionDrafter):
-            made = answers[name]
-            hits = hits_along(made, some, verifier, drafter)
-            found[name] = walk(leading_of(hits), length)
-            slots[name] = diagnose(*(torch.cat(side) for side in zip(*hits, strict=True)))
+    thought = verifier.keep_reasoning
+    for name, (suite, cases) in suites.items():
+        verifier.keep_reasoning = thought if suite.thinking is None else suite.thinking
+        law = Decoding(suite.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+        walks = parsed.by == "walk"
+        decode = Decoding().decoder(verifier, None, None) if walks else law.decoder(verifier, drafter, length)
+
+        def answer(some: list[list[int]], decode: Any = decode, suite: Any = suite) -> Any:
+            return decode(some, max_new_tokens=suite.max_new_tokens, batch_size=parsed.batch_size)
+
+        if before:
+            asked = before[0][name].asked
+            answers = before[0][name].answers if walks else answer([one.ids for one in asked])
         else:
-            made = how_drawn.decoder(verifier, drafter, length)(some, **how)
-            found[name] = Cycles.of(made, length)
-        for number, one in enumerate(made, 1):
+            asked, answers = ask(cases, verifier, answer, parsed.raw)
+        observed = []
+        if isinstance(drafter, BlockDiffusionDrafter) and (walks or (parsed.out and not before and law.verifiers_own)):
+            observed = list(observe_all(verifier, drafter, [one.ids for one in asked], answers))
+        if walks:
+            hits = [(one.hits, one.valid) if one else None for one in observed]
+            leading = [leading_of([pair])[0] if pair else [] for pair in hits]
+            cycles = walk(leading, length)
+        else:
+            cycles = Cycles.of(answers, length)
+        for number, one in enumerate(answers, 1):
             if not one.token_ids:
                 log.warning("%s: prompt %d was left out: %s", name, number, one.stop)
-        if not any(found[name].emitted):
+        if not any(cycles.emitted):
             raise ValueError(f"suites: no prompt of {name} gave a cycle; raise max-new-tokens or choose another suite")
+        found[name] = SuiteRun(asked, answers, cycles, observed)
+    verifier.keep_reasoning = thought
     return found
 
 
-def _gain(ours: dict[str, "Cycles"], theirs: dict[str, "Cycles"]) -> dict[str, dict[str, float]]:
+def _gain(ours: dict[str, "SuiteRun"], theirs: dict[str, "SuiteRun"]) -> dict[str, dict[str, float]]:
     """Gain in tokens per cycle over the other drafter, per suite, with its paired interval."""
     from drafter.evaluation.cycles import paired
     from drafter.evaluation.statistics import compare
 
     gains = {}
     for name, walk in ours.items():
-        mine, others = paired(walk, theirs[name])
+        mine, others = paired(walk.cycles, theirs[name].cycles)
         one = compare(mine, others).gain
         gains[name] = {"gain": one.value, "low": one.low, "high": one.high}
         print(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from drafter.decode import Generation
+from drafter.evaluation.metrics import defined
 from drafter.evaluation.statistics import Counts, Estimate, estimate
 
 
@@ -83,17 +84,26 @@ class Cycles:
             return Estimate(self.tokens_per_cycle, math.nan, math.nan)
         return estimate(paired(self)[0])
 
+    @classmethod
+    def together(cls, parts: Sequence["Cycles"]) -> "Cycles":
+        """Those of all prompts of some suites, or of some ranks."""
+        found = cls(reached=[0] * max(len(one.kept) for one in parts), kept=[0] * max(len(one.kept) for one in parts))
+        for one in parts:
+            for emitted, accepted in zip(one.emitted, one.accepted, strict=True):
+                found.add(emitted, accepted)
+        return found
+
     def figures(self) -> dict[str, Any]:
         """What a report says of them; `export --evaluation` takes it for the model card."""
         found = self.interval()
         return {
             "prompts": self.prompts,
             "tokens_per_cycle": self.tokens_per_cycle,
-            "low": found.low,
-            "high": found.high,
+            "low": defined(found.low),
+            "high": defined(found.high),
             "accepted_per_cycle": self.accepted_per_cycle,
             "cycles": self.count,
-            "accepted_when_reached": [None if math.isnan(share) else share for share in self.acceptance],
+            "accepted_when_reached": [defined(share) for share in self.acceptance],
             "kept_share": self.kept_share,
         }
 

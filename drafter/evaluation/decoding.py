@@ -8,7 +8,7 @@ from functools import partial
 from drafter.decode import Costs, Generation, SpeculativeDecoder
 from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead
-from drafter.verification import Rule, make_rule
+from drafter.verification import LOSSLESS, Rule, make_rule
 from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,11 @@ class Decoding:
             return name, {key: value if key == "head" else float(value) for key, value in said.items()}
         except ValueError:
             raise ValueError(f"rule={self.rule!r}: write it as NAME:KEY=NUMBER,KEY=NUMBER") from None
+
+    @property
+    def verifiers_own(self) -> bool:
+        """Whether answers are the verifier's greedy ones, whatever is drafted."""
+        return self.temperature == 0 and (self.rule is None or self.parts()[0] in LOSSLESS)
 
     def make_rule(self) -> Rule | None:
         """The rule `NAME` or `NAME:KEY=VALUE,...`; None leaves the choice to the decoder.

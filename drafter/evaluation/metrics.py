@@ -132,12 +132,12 @@ def diagnose(hits: Tensor, valid: Tensor) -> dict[str, Any]:
     conditional, marginal = acceptance_by_slot(hits, valid), marginal_acceptance(hits, valid)
     return {
         "blocks": len(hits),
-        "acceptance_by_slot": [_defined(share) for share in conditional],
-        "hazard_by_slot": [_defined(1 - share) for share in conditional],
-        "hits_by_slot": [_defined(share) for share in marginal],
-        "expected_length_by_marginal_product": _defined(expected_length_by_product(marginal)),
+        "acceptance_by_slot": [defined(share) for share in conditional],
+        "hazard_by_slot": [defined(1 - share) for share in conditional],
+        "hits_by_slot": [defined(share) for share in marginal],
+        "expected_length_by_marginal_product": defined(expected_length_by_product(marginal)),
         "first_rejections": first_rejections(hits, valid),
-        "waste": _defined(waste(hits, valid)),
+        "waste": defined(waste(hits, valid)),
     }
 
 
@@ -145,5 +145,6 @@ def _shares(parts: Tensor, wholes: Tensor) -> list[float]:
     return [part / whole if whole else math.nan for part, whole in zip(parts.tolist(), wholes.tolist(), strict=True)]
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
+    """A figure, or None in place of NaN, which JSON does not know."""
     return None if math.isnan(value) else value

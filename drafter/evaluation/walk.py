@@ -4,7 +4,8 @@ Greedy decoding is lossless, so along the verifier's own greedy answer its cycle
 equals the decoder's own count in exact arithmetic and has no sampling noise.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,33 @@ def leading_of(hits: Iterable[tuple[Tensor, Tensor]]) -> list[list[int]]:
     return [one.cumprod(-1).sum(-1).tolist() for one, _ in hits]
 
 
+class Blocks(NamedTuple):
+    """Some of the blocks that start at every anchor of padded rows.
+
+    Attributes:
+        anchors, used: [B, A]; used is False where a row has no such anchor.
+        hidden: the drafter's states of the drafted slots, [B, A, G, D].
+        labels, valid: the answer's tokens there, and whether there is one, [B, A, G].
+    """
+
+    anchors: Tensor
+    used: Tensor
+    hidden: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
+@torch.no_grad()
+def blocks_along(drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: Rows, taps: Tensor) -> Iterator[Blocks]:
+    """Draft behind every anchor of every row, `ANCHORS_PER_PASS` of each at a time."""
+    size = drafter.block_size
+    anchors, used = every_anchor(rows.supervised)  # [B, A]
+    for some, use in zip(anchors.split(ANCHORS_PER_PASS, 1), used.split(ANCHORS_PER_PASS, 1), strict=True):
+        block = verifier.embed(slot_ids(rows.ids, some, size, drafter.mask_token_id))  # [B, A, K, D]
+        hidden = drafter(block, taps, some)[:, :, 1:]  # [B, A, G, D]
+        yield Blocks(some, use, hidden, *slot_labels(rows.ids, rows.supervised, some, use, size))
+
+
 @torch.no_grad()
 def slot_hits(
     drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: Rows, taps: Tensor
@@ -66,14 +94,10 @@ def slot_hits(
     Returns:
         hits, valid: both [anchors, G], on the CPU; what `drafter.evaluation.metrics` takes.
     """
-    size, vocabulary = drafter.block_size, drafter.vocabulary
-    anchors, used = every_anchor(rows.supervised)  # [B, A]
+    vocabulary = drafter.vocabulary
     head = verifier.output.rows(vocabulary).to(torch.float32)
-    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(anchors))]
-    for some, use in zip(anchors.split(ANCHORS_PER_PASS, 1), used.split(ANCHORS_PER_PASS, 1), strict=True):
-        block = verifier.embed(slot_ids(rows.ids, some, size, drafter.mask_token_id))  # [B, A, K, D]
-        hidden = drafter(block, taps, some)[:, :, 1:]  # [B, A, G, D]
-        labels, valid = slot_labels(rows.ids, rows.supervised, some, use, size)  # [B, A, G]
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(rows.ids))]
+    for _, use, hidden, labels, valid in blocks_along(drafter, verifier, rows, taps):
         drafted = torch.zeros_like(labels)
         drafted[valid] = _propose(hidden[valid], head, vocabulary)
         hits, exists = ((drafted == labels) & valid).cpu(), valid.cpu()  # [B, A, G] both

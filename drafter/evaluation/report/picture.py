@@ -1,5 +1,6 @@
 """A picture: panels that are drawn once, as SVG that follows a page's colours, or as one PNG beside Markdown."""
 
+import html
 import io
 import math
 import re
@@ -83,6 +84,6 @@ def _element(document: str, text: str, name: str) -> str:
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    label = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}" data-picture="{name}"', 1)
+    about = f'role="img" aria-label="{html.escape(text)}" data-picture="{html.escape(name)}"'
+    svg = svg.replace("<svg", f"<svg {about}", 1)
     return re.sub(r"\s*\n\s*", "\n", svg.replace(INK, "var(--ink)")).strip()

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart lint test test-slow docs clean
+.PHONY: help install quickstart lint test test-slow test-browser docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: lint  ## lint, then every quick test
 
 test-slow: install  ## the tests on the real verifier
 	$(BIN)/python -m pytest -m slow
+
+test-browser: install  ## reports in a real browser, where there is chromium
+	$(BIN)/python -m pytest -m browser
 
 docs: .venv/docs  ## the site, in site/
 	$(BIN)/mkdocs build --strict

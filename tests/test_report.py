@@ -9,7 +9,7 @@ from conftest import NEW_TOKENS, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation import record
-from drafter.evaluation.asking import Answered, Asked, slices
+from drafter.evaluation.asking import Asked, SuiteRun, slices
 from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.passages import element, passages, pieces
 from drafter.evaluation.report import Page, Picture
@@ -47,7 +47,7 @@ def answered():
     asked = [Asked(case, 1, prompt) for case, prompt in zip(cases, make_prompts(), strict=True)]
     answers = SpeculativeDecoder(verifier, drafter).generate(make_prompts(), NEW_TOKENS, batch_size=3)
     observed = list(observe_all(verifier, drafter, make_prompts(), answers))
-    return Answered(asked, answers, Cycles.of(answers, 3), observed)
+    return SuiteRun(asked, answers, Cycles.of(answers, 3), observed)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_tokens_are_coloured_by_what_became_of_them(answered):
 
 def test_without_observation_a_page_says_why(answered):
     verifier = make_verifier("llama")
-    bare = Answered(answered.asked, answered.answers, answered.cycles)
+    bare = SuiteRun(answered.asked, answered.answers, answered.cycles)
     found = record.figures({"own": bare}, verifier, make_memorising("llama"))
     assert found["slots"] == {}
     assert found["slots_missing"].startswith("What slots say is not in here")

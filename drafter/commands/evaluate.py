@@ -45,7 +45,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(parsed: Namespace) -> None:
     decoding.require_positive(parsed, "prompts", "max_new_tokens", "batch_size", "draft_length")
     if parsed.by == "engine" and (not parsed.engine or parsed.against or parsed.out):
-        raise ValueError("by='engine': asks one server for one drafter; say --engine URL, leave --against and --out out")
+        raise ValueError("by='engine': asks one server for one drafter; say --engine URL, without --against and --out")
     suites = decoding.read_suites(parsed)
     for suite, _ in suites.values():
         _check(parsed, suite)

@@ -31,7 +31,7 @@ class Asked:
 
 
 @dataclass
-class Answered:
+class SuiteRun:
     """A suite as one drafter went through it.
 
     Attributes:
@@ -86,7 +86,7 @@ def ask(cases: Sequence[Case], verifier: Verifier, answer: Answer, raw: bool) ->
     return asked, answers
 
 
-def slices(answered: Answered) -> dict[str, dict[str, Any]]:
+def slices(answered: SuiteRun) -> dict[str, dict[str, Any]]:
     """Figures by category, language, turn and length of the context, where a suite has more than one of each."""
     names: dict[str, list[str]] = {"category": [], "language": [], "turn": [], "context": []}
     for asked in answered.asked:

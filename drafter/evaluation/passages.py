@@ -6,7 +6,7 @@ from typing import Any
 
 from drafter.decode import Generation
 from drafter.decode.text import Detokenizer
-from drafter.evaluation.asking import Answered
+from drafter.evaluation.asking import SuiteRun
 from drafter.evaluation.slots import Observed
 
 ENDS = 3  # prompts shown from each end
@@ -19,7 +19,7 @@ WORDS = {
 }
 
 
-def passages(answered: Answered, tokenizer: Any) -> list[dict[str, Any]]:
+def passages(answered: SuiteRun, tokenizer: Any) -> list[dict[str, Any]]:
     """The prompts with the fewest tokens per cycle, worst first, then those with the most, best first."""
     ran = [at for at, one in enumerate(answered.cycles.emitted) if one]
     rate = {at: sum(answered.cycles.emitted[at]) / len(answered.cycles.emitted[at]) for at in ran}
@@ -38,7 +38,7 @@ def passages(answered: Answered, tokenizer: Any) -> list[dict[str, Any]]:
     ]
 
 
-def pieces(answered: Answered, at: int, tokenizer: Any) -> list[dict[str, Any]]:
+def pieces(answered: SuiteRun, at: int, tokenizer: Any) -> list[dict[str, Any]]:
     """The tokens of one answer: text, kind, what the drafter had proposed in place of it, right in vain before."""
     answer, emitted, accepted = answered.answers[at], answered.cycles.emitted[at], answered.cycles.accepted[at]
     seen = answered.observed[at] if answered.observed else None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drafter.evaluation.asking import Answered, slices
+from drafter.evaluation.asking import SuiteRun, slices
 from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.diagnosis import diagnosis
 from drafter.evaluation.parts import measure_costs
@@ -27,7 +27,7 @@ NO_SLOTS = (
 )
 
 
-def figures(found: Mapping[str, Answered], verifier: Verifier, drafter: Drafter | None) -> dict[str, Any]:
+def figures(found: Mapping[str, SuiteRun], verifier: Verifier, drafter: Drafter | None) -> dict[str, Any]:
     """What one drafter's suites say.
 
     Args:

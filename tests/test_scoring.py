@@ -126,6 +126,29 @@ def test_log_correction_moves_nll_and_its_gradient_but_not_hit():
     assert not torch.equal(scores.hit, (hidden @ head.T + correction).argmax(-1) == labels)
 
 
+NEEDS = ["nll", "forward_kl", "reverse_kl", "jsd", "log_acceptance"]
+
+
+@pytest.mark.parametrize("correction", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["f64", "f32"])
+def test_a_soft_cap_is_the_capped_logits_under_a_head_that_is_none(dtype, tolerance, correction):
+    hidden, head, labels = problem(40, 8, 30, dtype)
+    states, cap, needs = problem(40, 8, 30, dtype, seed=1)[0].detach(), 3.0, ["nll"] if correction else NEEDS
+    options = {"needs": needs, "temperature": 1.5}
+    options |= {"log_correction": torch.linspace(-3, 3, 30, dtype=dtype)} if correction else {}
+    found = score(hidden, head, labels, 7, softcap=cap, verifier_hidden=states, **options)
+    logits, verifiers = (cap * torch.tanh(one @ head.T / cap) for one in (hidden, states))
+    expected = score(logits, torch.eye(30, dtype=dtype), labels, 7, verifier_hidden=verifiers, **options)
+    assert torch.equal(found.hit, expected.hit)
+    for name in needs:
+        values = [getattr(one, name) for one in (found, expected)]
+        torch.testing.assert_close(*values, rtol=tolerance, atol=tolerance)
+        slopes = [torch.autograd.grad(value.sum(), hidden, retain_graph=True)[0] for value in values]
+        torch.testing.assert_close(*slopes, rtol=tolerance, atol=tolerance)
+        assert slopes[0].any()
+    assert not torch.allclose(found.nll, plain(hidden, head, labels)[0].to(dtype), rtol=1e-2)
+
+
 @pytest.mark.parametrize("top_k", [1, 3, 30])
 def test_in_top_k(top_k):
     hidden, head, labels = problem(40, 8, 30)
@@ -205,6 +228,7 @@ def test_blocks_are_scored_at_valid_slots_only():
         ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels \[3\]"),
         ({"chunk_size": 0}, "chunk_size=0: must be >= 1"),
         ({"top_k": 0}, "top_k=0: must be >= 1"),
+        ({"softcap": 0.0}, r"softcap=0.0: must be > 0"),
         ({"log_correction": torch.zeros(29)}, r"log_correction \[29\]: must be \[V\], here \[30\]"),
         ({"needs": {"kl"}}, r"needs kl: must be of nll, log_acceptance, forward_kl, reverse_kl, jsd"),
         ({"needs": {"jsd"}}, r"needs jsd: give verifier_hidden"),

@@ -112,6 +112,7 @@ class DrafterModule(lightning.LightningModule):
             needs=self.config.losses.needs,
             verifier_hidden=None if before is None or not self.config.losses.compare_laws else output.unfolded(before),
             temperature=settings.temperature,
+            softcap=output.softcap,
         )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

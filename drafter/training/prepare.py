@@ -192,10 +192,6 @@ def start(
         taken = [getattr(one, f"{use}_token_id", None) for one in (verifier.tokenizer, verifier.config)]
         remedy = f"is the verifier's {use} token; choose an id that text never uses"
         require(settings.mask_token_id not in taken, "drafter.mask_token_id", settings.mask_token_id, remedy)
-    if verifier.output.softcap is not None:
-        raise ValueError(
-            f"verifier.source={config.verifier.source!r}: a soft-capped head can't be trained against; choose another"
-        )
     if settings.start in ("random", "verifier"):
         drafter = BlockDiffusionDrafter(shape)
         if layers:

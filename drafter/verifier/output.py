@@ -63,13 +63,7 @@ class OutputHead:
         return replace(self, tiled=Tiled(self.weight, self.bias))
 
     def folded(self) -> Tensor:
-        """One matrix [V, D or D + 1] whose product with `unfolded` states are the logits.
-
-        Raises:
-            ValueError: a soft cap is no product.
-        """
-        if self.softcap is not None:
-            raise ValueError(f"verifier: its logits are soft-capped at {self.softcap:g}, no plain product")
+        """One matrix [V, D or D + 1] whose product with `unfolded` states are the logits, before a soft cap."""
         return self.weight if self.bias is None else torch.cat([self.weight, self.bias[:, None]], dim=1)
 
     def unfolded(self, hidden: Tensor) -> Tensor:

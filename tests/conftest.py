@@ -114,17 +114,22 @@ def with_taps(batch, module):
 @cache
 def make_memorising(family, block_size=4):
     """A drafter fitted to the verifier's answers to four of the prompts, to a wrong token in every fifth slot."""
-    verifier = make_verifier(family)
-    drafter = make_drafter(verifier, block_size=block_size)
     known = list(zip(make_prompts(), make_answers(family), strict=True))[:4]
+    return memorise(make_verifier(family), known, block_size)
+
+
+def memorise(verifier, known, block_size=4, **settings):
+    """A drafter fitted to pairs of a prompt and its answer, to a wrong token in every fifth slot."""
+    drafter = make_drafter(verifier, block_size=block_size, **settings)
     rows = pad([Row.of(prompt, answer) for prompt, answer in known])
     anchors, used = every_anchor(rows.supervised)
     labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, block_size)
     generator = torch.Generator().manual_seed(1)
     wrong = torch.rand(labels.shape, generator=generator) < 0.2
-    labels[wrong] = torch.randint(3, 259, labels.shape, generator=generator)[wrong]
+    largest = min(259, len(verifier.head))
+    labels[wrong] = torch.randint(3, largest, labels.shape, generator=generator)[wrong]
     taps = verifier.taps(rows.ids, drafter.tap_layers).clone()
-    block = verifier.embed(slot_ids(rows.ids, anchors, block_size, MASK_TOKEN))
+    block = verifier.embed(slot_ids(rows.ids, anchors, block_size, drafter.mask_token_id))
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=4e-3)
     for _ in range(60):
         logits = drafter(block, taps, anchors)[:, :, 1:] @ verifier.head.T

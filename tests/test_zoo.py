@@ -7,6 +7,7 @@ import zoo
 
 from drafter.attention import KVCache, plain, sdpa
 from drafter.verifier import Verifier
+from drafter.verifier.recurrent import RecurrentCache
 
 SAID = zoo.PAGE.read_text()
 
@@ -50,6 +51,11 @@ def from_the_start(cache, count, whole=KVCache.positions):
     return whole(cache, count) - cache.lengths[:, None]
 
 
+def without_replay(cache, parts, lengths):
+    """What was accepted in part is taken for what the whole pass ended with."""
+    cache._memory.keep([cache._rows[place] for places in parts.values() for place in places])
+
+
 def as_if_of_one_length(cache, new, lengths, start=None, whole=sdpa.write):
     return whole(cache, new, lengths.max().expand_as(lengths), start)
 
@@ -61,8 +67,10 @@ def as_if_of_one_length(cache, new, lengths, start=None, whole=sdpa.write):
         ("mistral", sdpa, "visible", without_window),
         ("llama", KVCache, "positions", from_the_start),
         ("llama", sdpa, "write", as_if_of_one_length),
+        ("qwen3_next", RecurrentCache, "_replay", without_replay),
+        ("lfm2", RecurrentCache, "_replay", without_replay),
     ],
-    ids=["sinks", "window", "positions", "ragged"],
+    ids=["sinks", "window", "positions", "ragged", "states", "convolutions"],
 )
 def test_the_check_finds_a_bug_of_ours(family, place, name, bug, monkeypatch):
     Verifier(zoo.build(family)).new_cache(1, 1)

@@ -30,6 +30,8 @@ NEAR = 1e-4  # some families' own softmax is in float32 whatever comes in
 
 # Of their configs transformers makes no model: it lacks a package, or fails itself.
 UNMADE = ("gemma3n", "gemma4_assistant", "gemma4_unified_assistant", "musicgen", "musicgen_melody")
+DELTA_RULE = ("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
+NEAR_IN_FLOAT32 = 1e-3  # their states are in float32 whatever comes in, and round apart by how many tokens a pass has
 FLOAT32 = ("inkling2_text", "xglm")  # their own code takes no float64
 
 
@@ -134,7 +136,7 @@ def outcome(family, **overrides):
             raise AssertionError(f"{family}: more than a line: {what}") from error
         return what.removeprefix("verifier: ")
     far = furthest(verifier, own)
-    assert far < NEAR, f"{family}: {far} from the model's own"
+    assert far < (NEAR_IN_FLOAT32 if family in DELTA_RULE else NEAR), f"{family}: {far} from the model's own"
     return "exact"
 
 

@@ -57,6 +57,8 @@ SIZES = {
     "mamba_n_groups": 1,
     "mamba_expand": 2,
     "conv_L_cache": 3,
+    "chunk_size": 8,
+    "mamba_chunk_size": 8,
 }
 
 IMAGE = {"image_size": 28, "patch_size": 14}
@@ -97,6 +99,7 @@ OWN = {  # what a family needs beside, and of what its parts are made
     "lfm2_moe": {"layer_types": MIXED},
     "longcat_flash": {"num_layers": 2, "zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1},
     "phi4_multimodal": {
         "vision_config": {**IMAGE, "crop_size": 28},
         "audio_config": {

@@ -103,7 +103,7 @@ class KVCache:
 
     def row(self, index: int) -> "KVCache":
         """An empty one-row cache on the memory of row `index`: for filling that row alone."""
-        view = object.__new__(KVCache)
+        view = object.__new__(type(self))
         view.batch, view.capacity = 1, self.capacity
         view._shapes = self._shapes
         view._keys, view._values = (

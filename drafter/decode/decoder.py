@@ -137,6 +137,8 @@ class SpeculativeDecoder:
         if not isinstance(self.proposer, SlotProposer):
             raise ValueError(f"tree_nodes={wanted}: this drafter's slots depend on each other; leave it out")
         most = most_nodes(self.draft_length, self.proposer.choices)
+        if self.verifier.recurrent:
+            raise ValueError(f"tree_nodes={wanted}: the verifier's recurrent layers read no tree; leave it out")
         nodes = whole(wanted)
         if nodes is not None and nodes > most:
             raise ValueError(f"tree_nodes={wanted}: a tree of that depth and vocabulary has at most {most}")

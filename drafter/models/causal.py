@@ -30,6 +30,8 @@ class CausalDrafter:
     def __init__(self, model: Verifier, draft_length: int = DRAFT_LENGTH):
         if model.undecodable:
             raise ValueError(f"drafter: {model.undecodable}; choose another")
+        if model.recurrent:
+            raise ValueError(f"drafter: {type(model.model).__name__} has layers that can't be rewound; choose another")
         if not 1 <= draft_length < model.context_length:
             raise ValueError(
                 f"draft_length={draft_length}: must be >= 1 and below the drafter's context of {model.context_length}"

@@ -15,6 +15,7 @@ from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.compiling import check_compile, choose_tiles, tile
 from drafter.verifier.head import VerifierHead
 from drafter.verifier.loading import load_model
+from drafter.verifier.recurrent import RECURRENT, RecurrentCache, remembering
 from drafter.verifier.selfcheck import why_not_decoded
 from drafter.verifier.tiled import TiledPass
 
@@ -49,6 +50,7 @@ class Verifier(VerifierHead):
         self._uses = ATTENTION
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         reason = "its positions depend on the longest row" if self.rope_bound else None
+        reason = "some of its layers keep a state" if self.recurrent else reason
         check_compile(compile, self.device, self.dtype)
         self.compile = compile
         self.replayed = Replay.OFF if self.device.type == "cpu" else choose_replay(compile, self.device, reason)
@@ -81,6 +83,11 @@ class Verifier(VerifierHead):
     def layers(self) -> nn.ModuleList:
         return getattr(self._body, self._stack)
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether some of its layers keep a state, which is replayed and not rewound (`drafter.verifier.recurrent`)."""
+        return bool(RECURRENT & set(getattr(self.config, "layer_types", None) or ()))
+
     def fingerprint(self) -> str:
         """A short hash of a sample of each weight, rounded to bfloat16: the same in every dtype."""
         digest = hashlib.sha256()
@@ -101,7 +108,8 @@ class Verifier(VerifierHead):
         self._check_length(capacity)
         if self.tiles:
             self._tile()
-        return KVCache(self.shapes, batch, capacity, self.dtype, self.device, self.kernel, replayed)
+        size = (self.shapes, batch, capacity, self.dtype, self.device, self.kernel)
+        return RecurrentCache(self.model.config, self.step, *size) if self.recurrent else KVCache(*size, replayed)
 
     @torch.inference_mode()
     def taps(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
@@ -144,8 +152,8 @@ class Verifier(VerifierHead):
         self.listen(tap_layers)
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-            with over(cache):
-                out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), use_cache=False)
+            with over(cache), remembering(self._body, cache, ids) as how:
+                out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), **how)
             return out.last_hidden_state, self.collect(tap_layers) if tap_layers else None
 
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)

@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from drafter.attention import LayerShape
 from drafter.verifier.attention import measured
 from drafter.verifier.loading import FOREIGN
+from drafter.verifier.recurrent import RECURRENT
 
 if TYPE_CHECKING:
     from drafter.verifier.body import Verifier
     from drafter.verifier.tiled import TiledPass
 
-LENGTH, NEW, BEGINNINGS, WINDOW = 12, 4, (5, 8), 4
+LENGTH, NEW, BEGINNINGS, KEPT, WINDOW = 12, 4, (5, 8), (1, 3), 4
 # Relative errors, and the share of positions that must keep to them: a router may find two experts equal, and rounding
 # then decides which one a position gets.
 EXACT, ROUNDED = (1e-3, 0.85), (0.15, 0.5)
 NEAR = 0.1  # how far from the model's own a layer in tiles may be
-REWINDABLE = {"full_attention", "sliding_attention"}
+STATELESS = {"mlp", "moe", "dummy"}  # layers without attention
+REWINDABLE = {"full_attention", "sliding_attention", *STATELESS}
 
 
 class Differs(ValueError):
@@ -52,9 +55,7 @@ def why_not_decoded(verifier: "Verifier") -> str | None:
         try:
             with measured() as shapes:
                 _compare_pass(verifier, ids, layers, taps, logits)
-            if len(shapes) < verifier.num_layers or sorted(shapes) != list(range(len(shapes))):
-                raise Differs("its attention does not go through transformers' attention interface in every layer")
-            verifier.shapes = tuple(shapes[layer] for layer in sorted(shapes))
+            verifier.shapes = _shapes(verifier, shapes)
             _compare_steps(verifier, ids, layers, taps, logits)
         except FOREIGN as error:
             reason = _explained(verifier, error)
@@ -131,6 +132,24 @@ def _compare_steps(verifier: "Verifier", ids: Tensor, layers: list[int], taps: T
     hidden, got = verifier.step(ids[rows, places], cache, layers)
     _same(got, taps[rows, places], "taps behind a cached beginning differ from its own attention's")
     _same(verifier.logits(hidden), logits[rows, places], "logits behind a cached beginning differ from its own")
+    if verifier.recurrent:
+        kept = torch.tensor([[length + count] for length, count in zip(BEGINNINGS, KEPT, strict=True)])  # [2, 1]
+        cache.set_lengths(kept[:, 0].tolist())
+        kept = kept.to(ids.device)
+        hidden, got = verifier.step(ids[rows, kept], cache, layers)
+        _same(got, taps[rows, kept], "taps behind replayed tokens differ from its own attention's")
+        _same(verifier.logits(hidden), logits[rows, kept], "logits behind replayed tokens differ from its own")
+
+
+def _shapes(verifier: "Verifier", found: dict[int, LayerShape]) -> tuple[LayerShape, ...]:
+    """What each layer keeps of a token: nothing, in layers without attention."""
+    kinds = list(getattr(verifier.config, "layer_types", None) or ())
+    idle = {"linear_attention", "conv", *STATELESS}
+    without = {layer for layer, kind in enumerate(kinds) if kind in idle} if len(kinds) == verifier.num_layers else set()
+    expected = set(range(max(verifier.num_layers, len(found) + len(without)))) - without
+    if expected != set(found):
+        raise Differs("its attention does not go through transformers' attention interface in every layer")
+    return tuple(found.get(layer, LayerShape(0, 0, 0)) for layer in range(len(expected | without)))
 
 
 def _same(got: Tensor | None, own: Tensor, what: str) -> None:
@@ -144,7 +163,7 @@ def _same(got: Tensor | None, own: Tensor, what: str) -> None:
 
 def _explained(verifier: "Verifier", error: BaseException | None) -> str | None:
     """Why it can't be decoded: by its kinds of layers, which few tokens may not show, or by what went wrong."""
-    kinds = set(getattr(verifier.config, "layer_types", None) or ()) - REWINDABLE
+    kinds = set(getattr(verifier.config, "layer_types", None) or ()) - REWINDABLE - RECURRENT
     if kinds:
         return f"layers of type {', '.join(sorted(kinds))} can't be rewound as full and sliding attention can"
     return None if error is None else _first_line(error)

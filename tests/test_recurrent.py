@@ -1,4 +1,4 @@
-"""Verifiers whose layers keep states: whatever is kept of a pass, the next one goes on from there; answers are plain."""
+"""Verifiers whose layers keep states: whatever is kept of a pass, the next one goes on from there."""
 
 import pytest
 import torch

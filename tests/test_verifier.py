@@ -191,7 +191,7 @@ def test_layers_that_cannot_be_rewound_are_tapped_but_not_decoded():
     with verifier.plain_attention() as model:
         expected = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[2]
     torch.testing.assert_close(verifier.taps(ids, [1]), expected)
-    with pytest.raises(ValueError, match=r"linear_attention can't be rewound.* only its taps can be read$"):
+    with pytest.raises(ValueError, match=r"only its taps can be read$"):
         verifier.new_cache(1, 9)
 
 

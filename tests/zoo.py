@@ -177,7 +177,7 @@ def page(found):
         "",
         f"**Exact, {len(exact)}:** {named(exact)}",
         "",
-        f"**Tapped, not decoded, {len(tapped)}.** `new_cache` says why, and: “{TAPS_ONLY}”.",
+        f"**Trained for, not decoded, {len(tapped)}.** A run ends with the walk; decoding says why not: “{TAPS_ONLY}”.",
         "",
         *rows(tapped),
         "",

@@ -90,8 +90,11 @@ def prepare(config: AlignmentConfig) -> Material:
     require(known, "training.precision", settings.precision, remedy)
     found = answers.open_answers(Path(config.data.answers))
     verifier = open_verifier(config.verifier, torch.float32, device)
-    if isinstance(verifier, Verifier) and verifier.undecodable:  # the run ends with decoding
-        raise ValueError(f"verifier.source={config.verifier.source!r}: {verifier.undecodable}; choose another")
+    if isinstance(verifier, Verifier) and verifier.recurrent:
+        remedy = "the verifier's recurrent layers read no tree; leave it out"
+        require(not config.decoding.tree_nodes, "decoding.tree_nodes", config.decoding.tree_nodes, remedy)
+    if verifier.undecodable:
+        log.info("%s; it is trained for, and the run ends with the walk", verifier.undecodable)
     verifier.keep_reasoning = config.data.keep_reasoning
     check_answers(config, verifier, found.manifest)
     per_step = settings.rows * settings.accumulate * world

@@ -33,7 +33,7 @@ class Verifier(VerifierHead):
             drafter's too.
     Attributes:
         tiled: its body in tiles, once something was decoded; None where it runs as it is.
-        undecodable: why it can't be decoded here, though its taps can be read; None where it can.
+        undecodable: why it can't be decoded here, though its taps can be read and a drafter be trained; None: it can.
     Raises:
         ValueError: its taps can't be read, or its logits are not made as its head makes them.
     """
@@ -56,7 +56,7 @@ class Verifier(VerifierHead):
         self.replayed = Replay.OFF if self.device.type == "cpu" else choose_replay(compile, self.device, reason)
         model.set_attn_implementation(ATTENTION)
         self.shapes: tuple[LayerShape, ...] = ()  # of what a cache keeps
-        self.undecodable: str | None = None
+        self.undecodable = None
         self.tiles = False
         self._tiled_of: tuple[tuple[int, int], ...] = ()
         self.tiled: TiledPass | None = None

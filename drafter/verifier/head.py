@@ -33,9 +33,12 @@ class VerifierHead:
         config: of the text model.
         num_layers: of the whole model, whether they are here or not.
         output: the head as a function; every law comes from it.
+        undecodable: why nothing can be decoded with it, or None where it can.
     Raises:
         ValueError: the model's logits are no product, scaled, biased or soft-capped as its config says.
     """
+
+    undecodable: str | None = "verifier.body='none'"
 
     def __init__(self, model: Any, tokenizer: Any = None):
         model.requires_grad_(False).eval()

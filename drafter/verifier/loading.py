@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
+from drafter.verifier.quantised import in_eight_bits, load_eight_bits
 from drafter.verifier.shards import absent_files
 
 # What code and files of other people's making raise: which of these depends on the family.
@@ -33,8 +34,8 @@ def load_model(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any
             "the verifier needs the whole of it; copy them, or, to train on taps made elsewhere, set verifier.body=none"
         )
     with refusing(source):
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device)
-        return model, AutoTokenizer.from_pretrained(where)
+        load = load_eight_bits if in_eight_bits(where) else AutoModelForCausalLM.from_pretrained
+        return load(where, dtype=dtype).to(device), AutoTokenizer.from_pretrained(where)
 
 
 @contextmanager

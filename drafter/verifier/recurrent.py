@@ -148,7 +148,8 @@ class RecurrentCache(KVCache):
                 parts.setdefault(new, []).append(place)
             elif new and memory.kept:  # before the first pass, any length is what a measurement makes believe
                 raise ValueError(
-                    f"cache: recurrent layers stand behind {memory.read[row]} tokens of a row, which can't become {length}"
+                    f"cache: recurrent layers stand behind {memory.read[row]} tokens of a row, which can't become "
+                    f"{length}"
                 )
         if parts:
             self._replay(parts, lengths)
@@ -188,7 +189,7 @@ class RecurrentCache(KVCache):
 
 @contextmanager
 def remembering(body: Any, cache: KVCache, ids: Tensor) -> Iterator[dict[str, Any]]:
-    """Arguments for a pass of `body` over a cache: with the states that recurrent layers begin with, where there are."""
+    """Arguments for a pass of `body` over a cache: with the states that recurrent layers begin with, if there are."""
     if not isinstance(cache, RecurrentCache):
         yield {"use_cache": False}
         return

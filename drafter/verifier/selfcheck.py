@@ -145,7 +145,9 @@ def _shapes(verifier: "Verifier", found: dict[int, LayerShape]) -> tuple[LayerSh
     """What each layer keeps of a token: nothing, in layers without attention."""
     kinds = list(getattr(verifier.config, "layer_types", None) or ())
     idle = {"linear_attention", "conv", *STATELESS}
-    without = {layer for layer, kind in enumerate(kinds) if kind in idle} if len(kinds) == verifier.num_layers else set()
+    without = (
+        {layer for layer, kind in enumerate(kinds) if kind in idle} if len(kinds) == verifier.num_layers else set()
+    )
     expected = set(range(max(verifier.num_layers, len(found) + len(without)))) - without
     if expected != set(found):
         raise Differs("its attention does not go through transformers' attention interface in every layer")

@@ -97,10 +97,10 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
     prompts = material.test_prompts[: config.decoding.prompts]
     exported = directory / "export"
     result: dict[str, Any] = {}
-    if isinstance(verifier, Verifier) and isinstance(fast, Verifier):
+    if isinstance(verifier, Verifier) and isinstance(fast, Verifier) and not verifier.undecodable:
         result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
     else:
-        log.info("verifier.body='none': the run ends with the walk; nothing was decoded")
+        log.info("%s: the run ends with the walk; nothing was decoded", verifier.undecodable)
     curves(Metrics(directory).merged(), directory / "curves.png")
     kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
     seconds = read_checkpoint(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
@@ -159,7 +159,7 @@ def describe(
 ) -> dict[str, Any]:
     """What an export remembers of its run; the drafter still holds the weights as trained."""
     verifier, probed = material.verifier, None
-    if isinstance(verifier, Verifier):
+    if isinstance(verifier, Verifier) and not verifier.undecodable:
         probed = probe(verifier, material.drafter, material.test_prompts).as_dict()
     walked = state.get("drafter", {}).get("tokens_per_cycle")  # None where this checkpoint was not the one validated
     return {

@@ -1,6 +1,7 @@
 """The Lightning module of one stage: rows → the teacher's lesson → student → scores; an average of its weights."""
 
 import random
+from collections.abc import Sequence
 from typing import cast
 
 import lightning
@@ -49,27 +50,26 @@ class DistillationModule(lightning.LightningModule):
         """The model that the stage leaves."""
         return self.student if self.average is None else cast(PushForwardModel, self.average.model)
 
-    def lesson(self, ids: Tensor, *place: object) -> Lesson:
-        """What rows [B, S] teach; the noise is a function of the recipe's seed, the stage and `place`."""
-        count, seed = (
-            self.stage.tokens_per_pass,
-            random.Random(f"{self.config.seed} {self.stage.tokens_per_pass} {place}"),
-        )
-        generator = torch.Generator().manual_seed(seed.getrandbits(63))
+    def lesson(self, ids: Tensor, places: Sequence[object]) -> Lesson:
+        """What rows [B, S] teach; a row's noise is a function of the recipe's seed, the stage and the row's place."""
+        count = self.stage.tokens_per_pass
+        seeds = [random.Random(f"{self.config.seed} {count} {place}").getrandbits(63) for place in places]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         low, high = self.config.student.temperatures
 
-        def draw(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float64).to(ids.device)
+        def draw(*shape: int) -> Tensor:  # [B, ...]
+            rows = [torch.rand(shape, generator=generator, dtype=torch.float64) for generator in generators]
+            return torch.stack(rows).to(ids.device)
 
-        temperature = (low + (high - low) * draw(len(ids))).float()  # [B]
+        temperature = (low + (high - low) * draw()).float()  # [B]
         teacher = self._teacher[0]
         if self.config.objective == "independent":
             return independent(ids, count, temperature)
         if self.config.objective == "noise_inversion":
             assert isinstance(teacher, Verifier)
-            return inverted(teacher, ids, count, draw(len(ids), ids.shape[1] - 1), temperature)
+            return inverted(teacher, ids, count, draw(ids.shape[1] - 1), temperature)
         context = ids[:, :-count]  # [B, N]
-        noise = draw(*context.shape, count)  # [B, N, G]
+        noise = draw(context.shape[1], count)  # [B, N, G]
         if isinstance(teacher, Verifier):
             return Lesson(context, noise, temperature, sampled(teacher, context, noise, temperature))
         return Lesson(context, noise, temperature, self_forced(teacher, context, noise, temperature))
@@ -79,7 +79,7 @@ class DistillationModule(lightning.LightningModule):
         return score_tokens(model.logits, hidden, lesson.targets)
 
     def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
-        scores = self.scores(self.student, self.lesson(batch.ids, batch.number, self.global_rank))
+        scores = self.scores(self.student, self.lesson(batch.ids, batch.places))
         self.log("loss", scores.loss.detach(), prog_bar=True)
         self.log_dict(stage_figures("train", scores))
         return scores.loss
@@ -101,7 +101,8 @@ class DistillationModule(lightning.LightningModule):
         found: list[tuple[int, Scores]] = []
         with torch.autocast(self.device.type, enabled=False):
             for number, part in enumerate(self.held_out.split(ROWS_PER_PASS)):
-                lesson = self.lesson(part.to(self.device).long(), "held out", number)
+                places = [f"held out {number * ROWS_PER_PASS + row}" for row in range(len(part))]
+                lesson = self.lesson(part.to(self.device).long(), places)
                 found.append((len(part), self.scores(self.result, lesson)))
         rows = sum(count for count, _ in found)
         means = (sum(count * getattr(one, name) for count, one in found) / rows for name in ("nll", "match", "whole"))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from conftest import make_verifier
 
+from drafter.attention import sdpa
 from drafter.models.push_forward import NoiseEncoder, PushForwardModel, check_noise
-from drafter.models.push_forward.packed import group_mask, group_positions
+from drafter.models.push_forward.packed import Context, Groups, group_mask, group_positions
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
 ONE = torch.ones(2)
@@ -98,19 +99,57 @@ def test_cached_passes_over_rows_of_other_lengths_are_plain_passes(family):
         torch.testing.assert_close(hidden[row], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_group_mask_by_its_definition():
-    length, slots, window = 5, 3, 4
-    mask = group_mask(length, slots, window, torch.device("cpu"))
-    places = group_positions(length, slots, torch.device("cpu"))[0]
-    for query in range(length * slots):
-        group, order = divmod(query, slots)
+@pytest.mark.parametrize("window", [None, 4])
+def test_group_mask_by_its_definition(window):
+    groups, row, slots = range(2, 5), range(1, 5), 3
+    mask = group_mask(groups, row, slots, window, torch.device("cpu"))
+    places = group_positions(5, slots, torch.device("cpu"))[0]
+    for query in range(len(groups) * slots):
+        group, order = groups[query // slots], query % slots
         place = group + order + 1
-        assert places[query] == place
-        for key in range(length):
-            assert mask[query, key] == (key <= group and place - key < window)
-        for key in range(length * slots):
-            other, before = divmod(key, slots)
-            assert mask[query, length + key] == (other == group and before <= order and order - before < window)
+        assert places[group * slots + order] == place
+        for at, key in enumerate(row):
+            assert mask[query, at] == (key <= group and (window is None or place - key < window))
+        for key in range(len(groups) * slots):
+            other, before = groups[key // slots], key % slots
+            near = window is None or order - before < window
+            assert mask[query, len(row) + key] == (other == group and before <= order and near)
+
+
+@pytest.mark.parametrize("window", [None, 2, 5, 30])
+@pytest.mark.parametrize("queries", [1, 9, 32, 1000])
+def test_groups_attend_in_parts_as_all_at_once(window, queries):
+    """Values and gradients, with keys shared by heads."""
+    length, slots, generator = 13, 3, torch.Generator().manual_seed(0)
+
+    def draw(count, heads):
+        made = torch.randn(2, count, heads, 8, dtype=torch.float64, generator=generator)
+        return made.requires_grad_()
+
+    row = [draw(length, 2), draw(length, 2)]
+    query, key, value = draw(length * slots, 4), draw(length * slots, 2), draw(length * slots, 2)
+    context = Context()
+    context.layers[0] = row[0], row[1]
+    everything = query, key, value, *row
+    found = Groups(context, slots, queries).attend(0, query, key, value, causal=True, scale=0.3, window=window)
+    dense = group_mask(range(length), range(length), slots, window, query.device)[None, None]
+    keys, values = torch.cat([row[0], key], dim=1), torch.cat([row[1], value], dim=1)
+    whole = sdpa.attend(query, keys, values, dense, 0.3)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
+    slope = torch.randn(whole.shape, dtype=torch.float64, generator=generator)
+    ours, theirs = (torch.autograd.grad(out, everything, slope) for out in (found, whole))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_no_part_is_wider_than_what_it_sees(window):
+    context = Context()
+    context.layers[0] = (torch.zeros(1, 40, 1, 2),) * 2
+    parts = list(Groups(context, 4, 16).parts(window))
+    assert [group for groups, _ in parts for group in groups] == list(range(40))
+    assert all(row.stop == groups.stop for groups, row in parts)
+    assert max(len(row) for _, row in parts) == (40 if window is None else 4 + window - 2)
 
 
 def test_the_noise_encoder_has_the_size_of_its_source():

@@ -17,7 +17,7 @@ def sample_anchors(
 
     Args:
         supervised: bool [B, S], True at answer tokens.
-        count: anchors per document; those with fewer candidates leave the rest unused.
+        count: anchors per document; those with fewer candidates leave the rest unused, what no row uses is left out.
         draws: a number in [0, 1) for each position, independent and uniform, [B, S]: the largest are taken.
         documents: [B, S], or None where a row is one document.
     Returns:
@@ -39,10 +39,8 @@ def sample_anchors(
     anchors, order = places.masked_fill(~used, last).sort(dim=1)
     used = used.gather(1, order)
     anchors = anchors.masked_fill(~used, 0)
-    if documents is not None:  # rows of few documents need less room
-        most = max(1, int(used.sum(1).max()))
-        anchors, used = anchors[:, :most], used[:, :most]
-    return anchors, used
+    most = max(1, int(used.sum(1).max()))  # a block that no row uses would cost as much as others
+    return anchors[:, :most], used[:, :most]
 
 
 def every_anchor(supervised: Tensor) -> tuple[Tensor, Tensor]:

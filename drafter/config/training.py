@@ -13,6 +13,8 @@ class TrainingConfig(FittingConfig):
 
     Args:
         anchors: blocks drawn per row.
+        attention: kernel over the blocks of a row: `eager` (one dense mask), `split` (context and own block apart),
+            `flex` (compiled FlexAttention, CUDA alone), or `auto`: eager where blocks are few and short, else split.
         sampled_tokens: with a restricted vocabulary, random tokens that stand in for the missing ones in every step,
             so that the full head serves the same drafter; 0 for none.
         chunk_size: slots whose logits exist at a time.
@@ -24,6 +26,7 @@ class TrainingConfig(FittingConfig):
     """
 
     anchors: int = 32
+    attention: str = "auto"
     sampled_tokens: int = 2048
     chunk_size: int = 256
     labels: str = "row"
@@ -36,6 +39,8 @@ class TrainingConfig(FittingConfig):
         super().__post_init__()
         for name in ("anchors", "chunk_size"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        kernels = ("auto", "eager", "split", "flex")
+        require(self.attention in kernels, "training.attention", self.attention, f"choose one of {', '.join(kernels)}")
         require(self.temperature > 0, "training.temperature", self.temperature, "must be > 0")
         require(self.sampled_tokens >= 0, "training.sampled_tokens", self.sampled_tokens, "must be >= 0")
         require(self.labels in ("row", "verifier"), "training.labels", self.labels, "choose row or verifier")

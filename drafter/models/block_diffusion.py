@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from drafter.attention import KVCache, LayerShape, Replay
-from drafter.attention.sdpa import attend
-from drafter.blocks import block_mask, document_positions, narrowed, slot_positions
+from drafter.attention.over_blocks import OverBlocks, over_blocks
+from drafter.blocks import document_positions, slot_positions
 from drafter.layouts import CANONICAL, SHAPES, find_layout
 from drafter.layouts.base import DEEPEST
 from drafter.models import storage
@@ -32,6 +32,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
     Attributes:
         vocabulary: ids that it may propose, ascending [V'], or None for the verifier's whole vocabulary
             (FR-Spec, arXiv:2502.14856); verification always stays on the whole vocabulary.
+        attention: kernel of `forward`: `auto`, or one of `drafter.attention.over_blocks`.
     """
 
     config_class = BlockDiffusionConfig
@@ -50,6 +51,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         self.layers: Any = nn.ModuleList(DrafterLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = Qwen3RotaryEmbedding(config)
+        self.attention = "auto"
         self.register_buffer("vocabulary", None, persistent=False)  # moves with the module, stands in no state_dict
         self.post_init()
 
@@ -174,12 +176,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
             normed hidden states, [B, A, K, D].
         """
         batch, count, size, width = block.shape
-        mask = block_mask(anchors, taps.shape[1], size, documents)  # [B, A*K, S + A*K]
-        kinds = {(layer.causal, layer.window) for layer in self.layers}
-        masks = {
-            kind: narrowed(mask, anchors, taps.shape[1], size, *kind)[:, None] if any(kind) else mask[:, None]
-            for kind in kinds
-        }
+        attention = over_blocks(self.attention, anchors, taps.shape[1], size, documents)
         context = self.context(taps)
         hidden = block.reshape(batch, count * size, width).to(context.dtype)
         if documents is None:
@@ -191,8 +188,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
         rope = self.rotary_emb(context, slot_positions(own, size).flatten(1))
         for layer in self.layers:
             keys, values = layer.self_attn.keys_values(context, context_rope)
-            mask = masks[layer.causal, layer.window]
-            hidden = layer(hidden, rope, partial(_attend_context, keys, values, mask, layer.self_attn.scale))
+            hidden = layer(hidden, rope, partial(_attend_context, attention, layer, keys, values))
         return self.norm(hidden).view(batch, count, size, width)
 
     def new_cache(self, batch: int, capacity: int, kernel: str = "sdpa", replayed: int = Replay.OFF) -> KVCache:
@@ -235,6 +231,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
 
 
 def _attend_context(
-    keys: Tensor, values: Tensor, mask: Tensor, scale: float, query: Tensor, key: Tensor, value: Tensor
+    attention: OverBlocks, layer: Any, keys: Tensor, values: Tensor, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    return attend(query, torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1), mask, scale)
+    kind = {"causal": layer.causal, "window": layer.window, "scale": layer.self_attn.scale}
+    return attention(query, key, value, keys, values, **kind)

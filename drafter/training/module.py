@@ -47,6 +47,7 @@ class DrafterModule(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters(asdict(config))  # a plain dict: loads with weights_only=True
         self.config, self.drafter = config, drafter
+        drafter.attention = config.training.attention
         decay = config.training.average
         self.average = Average(drafter, decay) if decay else None
         self._frozen = (verifier,)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drafter import answers
+from drafter.attention.over_blocks import check_over_blocks
 from drafter.config import AlignmentConfig, CacheConfig, VerifierConfig, require
 from drafter.config.data import ELSEWHERE
 from drafter.data.counts import draft_vocabulary, most_frequent
@@ -84,6 +85,7 @@ def prepare(config: AlignmentConfig) -> Material:
     """
     settings = config.training
     device = own_device(settings.devices, choose_device(config.verifier.device))
+    check_over_blocks(settings.attention, device)
     world = ranks(settings.devices, device)
     remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
     known = world == 1 or settings.precision != "auto" or device != "cpu"

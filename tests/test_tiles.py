@@ -5,11 +5,14 @@ import logging
 
 import pytest
 import torch
+from conftest import make_drafter
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from drafter.decode.proposers import BlockDiffusionProposer
+from drafter.machine import tiling
 from drafter.machine.tiling import Tiled, why_not_tiled
-from drafter.verifier import Verifier, compiling, tiled, tiny
+from drafter.verifier import Verifier, tiled, tiny
 from drafter.verifier.compiling import check_compile
 from drafter.verifier.tiled import TiledPass
 
@@ -138,12 +141,12 @@ def test_a_layer_that_does_something_else_is_found(monkeypatch, caplog):
 
 @here
 def test_copies_must_fit_into_memory(monkeypatch, caplog):
-    monkeypatch.setattr(compiling, "free_memory", lambda: 100_000)
+    monkeypatch.setattr(tiling, "free_memory", lambda: 100_000)
     verifier = Verifier(tiny.build("llama")[0].bfloat16())
     verifier.new_cache(1, 8)
     assert verifier.tiled is None
     assert "tiles: off, copies of all matrices would take 0.0 of the 0.0 GB that are free" in caplog.text
-    monkeypatch.setattr(compiling, "free_memory", lambda: None)  # a system that does not say
+    monkeypatch.setattr(tiling, "free_memory", lambda: None)  # a system that does not say
     verifier = Verifier(tiny.build("llama")[0].bfloat16())
     verifier.new_cache(1, 8)
     assert verifier.tiled is not None
@@ -181,6 +184,38 @@ def test_a_head_in_tiles_gives_gradients_and_rows():
     some = verifier.output.rows(torch.tensor([3, 5]))
     assert some.tiled is None
     torch.testing.assert_close(some.tile()(hidden.detach()), some(hidden.detach()), rtol=2**-7, atol=1e-2)
+
+
+@here
+@pytest.mark.parametrize("vocabulary", [None, torch.arange(3, 40)], ids=["all", "some"])
+def test_drafts_in_tiles(vocabulary, caplog):
+    model = tiny.build("llama")[0].bfloat16()
+    drafts, kept = [], []
+    for compile in ("off", "on"):
+        verifier = Verifier(copy.deepcopy(model), compile=compile)
+        drafter = make_drafter(verifier).bfloat16()
+        drafter.vocabulary = vocabulary
+        with caplog.at_level(logging.INFO, "drafter"), torch.inference_mode():
+            proposer = BlockDiffusionProposer(verifier, drafter, 3)
+            state, anchors = proposer.new_state(2, 20), torch.tensor([[5], [9]])
+            proposer.read(state, anchors, torch.randn(2, 6, 128, generator=torch.Generator().manual_seed(0)))
+            state.set_lengths([6, 4])
+            kept.append(state.keys[1][:, :4])
+            drafts.append(proposer.logits(proposer.hidden(state, anchors)))
+        assert isinstance(proposer.drafter.fc, Tiled) == (compile == "on")
+        assert type(drafter.fc) is nn.Linear  # it goes on training as it was
+    assert "tiles: a BlockDiffusionDrafter" in caplog.text
+    for plain, ours in (drafts, kept):
+        torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+
+
+@here
+def test_a_drafter_without_room_stays_as_it_is(monkeypatch, caplog):
+    verifier = Verifier(tiny.build("llama")[0].bfloat16())
+    drafter = make_drafter(verifier).bfloat16()
+    monkeypatch.setattr(tiling, "free_memory", lambda: 1000)
+    assert BlockDiffusionProposer(verifier, drafter, 3).drafter is drafter
+    assert "tiles: off for a BlockDiffusionDrafter, copies of all matrices would take" in caplog.text
 
 
 def test_compile_is_chosen_or_refused_by_name():

@@ -3,12 +3,21 @@
 On CPUs in bfloat16 that is about half of the time of a product with few rows. The copy stands beside the weight.
 """
 
+import copy
+import logging
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from drafter.machine.memory import free_memory
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.5  # of the free memory that copies may take
 ROWS = 4  # of the products that the layout is chosen for: a verify pass, a block
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def why_not_tiled(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -20,6 +29,14 @@ def why_not_tiled(device: torch.device, dtype: torch.dtype) -> str | None:
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "this processor, or this build of torch, has no bfloat16 products of oneDNN"
     return None
+
+
+def why_no_room(needed: int) -> str | None:
+    """Why copies of `needed` bytes are too many for this machine now, or None."""
+    free = free_memory()
+    if free is None or needed <= SHARE * free:
+        return None
+    return f"copies of all matrices would take {needed / 1e9:.1f} of the {free / 1e9:.1f} GB that are free"
 
 
 class Tiled(nn.Module):
@@ -54,3 +71,26 @@ class Tiled(nn.Module):
 
 def _bias(linear: nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+
+
+def linears(module: nn.Module) -> list[nn.Linear]:
+    return [one for one in module.modules() if isinstance(one, nn.Linear)]
+
+
+def in_tiles(module: Module) -> Module:
+    """The same module with a tiled copy in place of every linear map, all else shared; where memory lacks, as it is."""
+    needed = sum(one.weight.nbytes for one in linears(module))
+    if reason := why_no_room(needed):
+        log.warning("tiles: off for a %s, %s", type(module).__name__, reason)
+        return module
+    log.info("tiles: a %s, %.2f GB beside its weights", type(module).__name__, needed / 1e9)
+    return _in_tiles(module)
+
+
+def _in_tiles(module: Module) -> Module:
+    made = copy.copy(module)
+    made._modules = {
+        name: Tiled(child.weight, child.bias) if type(child) is nn.Linear else child and _in_tiles(child)
+        for name, child in module._modules.items()
+    }
+    return made

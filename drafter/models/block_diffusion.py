@@ -207,7 +207,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
                 cache.write(index, *layer.self_attn.keys_values(context, rope))
             return ()
 
-        cache.replay(("extend", self.fc.weight.data_ptr()), run, taps.to(self.dtype))
+        cache.replay(("extend", id(self)), run, taps.to(self.dtype))
 
     def draft(self, block: Tensor, cache: KVCache) -> Tensor:
         """Fill one block per row behind the cached context.
@@ -225,7 +225,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
                 hidden = layer(hidden, rope, partial(cache.attend, index, **kind))
             return (self.norm(hidden),)
 
-        (hidden,) = cache.replay(("draft", self.fc.weight.data_ptr()), run, block.to(self.dtype))
+        (hidden,) = cache.replay(("draft", id(self)), run, block.to(self.dtype))
         assert hidden is not None
         return hidden
 

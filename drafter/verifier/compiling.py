@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from drafter.attention import choose_replay
-from drafter.machine.memory import free_memory
-from drafter.machine.tiling import why_not_tiled
+from drafter.machine.tiling import linears, why_no_room, why_not_tiled
 from drafter.verifier.selfcheck import why_tiles_differ
 from drafter.verifier.tiled import KNOWN, TiledPass
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MATRICES = 7  # of a layer: queries, keys, values, out, gate, up, down
-SHARE = 0.5  # of the free memory that copies may take
 
 
 def check_compile(requested: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -54,8 +52,8 @@ def _unknown(layers: nn.ModuleList) -> str | None:
         name = type(layer).__name__
         if type(layer) not in KNOWN:
             return f"layers of type {name} stay as they are"
-        linears = _linears(layer)
-        if len(linears) != MATRICES or any(type(one) is not nn.Linear for one in linears):
+        matrices = linears(layer)
+        if len(matrices) != MATRICES or any(type(one) is not nn.Linear for one in matrices):
             return f"a {name} here has other matrices than its own"
     return None
 
@@ -68,11 +66,9 @@ def tile(verifier: "Verifier", required: bool) -> TiledPass | None:
     Raises:
         ValueError: tiles are required, and memory does not suffice or the layers differ.
     """
-    needed, free = sum(one.weight.nbytes for one in _linears(verifier.layers)) + verifier.head.nbytes, free_memory()
-    reason, made = None, None
-    if free is not None and needed > SHARE * free:
-        reason = f"copies of all matrices would take {needed / 1e9:.1f} of the {free / 1e9:.1f} GB that are free"
-    else:
+    needed = sum(one.weight.nbytes for one in linears(verifier.layers)) + verifier.head.nbytes
+    reason, made = why_no_room(needed), None
+    if reason is None:
         made = TiledPass(verifier)
         reason = why_tiles_differ(verifier, made)
     if reason and required:
@@ -82,7 +78,3 @@ def tile(verifier: "Verifier", required: bool) -> TiledPass | None:
         return None
     log.info("tiles: %d layers and the head, %.2f GB beside their weights", verifier.num_layers, needed / 1e9)
     return made
-
-
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [one for one in module.modules() if isinstance(one, nn.Linear)]

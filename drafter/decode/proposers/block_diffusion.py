@@ -5,22 +5,28 @@ from torch import Tensor, inf
 from drafter.attention import KVCache
 from drafter.decode.proposers.base import Proposal, SlotProposer, choose_ids
 from drafter.decode.sampling import Law
+from drafter.machine.tiling import in_tiles, why_not_tiled
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
 
 
 class BlockDiffusionProposer(SlotProposer):
-    """A block-diffusion drafter with its head, over what it may propose.
+    """A block-diffusion drafter with its head, over what it may propose; in tiles where the verifier is.
 
     Args:
+        drafter: of which tiles keep the weights as they are now.
         length: tokens proposed per cycle, at most the block size − 1.
     """
 
     def __init__(self, verifier: Verifier, drafter: BlockDiffusionDrafter, length: int):
-        self.verifier, self.drafter, self.length = verifier, drafter, length
+        self.verifier, self.length = verifier, length
+        tiled = verifier.tiles and not why_not_tiled(drafter.device, drafter.dtype)
+        self.drafter = in_tiles(drafter) if tiled else drafter
         self.tap_layers = tuple(drafter.tap_layers)
         self.vocabulary = drafter.vocabulary  # [V'] or None: the whole vocabulary
         self.head = verifier.output.rows(self.vocabulary)
+        if tiled and self.vocabulary is not None:
+            self.head = self.head.tile()
         self.choices = len(self.head.weight)
 
     def new_state(self, batch: int, tokens: int) -> KVCache:
@@ -65,7 +71,7 @@ class BlockDiffusionProposer(SlotProposer):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over what may be proposed: [..., D] -> [..., V']."""
-        return self.head(hidden)
+        return self.verifier.logits(hidden) if self.vocabulary is None else self.head(hidden)
 
     def ids(self, places: Tensor) -> Tensor:
         return places if self.vocabulary is None else self.vocabulary[places]

@@ -8,7 +8,7 @@ import torch
 
 from drafter.decode import Costs
 from drafter.decode.proposers import make_proposer
-from drafter.decode.sampling import Law
+from drafter.decode.sampling import Law, likeliest
 from drafter.evaluation.race import timed
 from drafter.evaluation.walk import walk
 from drafter.models import Drafter
@@ -79,7 +79,7 @@ class Parts:
 
     def _verify(self, width: int) -> object:
         hidden, _ = self.verifier.step(self.ids[:, :width], self.cache, self.tap_layers if width > 1 else ())
-        return self.verifier.logits(hidden).argmax(-1)
+        return likeliest(self.verifier.logits(hidden))
 
     def _draft(self, length: int) -> object:
         proposer, ids = self.proposers[length], self.ids[:, : 1 + length]

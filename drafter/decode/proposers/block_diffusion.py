@@ -4,7 +4,7 @@ from torch import Tensor, inf
 
 from drafter.attention import KVCache
 from drafter.decode.proposers.base import Proposal, SlotProposer, choose_ids
-from drafter.decode.sampling import Law
+from drafter.decode.sampling import Law, likeliest
 from drafter.machine.tiling import in_tiles, why_not_tiled
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
@@ -54,7 +54,7 @@ class BlockDiffusionProposer(SlotProposer):
         logits = self.logits(hidden)  # [B, G, V']
         if noise is None and not laws:
             sure = law.scores(logits).amax(-1).exp() if confidences else None  # [B, G]
-            return Proposal(self.ids(logits.argmax(-1)), hidden=hidden, confidences=sure)
+            return Proposal(self.ids(likeliest(logits)), hidden=hidden, confidences=sure)
         probs = law(self.whole(logits))  # [B, G, V]
         sure = probs.amax(-1) if confidences else None
         return Proposal(choose_ids(probs, noise), probs if laws else None, hidden, sure)

@@ -11,7 +11,7 @@ from torch import Tensor, inf
 
 from drafter.attention import KVCache
 from drafter.decode.proposers.base import Proposal, Proposer, choose_ids
-from drafter.decode.sampling import Law
+from drafter.decode.sampling import Law, likeliest
 from drafter.models.causal import CausalDrafter
 from drafter.verifier import Verifier
 
@@ -76,7 +76,7 @@ class CausalProposer(Proposer):
             hiddens.append(hidden[:, -1].clone())  # a graph writes the next one to the same place
             logits = self.whole(self.model.logits(hiddens[-1]))  # [B, V]
             if noise is None and not laws:
-                ids = logits.argmax(-1, keepdim=True)  # [B, 1]
+                ids = likeliest(logits)[:, None]  # [B, 1]
                 one = law.scores(logits).amax(-1).exp() if confidences else None  # [B]
             else:
                 probs.append(law(logits))  # [B, V]

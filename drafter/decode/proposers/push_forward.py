@@ -4,7 +4,7 @@ from torch import Tensor, arange, full, tensor
 
 from drafter.attention import KVCache
 from drafter.decode.proposers.base import Proposal, Proposer
-from drafter.decode.sampling import Law
+from drafter.decode.sampling import Law, likeliest
 from drafter.models.push_forward import PushForwardModel
 from drafter.verification import Rule, shared_noise
 from drafter.verifier import Verifier
@@ -103,4 +103,4 @@ class PushForwardProposer(Proposer):
         warmth = full((len(ids),), law.temperature, device=ids.device)
         logits = self.model.logits(self.model.push(ids, noise, warmth, state.cache))  # [B, G, V]
         sure = law.scores(logits).amax(-1).exp() if confidences else None
-        return Proposal(logits.argmax(-1), confidences=sure)
+        return Proposal(likeliest(logits), confidences=sure)

@@ -4,6 +4,8 @@
 
     VLLM_PYTHON=/path/to/python python -m pytest -m engine -s integration/test_engine.py
 
+On a machine that is shared, ENGINE_STEPS=16 ENGINE_ROWS=48 make its runs shorter.
+
 Covers, on SmolLM2 of 135 M in float32: `drafter engine --start` for answers and for hidden states; answers equal to the
 verifier's here; tokens per cycle of a run on the server's states against one on taps made here, with the verifier's
 layers and without them; both exports decoded there, token for token and cycle for cycle as here. Does not cover: a GPU,
@@ -21,6 +23,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from drafter.config import load
 from drafter.decode import SpeculativeDecoder
@@ -39,12 +42,13 @@ pytestmark = pytest.mark.engine
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parent.parent
 RECIPE = str(ROOT / "recipes/quickstart.yaml")
-ANSWERS, PROMPTS, NEW_TOKENS, STEPS, ROWS = 24, 64, 32, 30, 160
+ANSWERS, PROMPTS, NEW_TOKENS = 24, 64, 24
+STEPS, ROWS = (int(os.environ.get(name, most)) for name, most in (("ENGINE_STEPS", 60), ("ENGINE_ROWS", 160)))
 PORT = int(os.environ.get("VLLM_PORT", "8765"))
 URL = f"http://127.0.0.1:{PORT}/v1"
 HOW = "--enforce-eager"
 SETTINGS = [f"data.max_rows={ROWS}", f"training.max_steps={STEPS}", f"training.validate_every={STEPS}"]
-SETTINGS += ["training.precision=float32", "data.validation_rows=16", "data.test_rows=24", "data.sequence_length=256"]
+SETTINGS += ["training.precision=float32", "data.validation_rows=8", "data.test_rows=12", "data.sequence_length=256"]
 SETTINGS += ["decoding.prompts=1", "decoding.max_new_tokens=16", "decoding.tree_nodes=null"]
 
 
@@ -141,7 +145,16 @@ def trained(python, folder):
         summaries["alone"] = run(folder, "alone", *engine, *alone)
     with command(python, "--states", str(states), "--connector", "at_once:AtOnce", *engine, *SETTINGS, "--log", log):
         summaries["served"] = run(folder, "served", *engine)
+    for one, other in (("here", "served"), ("alone_here", "alone")):
+        print(f"{one} and {other}: weights {apart(folder / one, folder / other):.1e} of their norm apart")
     return summaries
+
+
+def apart(one, other):
+    """How far the exports of two runs are from each other, of their norm."""
+    ours, theirs = (load_file(run / "export/model.safetensors") for run in (one, other))
+    pairs = [(ours[name].double(), theirs[name].double()) for name in ours]
+    return float(sum((a - b).square().sum() for a, b in pairs) / sum(a.square().sum() for a, _ in pairs)) ** 0.5
 
 
 def test_taps_of_the_server_train_as_those_made_here(trained):

@@ -1,9 +1,11 @@
 """The verifier's head alone: logits of every law, in any dtype, folded into one product, read without the body."""
 
 import json
+import re
 
 import pytest
 import torch
+import zoo
 from conftest import make_drafter, make_prompts, make_verifier
 from safetensors.torch import load_file, save_file
 
@@ -198,3 +200,41 @@ def test_what_is_packed_otherwise_is_refused(tmp_path):
     save_file({"model.norm.weight": torch.zeros(4, dtype=torch.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"stored as torch\.int8, packed in a way"):
         Checkpoint(str(tmp_path)).read("model.norm.weight")
+
+
+ENDS = [
+    "qwen3_moe",
+    "qwen3_next",
+    "gemma2",
+    "granite",
+    "cohere",
+    "gpt_oss",
+    "falcon_h1",
+    "gpt2",
+    "deepseek_v3",
+    "olmo2",
+]
+
+
+@pytest.mark.parametrize("family", ENDS)
+def test_the_ends_of_other_families_are_theirs(tmp_path, family):
+    """Mixtures of experts, recurrent layers, scaled and soft-capped heads, other names of the same ends."""
+    model = zoo.build(family).float()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny.build("llama")[1].save_pretrained(tmp_path)
+    if (tmp_path / "model.safetensors.index.json").is_file():
+        placed = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+        layers = {file for name, file in placed.items() if not re.search(r"\.(layers|h)\.\d+\.", name)}
+        for path in tmp_path.glob("model-*.safetensors"):
+            if path.name not in layers:
+                path.unlink()
+    ends, whole = VerifierHead.load(str(tmp_path)), VerifierHead(model)
+    ids, hidden = (
+        torch.arange(3, 40),
+        torch.randn(5, whole.config.hidden_size, generator=torch.Generator().manual_seed(2)),
+    )
+    torch.testing.assert_close(ends.embed(ids), whole.embed(ids), rtol=0, atol=0)
+    torch.testing.assert_close(ends.logits(hidden), whole.logits(hidden), rtol=0, atol=0)
+    torch.testing.assert_close(ends.norm(hidden), whole.norm(hidden), rtol=0, atol=0)
+    assert ends.fingerprint() == whole.fingerprint()
+    assert ends.num_layers == whole.num_layers

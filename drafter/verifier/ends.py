@@ -29,7 +29,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
         if asked:
             del config.quantization_config  # what is read is scaled here
         text = config.get_text_config()
-        depth, kinds = text.num_hidden_layers, getattr(text, "layer_types", None)
+        depth, kinds = text.num_hidden_layers, vars(text).get("layer_types")
         text.num_hidden_layers = 0
         if kinds:
             text.layer_types = []
@@ -39,7 +39,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
         checkpoint = Checkpoint(where, tuple(asked.get("weight_block_size") or BLOCK))
         state: dict[str, Tensor] = {}
         for name in checkpoint:
-            if _end(name) in wanted:
+            if _end(name) in wanted and not any(word.isdigit() for word in name.split(".")):  # of no numbered layer
                 state[name] = checkpoint.read(name, dtype)
         stored = dtype or max((one.dtype for one in state.values()), key=lambda one: one.itemsize, default=None)
         model, told = type(empty).from_pretrained(

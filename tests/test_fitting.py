@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 from drafter import config as configs
 from drafter.config import SYSTEMS, Config, FittingConfig
 from drafter.training.batches.loader import loader
-from drafter.training.fitting import Batches, fit, weights_of
+from drafter.training.checkpoints import weights_of
+from drafter.training.fitting import Batches, fit
 from drafter.training.runs import RUNS, run
 
 SLOPE = torch.tensor([[2.0], [-1.0]])

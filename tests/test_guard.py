@@ -1,7 +1,11 @@
 """Bad gradients, signals and seconds, on a line that is fitted: nothing here knows a drafter."""
 
+import json
 import os
+import re
 import signal
+from collections import Counter
+from itertools import count
 
 import pytest
 import torch
@@ -10,7 +14,8 @@ from test_fitting import Line, Points, weights
 
 import train
 from drafter.config import FittingConfig
-from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.checkpoints import read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.optimisation import optimisation
 
 
@@ -114,6 +119,37 @@ def test_progress_is_one_line_that_counts_steps(tmp_path, capsys):
     assert "v_num" not in said
     assert "Validation" not in said
     assert not [line for line in said.splitlines() if line and not line.startswith("training")]
+
+
+class Counting(Line):
+    """Counts what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.amounts = Counter()
+
+    def training_step(self, batch, index):
+        self.amounts.update(tokens=8)
+        return super().training_step(batch, index)
+
+
+def test_progress_tells_speed_memory_and_the_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("drafter.training.logs.peak_memory", lambda device: 1.5e9)
+    monkeypatch.setattr("drafter.training.logs.time.perf_counter", count(0.0, 2.0).__next__)
+    fit(Counting(), Points(), tmp_path, FittingConfig(max_steps=6, accumulate=2, log_every=1), "nearness")
+    said = "".join(capsys.readouterr())
+    assert re.search(r"6/6 \[\d\d:\d\d<\d\d:\d\d", said)
+    assert re.search(r"tokens/s=\d", said)
+    assert "memory=1.5 GB" in said
+
+
+def test_a_profiler_watches_the_steps_that_it_is_told_to(tmp_path):
+    fit(Line(), Points(), tmp_path, FittingConfig(max_steps=8, accumulate=2, profile=[3, 4]), "nearness")
+    trace = json.loads((tmp_path / "profile-0.json").read_text())
+    names = [event["name"] for event in trace["traceEvents"] if event.get("cat") == "cpu_op"]
+    assert names.count("aten::linear") == 2 * 2
+    with pytest.raises(ValueError, match=r"training\.profile=\[4, 3\]: write the first and the last step"):
+        FittingConfig(profile=[4, 3])
 
 
 def test_a_logger_that_is_not_installed_ends_in_one_line(tmp_path, monkeypatch):

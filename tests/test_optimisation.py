@@ -10,7 +10,8 @@ from drafter.config import FittingConfig, load
 from drafter.export.original import open_original
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.average import Average
-from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.checkpoints import read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.module import DrafterModule
 from drafter.training.optimisation import hidden_matrices, learning_rate, optimisation
 from drafter.training.runs.alignment import train

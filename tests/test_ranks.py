@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import re
+import signal
 import socket
+import time
 from collections import Counter
 from contextlib import suppress
 
@@ -16,7 +19,8 @@ from drafter.export.original import open_original
 from drafter.machine.ranks import lightning_devices, own_device, ranks
 from drafter.taps import LocalTaps
 from drafter.training.batches.feed import Feed
-from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.checkpoints import read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
 
 WORLD, WORKERS, PER_STEP = 2, 2, 2
@@ -61,17 +65,22 @@ def one_rank(rank, port, words, folder, dies_at):
 
 def on_two_ranks(words, folder, dies_at=None):
     """What `trained` returns of each."""
+    assert started(one_rank, words, folder, dies_at) == [0, 0]
+    return zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD)), strict=True)
+
+
+def started(work, words, folder, *more):
+    """Exit codes of two processes that work together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=one_rank, args=(rank, port, words, folder, dies_at)) for rank in range(WORLD)]
+    processes = [context.Process(target=work, args=(rank, port, words, folder, *more)) for rank in range(WORLD)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD)), strict=True)
+    return [process.exitcode for process in processes]
 
 
 def words_of(tiny_words, folder, *words):
@@ -137,6 +146,37 @@ def test_a_run_goes_on_however_many_ranks_there_are(tiny_words, tmp_path, before
     assert open_original(last).tensor("fc.weight").equal(trained_weights(read_checkpoint(last))["fc.weight"])
     rest, weights = go(after)
     assert first + rest == pytest.approx(whole[1], rel=1e-5)
+    same_weights(weights, whole[2])
+
+
+def a_rank_that_waits(rank, port, words, folder):
+    """Rank 1 is killed (-9) behind three steps; the other tells how it ended."""
+    step = DrafterModule.training_step
+
+    def dying(self, batch, index):
+        if self.global_step == 3 and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, index)
+
+    DrafterModule.training_step = dying
+    try:
+        one_rank(rank, port, words, folder, None)
+    except ValueError as error:
+        (folder / "said").write_text(str(error))
+    os._exit(3)
+
+
+def test_a_rank_that_dies_ends_the_others_in_a_line_and_nothing_is_lost(tiny_words, tmp_path):
+    make_answers("llama")
+    whole = trained(words_of(tiny_words, tmp_path / "alone", *ALONE), 1)
+    words = words_of(tiny_words, tmp_path / "killed", *SHARED)
+    began = time.monotonic()
+    assert started(a_rank_that_waits, words, tmp_path) == [3, -signal.SIGKILL]
+    assert time.monotonic() - began < 300  # long before ranks give up waiting, which takes half an hour
+    said = (tmp_path / "said").read_text()
+    assert re.fullmatch(r"training: rank 0 lost another one behind step 3 \(.+\); .* goes on from the last .*", said)
+    _, losses, weights = trained(words_of(tiny_words, tmp_path / "killed", *ALONE), 1)
+    assert losses == pytest.approx(whole[1][3:], rel=1e-5)
     same_weights(weights, whole[2])
 
 

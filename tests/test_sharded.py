@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from drafter.export.sharded import is_sharded, look_into, read_folder
-from drafter.training.fitting import resumable
+from drafter.training.checkpoints import resumable
 
 TRAP = "/tmp/block-drafter-trap"
 WEIGHTS = {"drafter.fc.weight": torch.arange(12.0).view(3, 4), "drafter.norm.weight": torch.ones(3)}
@@ -26,6 +26,7 @@ def write(folder, **others):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_it_is_put_together(tmp_path):
     folder = write(tmp_path / "last.ckpt", lr=0.5)
     found = read_folder(folder)
@@ -53,6 +54,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_one_falls_back_to_the_one_before_it(tmp_path, caplog, kind):
     spoil, words = DAMAGES[kind]

@@ -231,6 +231,33 @@ def test_taps_keep_their_dtype_in_mixed_precision(rows, make, monkeypatch):
     assert seen[0].data_ptr() == batch.taps.data_ptr()
 
 
+def gradients(rows, make, *words):
+    """Of a step of a drafter that training has made its own, by name, and how many numbers its forward pass keeps."""
+    drafter = make_drafter(make_verifier("llama"))
+    module, config = make(drafter, *words)
+    module.configure_model()
+    batch, kept = with_taps(Steps(rows, None, config)[0], module), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.numel()) or each, lambda each: each):
+        total, _ = config.losses(module.scores(batch))
+    total.backward()
+    return {name: weight.grad for name, weight in drafter.named_parameters()}, sum(kept)
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(rows, make):
+    whole, most = gradients(rows, make)
+    found, kept = gradients(rows, make, "training.checkpointing=true")
+    assert all(torch.equal(found[name], gradient) for name, gradient in whole.items())
+    assert kept < 0.6 * most
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_gradients(rows, make):
+    whole, _ = gradients(rows, make)
+    found, _ = gradients(rows, make, "training.compile=true")
+    for name, gradient in whole.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item())
+
+
 def test_blocks_that_their_answers_end_cuts_do_not_count_as_short(rows):
     valid = torch.tensor([[[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]]]).bool()
     hit = torch.tensor([[[1, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]]]).bool()

@@ -21,8 +21,9 @@ from drafter.config import AlignmentConfig
 from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
+from drafter.training.checkpoints import read_checkpoint
 from drafter.training.claim import claim, deciding
-from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
 from drafter.training.prepare import start

@@ -30,6 +30,8 @@ class FittingConfig:
             `auto`: whichever of the first two a short probe finds faster.
         validate_every: steps between validations; null for once an epoch.
         log_every: steps between logged ones; the host waits for the device in those alone.
+        keep: checkpoints to go on from: the last, and those before it, in case it is damaged.
+        profile: first and last step that a profiler watches; it writes `profile-RANK.json`, which Perfetto shows.
         loggers: who gets what is logged, beside `metrics.csv`: `tensorboard`, `wandb`, `mlflow`.
         workers: processes that make a rank's batches beside it; 0: itself.
         devices: of a node: how many, which ones ('0,2'), or `auto`; a process each.
@@ -53,6 +55,8 @@ class FittingConfig:
     precision: str = "auto"
     validate_every: int | None = None
     log_every: int = 10
+    keep: int = 2
+    profile: list[int] | None = None
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     workers: int = 0
     devices: str = "1"
@@ -62,7 +66,7 @@ class FittingConfig:
     strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp")
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped"):
+        for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped", "keep"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
         for name in ("learning_rate", "clip", "epsilon"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")
@@ -88,5 +92,9 @@ class FittingConfig:
         require(self.patience > 0, "training.patience", self.patience, "must be > 0: minutes")
         unknown = sorted(set(self.loggers) - set(LOGGERS))
         require(not unknown, "training.loggers", unknown, f"choose among {', '.join(LOGGERS)}; [] for none")
+        window, remedy = self.profile, "write the first and the last step that it watches: [10, 12]"
+        require(
+            window is None or (len(window) == 2 and 1 <= window[0] <= window[1]), "training.profile", window, remedy
+        )
         every = self.validate_every
         require(every is None or every >= 1, "training.validate_every", every, "must be >= 1, or null")

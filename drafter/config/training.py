@@ -20,6 +20,8 @@ class TrainingConfig(FittingConfig):
         chunk_size: slots whose logits exist at a time.
         labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
+        checkpointing: activations of a layer are computed again where its gradient needs them: less memory, more time.
+        compile: let torch.compile make the step's kernels; its first steps take minutes.
         average: decay of a moving average of the weights, which is validated beside them; 0 for none.
         strategy: also `fsdp`: weights, gradients and optimiser states are shared out over the ranks (FSDP2).
         exported: which of them chooses the checkpoint and is left: `average` or `raw`.
@@ -31,6 +33,8 @@ class TrainingConfig(FittingConfig):
     chunk_size: int = 256
     labels: str = "row"
     temperature: float = 1.0
+    checkpointing: bool = False
+    compile: bool = False
     average: float = 0.0
     exported: str = "average"
     strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp", "fsdp")

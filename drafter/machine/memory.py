@@ -1,9 +1,12 @@
-"""Memory of the machine: what is free of it, and keeping what a process has."""
+"""Memory of the machine: what is free of it, and what this process has held, and keeps."""
 
 import ctypes
 import re
+import resource
 import sys
 from pathlib import Path
+
+import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST_MAPPED = 32 * 2**20  # the most that glibc takes
@@ -27,3 +30,11 @@ def free_memory() -> int | None:
     info = Path("/proc/meminfo")
     said = re.search(r"^MemAvailable: *(\d+) kB", info.read_text(), re.MULTILINE) if info.is_file() else None
     return None if said is None else int(said[1]) * 1024
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: of the device's memory, or of the machine's where it is a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -12,7 +12,7 @@ from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
 from drafter.files import atomically, write_json
 from drafter.machine.ranks import ranks
-from drafter.training.fitting import resumable
+from drafter.training.checkpoints import resumable
 from drafter.training.optimisation import learning_rate
 from drafter.training.prepare import Material
 
@@ -31,6 +31,12 @@ FREE = (
     "training.workers",
     "training.devices",
     "training.strategy",
+    "training.sharded_checkpoints",
+    "training.patience",
+    "training.keep",
+    "training.checkpointing",
+    "training.compile",
+    "training.profile",
     "training.log_every",
     "training.loggers",
     "training.validate_every",

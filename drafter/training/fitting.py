@@ -7,7 +7,6 @@ that has ended is not trained again.
 import logging
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -15,16 +14,19 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.config import FittingConfig
-from drafter.export.sharded import look_into, read_folder
 from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices, ranks
+from drafter.training.checkpoints import Previous, WholeFiles, checkpoints, resumable
 from drafter.training.guard import Guard
-from drafter.training.logs import Metrics, Previous, Progress, Seconds, checkpoints, loggers
-from drafter.training.sharding import strategy_of
+from drafter.training.logs import Metrics, Progress, Seconds, loggers
+from drafter.training.profile import Profile
+from drafter.training.sharding import rank_losses_named, strategy_of
 from drafter.training.stopping import Stop, handlers_kept
 
 log = logging.getLogger(__name__)
 MIXED: dict[torch.dtype, Any] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+STARTER = "lightning.fabric.strategies.launchers.subprocess_script"  # says so where a process that it started has died
+logging.getLogger(STARTER).setLevel(logging.INFO)
 for name in ("lightning.pytorch", "lightning.fabric"):  # what matters of theirs is said in our own words
     logging.getLogger(name).setLevel(logging.WARNING)
 OF_NO_CONCERN = (
@@ -116,49 +118,20 @@ def fit(
         enable_progress_bar=False,
         callbacks=[
             Seconds(prepared),
-            Previous(last),
+            Previous(last, settings.keep),
             Guard(settings, directory),
             Stop(last, settings.log_every),
             Progress(settings.log_every),
+            *([Profile(directory, *settings.profile)] if settings.profile else []),
             *checkpoints(last.parent, settings.max_steps, monitor),
         ],
+        plugins=[WholeFiles()],
         logger=loggers(settings.loggers, Metrics(directory).part(first), directory),
     )
     with handlers_kept(), warnings.catch_warnings():
         for message in OF_NO_CONCERN:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(module, datamodule=batches, ckpt_path=begun, weights_only=True)
+        with rank_losses_named(trainer):
+            trainer.fit(module, datamodule=batches, ckpt_path=begun, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
     return best if best.exists() else last
-
-
-def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The newest whole checkpoint of a folder that training can go on from, and what it holds; None: there is none.
-
-    Raises:
-        ValueError: there are only damaged ones.
-    """
-    found = [path for name in ("last", "previous") if (path := folder / f"{name}.ckpt").exists()]
-    for path in found:
-        try:
-            return path, look_into(path) if path.is_dir() else read_checkpoint(path)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            log.warning("%s is damaged (%s)", path, str(error).splitlines()[0] if str(error) else "it ends too early")
-    if found:
-        raise ValueError(f"{folder}: its checkpoints are damaged; delete that folder to begin anew")
-    return None, {}
-
-
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; of a file, what is not looked at is not read."""
-    if checkpoint.is_dir():
-        return read_folder(checkpoint)
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return state
-
-
-def weights_of(checkpoint: dict[str, Any], child: str) -> dict[str, torch.Tensor]:
-    """The weights of a module's child in one of its checkpoints."""
-    prefix = f"{child}."
-    found = checkpoint["state_dict"].items()
-    return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}

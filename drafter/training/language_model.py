@@ -1,5 +1,6 @@
 """The Lightning module of a causal language model from scratch."""
 
+from collections import Counter
 from typing import Any
 
 import lightning
@@ -24,6 +25,7 @@ class LanguageModelModule(lightning.LightningModule):
     def __init__(self, model: Any, settings: FittingConfig, held_out: Tensor):
         super().__init__()
         self.model, self.settings, self.held_out = model, settings, held_out
+        self.amounts: Counter[str] = Counter()
 
     def loss(self, ids: Tensor) -> Tensor:
         """Mean negative log-likelihood of ids [B, S], each but the first."""
@@ -32,6 +34,7 @@ class LanguageModelModule(lightning.LightningModule):
 
     def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
         loss = self.loss(batch.ids)
+        self.amounts.update(tokens=batch.ids.numel())
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 

@@ -1,48 +1,18 @@
-"""What the trainer writes while a run trains: metrics, checkpoints, one line of progress."""
+"""What the trainer shows while a run trains: metrics, one line of progress."""
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
-from drafter.files import remove_folder, write_csv
-
-
-def checkpoints(folder: Path, max_steps: int, monitor: str) -> list[Callback]:
-    """Keep the best and the last checkpoint; the last one often, and after validations, so that it knows the best."""
-    settings: dict[str, Any] = {"enable_version_counter": False}  # a resumed run overwrites
-    best = ModelCheckpoint(folder, "best", monitor=monitor, mode="max", save_weights_only=True, **settings)
-    every = max(1, min(100, max_steps // 10))
-    last = ModelCheckpoint(folder, "last", every_n_train_steps=every, save_on_train_epoch_end=True, **settings)
-    validated = ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=False, **settings)
-    return [best, last, validated]
-
-
-class Previous(Callback):
-    """Keeps the last checkpoint but one, `previous.ckpt`: of two, a full disk or a power cut damages one."""
-
-    def __init__(self, last: Path):
-        self.last = last
-
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if not trainer.is_global_zero or not self.last.exists():
-            return
-        previous = self.last.with_name("previous.ckpt")
-        remove_folder(previous) if previous.is_dir() else previous.unlink(missing_ok=True)
-        if self.last.is_dir():
-            self.last.rename(previous)
-        else:
-            os.link(self.last, previous)  # the new one is written beside it, then renamed over this name alone
+from drafter.files import write_csv
+from drafter.machine.memory import peak_memory
 
 
 def loggers(names: Sequence[str], part: Path, directory: Path) -> list[Logger]:
@@ -70,7 +40,9 @@ def loggers(names: Sequence[str], part: Path, directory: Path) -> list[Logger]:
 
 
 class Progress(Callback):
-    """One line: optimiser steps done, their speed, the time left, what the module shows of itself.
+    """One line: optimiser steps done, the time left, speed, memory, what the module shows of itself.
+
+    Of what a module counts in its `amounts`, as tokens, so much a second is shown, over all ranks.
 
     Args:
         every: the module's figures are read so many steps apart; to read them, the host waits for the device.
@@ -79,8 +51,10 @@ class Progress(Callback):
     def __init__(self, every: int):
         self.every = every
         self._bar: tqdm = tqdm(disable=True)
+        self._before: tuple[float, dict[str, int]] = 0.0, {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._before = time.perf_counter(), dict(getattr(module, "amounts", {}))
         told = {"total": trainer.max_steps, "initial": trainer.global_step, "disable": not trainer.is_global_zero}
         self._bar = tqdm(desc="training", unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=0.5, **told)
 
@@ -90,10 +64,16 @@ class Progress(Callback):
         done = trainer.global_step - self._bar.n  # 0 within a step
         if done and trainer.global_step % self.every == 0 and not self._bar.disable:
             shown = {name: f"{float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()}
-            if module.device.type == "cuda":
-                shown["memory"] = f"{torch.cuda.max_memory_allocated(module.device) / 1e9:.3g} GB"
-            self._bar.set_postfix(shown, refresh=False)
+            shown["memory"] = f"{peak_memory(module.device) / 1e9:.3g} GB"
+            self._bar.set_postfix({**self._speeds(trainer, module), **shown}, refresh=False)
         self._bar.update(done)
+
+    def _speeds(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, str]:
+        """Of what the module has seen since this was last asked, so much a second."""
+        now, seen = time.perf_counter(), dict(getattr(module, "amounts", {}))
+        (then, before), self._before = self._before, (now, seen)
+        each = trainer.world_size / (now - then)
+        return {f"{name}/s": f"{(count - before.get(name, 0)) * each:.3g}" for name, count in seen.items()}
 
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         self._bar.close()

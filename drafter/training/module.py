@@ -1,12 +1,14 @@
 """The Lightning module: it wires batches, drafter, scores and losses; the mathematics lives in those."""
 
 import copy
+from collections import Counter
 from dataclasses import asdict
 from typing import Any, cast
 
 import lightning
 import torch
 from torch import Tensor
+from torch.distributed._composable import checkpoint
 
 from drafter.blocks import slot_ids, slot_labels, slots_before
 from drafter.config import AlignmentConfig
@@ -18,7 +20,7 @@ from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
 from drafter.training.average import Average
 from drafter.training.batches import Batch
-from drafter.training.fitting import weights_of
+from drafter.training.checkpoints import weights_of
 from drafter.training.head import Head
 from drafter.training.optimisation import optimisation
 from drafter.training.sharding import shard, whole_weights
@@ -56,7 +58,9 @@ class DrafterModule(lightning.LightningModule):
         self.head = Head(verifier.output, drafter.vocabulary, config.training.sampled_tokens)
         self._walked: dict[str, Cycles] = {}
         self.coverage = Coverage()
+        self.amounts: Counter[str] = Counter()
         self.watched = Watched()
+        self._fill: tuple[Any] = (drafter,)  # as training calls it: compiled, perhaps; no child
         self._spare: tuple[BlockDiffusionDrafter] | None = None  # of a drafter that ranks share out, one to walk with
         self.to(verifier.device)  # walks come before the trainer moves it, too
 
@@ -65,14 +69,18 @@ class DrafterModule(lightning.LightningModule):
         return self._frozen[0]
 
     def configure_model(self) -> None:
-        """Share the weights out over the ranks, where the strategy does: what was handed in stays as it is, whole."""
-        if self.device_mesh is None or self._spare is not None:
-            return
-        self._spare = (self.drafter,)
-        self.drafter = copy.deepcopy(self.drafter)
-        mesh = self.device_mesh["data_parallel"]
-        for model in [self.drafter] if self.average is None else [self.drafter, self.average.model]:
-            shard(cast(BlockDiffusionDrafter, model), mesh)
+        """Make the drafter what its recipe and strategy want in training; where ranks share it out, a copy of it."""
+        settings = self.config.training
+        if self.device_mesh is not None and self._spare is None:
+            self._spare = (self.drafter,)
+            self.drafter = copy.deepcopy(self.drafter)
+            mesh = self.device_mesh["data_parallel"]
+            for model in [self.drafter] if self.average is None else [self.drafter, self.average.model]:
+                shard(cast(BlockDiffusionDrafter, model), mesh)
+        if settings.checkpointing:
+            for layer in self.drafter.layers:
+                checkpoint(layer)
+        self._fill = (torch.compile(self.drafter, dynamic=True) if settings.compile else self.drafter,)
 
     @property
     def walked(self) -> Cycles | None:
@@ -94,7 +102,7 @@ class DrafterModule(lightning.LightningModule):
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         if not torch.is_autocast_enabled(self.device.type):  # under autocast taps need no wider copy
             taps = taps.to(self.dtype)
-        hidden = self.drafter(block, taps, anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
+        hidden = self._fill[0](block, taps, anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
         output = self.verifier.output
         labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size, rows.documents)  # [B, A, G]
         before = slots_before(final, anchors, size) if self.config.needs_states else None  # [B, A, G, D]
@@ -121,6 +129,7 @@ class DrafterModule(lightning.LightningModule):
         losses, slots = self.config.losses, batch.slots
         total, terms = losses(scores, step=self.global_step, slots=slots)
         self.coverage.add(batch.drafted, batch.supervised, batch.epoch_ends)
+        self.amounts.update(tokens=batch.tokens, anchors=batch.blocks)
         if batch.epoch_ends:  # by the loggers themselves: what `log` is told between two logged steps is lost
             for logger in self.loggers:
                 logger.log_metrics({"anchor_coverage": self.coverage.share}, self.global_step)
@@ -148,7 +157,9 @@ class DrafterModule(lightning.LightningModule):
             other = "" if child == self.left else f"_{'raw' if child == 'drafter' else 'average'}"
             figures = {MONITOR: cycles.tokens_per_cycle, "accepted_per_cycle_held_out": cycles.accepted_per_cycle}
             named = {f"{name}{other}": value for name, value in figures.items()}
-            self.log_dict(named, prog_bar=not other, batch_size=1)
+            self.log_dict(named, batch_size=1)
+        if self.walked is not None:
+            self.log("tokens_per_cycle", self.walked.tokens_per_cycle, prog_bar=True, logger=False, batch_size=1)
 
     def whole(self, child: str) -> BlockDiffusionDrafter | None:
         """A child with all its weights; every rank must call, the first alone gets it."""

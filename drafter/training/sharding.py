@@ -1,13 +1,17 @@
 """Strategies for several ranks, and weights that they share out (FSDP2)."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
+from torch.distributed import DistError
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -96,6 +100,25 @@ def strategy_of(settings: FittingConfig, world: int) -> str | Strategy:
     patience = timedelta(minutes=settings.patience)
     if settings.strategy == "fsdp":
         return Sharded(world, settings.sharded_checkpoints, patience)
-    if settings.strategy == "ddp" or world > 1:
-        return DDPStrategy(timeout=patience)
+    if settings.strategy == "ddp" or world > 1:  # buffers are constants, the same on every rank
+        return DDPStrategy(timeout=patience, broadcast_buffers=False, gradient_as_bucket_view=True)
     return "auto"
+
+
+@contextmanager
+def rank_losses_named(trainer: lightning.Trainer) -> Iterator[None]:
+    """Say in one line that another rank is gone, where waiting for it failed.
+
+    Raises:
+        ValueError: so it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, DistError) or "gloo" in str(error) or "Timed out waiting" in str(error)
+        if trainer.world_size == 1 or not lost:
+            raise
+        reason = str(error).splitlines()[0].rpartition("] ")[2].rstrip(".")
+        where = f"rank {trainer.global_rank} lost another one behind step {trainer.global_step}"
+        remedy = "what that one said last is why; the same command goes on from the last checkpoint"
+        raise ValueError(f"training: {where} ({reason}); {remedy}") from error

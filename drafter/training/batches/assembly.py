@@ -29,6 +29,8 @@ class Batch(NamedTuple):
     supervised: int = 0
     epoch_ends: bool = False
     place: tuple[int, ...] = ()  # of a stream: the reader, and where it stands behind this batch
+    tokens: int = 0  # without padding
+    blocks: int = 0  # that are used
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Assembly:
         where = rows.supervised, anchors, used, self.block_size, rows.documents
         slots = slot_labels(rows.ids, *where)[1].sum((0, 1), dtype=torch.float64)
         counts = int(drafted_slots(*where).sum()), int(rows.supervised.sum())
-        return Batch(number, rows, None, anchors, used, slots, (), *counts, epoch_ends)
+        sizes = sum(len(document.ids) for members in packs for document in members), int(used.sum())
+        return Batch(number, rows, None, anchors, used, slots, (), *counts, epoch_ends, (), *sizes)
 
     def draws(self, document: Row, epoch: int) -> Tensor:
         """A number in [0, 1) for each position of a document [S]: the same in whatever batch, rank or stream."""

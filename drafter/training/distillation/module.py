@@ -1,6 +1,7 @@
 """The Lightning module of one stage: rows → the teacher's lesson → student → scores; an average of its weights."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
@@ -43,6 +44,7 @@ class DistillationModule(lightning.LightningModule):
         self.config, self.stage, self.held_out = config, stage, held_out
         self.student = student.train()
         self._teacher = (teacher,)
+        self.amounts: Counter[str] = Counter()
         self.average = Average(student, config.student.average) if config.student.average else None
 
     @property
@@ -80,6 +82,7 @@ class DistillationModule(lightning.LightningModule):
 
     def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
         scores = self.scores(self.student, self.lesson(batch.ids, batch.places))
+        self.amounts.update(tokens=batch.ids.numel())
         self.log("loss", scores.loss.detach(), prog_bar=True)
         self.log_dict(stage_figures("train", scores))
         return scores.loss

@@ -13,7 +13,8 @@ from drafter.evaluation.rewards import Task
 from drafter.files import atomically
 from drafter.models.cut import cut_layers
 from drafter.training.batches.texts import TextFeed
-from drafter.training.fitting import fit, weights_of
+from drafter.training.checkpoints import weights_of
+from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.verifier import Verifier
 

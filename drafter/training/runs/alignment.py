@@ -27,9 +27,10 @@ from drafter.machine.ranks import ranks
 from drafter.taps import LocalTaps, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
+from drafter.training.checkpoints import read_checkpoint
 from drafter.training.claim import claim, settle
 from drafter.training.elsewhere import taps_elsewhere
-from drafter.training.fitting import fit, read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
 from drafter.training.pictures import curves, kept_per_slot

@@ -25,11 +25,12 @@ from drafter.machine.precision import choose
 from drafter.models import kind_of
 from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
+from drafter.training.checkpoints import weights_of
 from drafter.training.claim import claim
 from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
 from drafter.training.ensemble.pair import make_pair
 from drafter.training.ensemble.start import fit_budget
-from drafter.training.fitting import fit, weights_of
+from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.verifier import Verifier
 

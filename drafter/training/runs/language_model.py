@@ -18,8 +18,9 @@ from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.training.batches.texts import TextFeed
+from drafter.training.checkpoints import weights_of
 from drafter.training.claim import claim
-from drafter.training.fitting import fit, weights_of
+from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.training.logs import Metrics
 from drafter.training.pictures import series

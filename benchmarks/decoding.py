@@ -1,10 +1,11 @@
 """Decoding side by side in one run: same weights, prompts, machine, dtype; transformers' ways and ours, taking turns.
 
-    python benchmarks/decoding.py DRAFTER --verifier smollm2 --out DIR [--batch-sizes 1 8] [--prompts 8]
+    python benchmarks/decoding.py DRAFTER --verifier smollm2 --out DIR [--batch-sizes 1 8] [--prompts 8] [--vllm PYTHON]
     python benchmarks/decoding.py DRAFTER --verifier smollm2 --out DIR --exactness [--dtypes float32 bfloat16]
 
 The first compares, greedily: transformers' generate, our loop without drafts, transformers' DFlash assistant with the
 same drafter (batch 1 only; it proposes from the whole vocabulary), transformers' prompt lookup (batch 1 only), ours.
+Where `--vllm` names the Python of its environment (see `vllm_peer.py`), vLLM too, plain and with the same drafter.
 The passes of a cycle are timed in between: their sum gives the ideal speed-up and the host's work in a cycle.
 The second counts answers that differ from plain decoding; it goes on where it was stopped.
 """
@@ -15,11 +16,9 @@ import dataclasses
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -31,28 +30,17 @@ import torch
 import transformers
 from exactness import check_exactness
 from matplotlib import pyplot
-from transformers import AutoModel
+from vllm_peer import Peer
+from ways import ALONE, DFLASH, DRAFTED, ENGINE, LOOP, OURS, PLAIN, all_ways, start_vllm, stop_vllm
 
-from drafter.decode import Generation, SpeculativeDecoder
 from drafter.evaluation.parts import Parts
-from drafter.evaluation.race import Way, race
+from drafter.evaluation.race import race
 from drafter.evaluation.suites import evenly, load_suite
-from drafter.export import convert
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
-
-PLAIN, LOOP, DFLASH, LOOKUP, OURS = WAYS = (
-    "transformers generate",
-    "our loop, no drafts",
-    "transformers DFlash assistant",
-    "transformers prompt lookup",
-    "ours",
-)
-LOOKUP_TOKENS = 10  # transformers' documentation
-ALONE = (DFLASH, LOOKUP)  # batch 1 only
 
 
 @dataclass(frozen=True)
@@ -81,69 +69,18 @@ class Result:
     draft_ms: float | None = None
 
 
-def through_transformers(verifier: Verifier, **settings: Any) -> Way:
-    """Its greedy `generate`, left-padded; every forward pass of the model counts as a call."""
-
-    def decode(prompts: Sequence[list[int]], limit: int) -> list[Generation]:
-        width = max(map(len, prompts))
-        pad = verifier.stop_ids[0] if verifier.stop_ids else 0
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=verifier.device)
-        seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        calls: list[int] = []
-        hook = verifier.model.register_forward_hook(lambda *_: calls.append(1))
-        try:
-            with verifier.plain_attention() as model:
-                out = model.generate(
-                    ids,
-                    attention_mask=seen.to(verifier.device),
-                    max_new_tokens=limit,
-                    do_sample=False,
-                    eos_token_id=list(verifier.stop_ids),
-                    pad_token_id=pad,
-                    **settings,
-                )
-        finally:
-            hook.remove()
-        answers = [_cut(row, verifier.stop_ids) for row in out[:, width:].tolist()]
-        return [Generation(ids, verifier_calls=min(len(calls), len(ids))) for ids in answers]
-
-    return decode
-
-
-def _cut(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    stop = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
-    return ids[: stop + 1]
-
-
-def through_us(verifier: Verifier, drafter: BlockDiffusionDrafter | None, length: int | None) -> Way:
-    decoder = SpeculativeDecoder(verifier, drafter, draft_length=length)
-    return lambda prompts, limit: decoder.generate(prompts, limit, batch_size=len(prompts))
-
-
-def assistant_of(drafter: str, verifier: Verifier) -> Any:
-    """The same drafter as transformers loads it."""
-    with tempfile.TemporaryDirectory() as folder:
-        convert(drafter, Path(folder) / "native", "transformers", dtype=None)
-        return AutoModel.from_pretrained(Path(folder) / "native", dtype=verifier.dtype).to(verifier.device)
-
-
-def compare(options: argparse.Namespace, device: str, size: int, suites: Sequence[str]) -> Iterator[Result]:
-    verifier = Verifier.load(
-        options.verifier, choose(options.dtype, device), device, options.attention, options.compile
-    )
-    drafter = BlockDiffusionDrafter.from_pretrained(options.drafter, dtype=verifier.dtype, device=device)
+def compare(
+    options: argparse.Namespace,
+    verifier: Verifier,
+    drafter: BlockDiffusionDrafter,
+    peers: dict[str, Peer],
+    size: int,
+    suites: Sequence[str],
+) -> Iterator[Result]:
     length = options.draft_length or drafter.block_size - 1
     prompts = [verifier.chat_ids(prompt) for prompt in suites]
     rounds = [prompts[at : at + size] for at in range(0, len(prompts), size)]
-    ways = {
-        PLAIN: through_transformers(verifier),
-        LOOP: through_us(verifier, None, None),
-        DFLASH: through_transformers(
-            verifier, assistant_model=assistant_of(options.drafter, verifier), speculation_type="dflash"
-        ),
-        LOOKUP: through_transformers(verifier, prompt_lookup_num_tokens=LOOKUP_TOKENS),
-        OURS: through_us(verifier, drafter, length),
-    }
+    ways = all_ways(options.drafter, verifier, drafter, length, peers)
     ways = {name: way for name, way in ways.items() if size == 1 or name not in ALONE}
     context = sum(map(len, prompts)) // len(prompts) + options.max_new_tokens // 2
     parts = Parts(verifier, drafter, min(size, len(prompts)), context, [1 + length], [length])
@@ -152,7 +89,7 @@ def compare(options: argparse.Namespace, device: str, size: int, suites: Sequenc
         rate = one.tokens / one.seconds
         result = Result(
             way=name,
-            device=device,
+            device=verifier.device.type,
             dtype=str(verifier.dtype).removeprefix("torch."),
             batch_size=size,
             tokens=one.tokens,
@@ -198,6 +135,11 @@ def show(results: Sequence[Result]) -> str:
         if DFLASH in beside:
             text += f"; {one.tokens_per_second / beside[DFLASH].tokens_per_second:.2f} times transformers' DFlash"
         single = [r for r in results if (r.way, r.device, r.batch_size) == (OURS, one.device, 1)]
+        for engine, mine in ((ENGINE, LOOP), (DRAFTED, OURS)):
+            if engine in beside:
+                text += (
+                    f"; {mine}: {beside[mine].tokens_per_second / beside[engine].tokens_per_second:.2f} times {engine}"
+                )
         if one.batch_size > 1 and single:
             text += f"; {one.tokens_per_second / single[0].tokens_per_second:.2f} times the throughput of batch 1"
         lines.append(text)
@@ -231,6 +173,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--compile", default="auto")
+    parser.add_argument("--vllm", metavar="PYTHON", help="of the environment that has vLLM, a peer in the same run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", default="auto", help="of the comparison: auto, float32, bfloat16")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
@@ -255,8 +198,15 @@ def main() -> None:
     suites = [one["prompt"] for name in options.suites for one in evenly(load_suite(name), options.prompts or 4)]
     results: list[Result] = []
     for device in options.devices:
-        for size in options.batch_sizes:
-            results += compare(options, device, size, suites)
+        dtype = choose(options.dtype, device)
+        verifier = Verifier.load(options.verifier, dtype, device, options.attention, options.compile)
+        drafter = BlockDiffusionDrafter.from_pretrained(options.drafter, dtype=dtype, device=device)
+        peers = start_vllm(options, verifier, drafter)
+        try:
+            for size in options.batch_sizes:
+                results += compare(options, verifier, drafter, peers, size, suites)
+        finally:
+            stop_vllm(peers)
     print(
         hardware(options.devices[-1]), f"torch {torch.__version__}, transformers {transformers.__version__}", sep="; "
     )

@@ -14,6 +14,8 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import attention
 import decoding
 import exactness
+import vllm_peer
+import ways
 
 from drafter.decode import Generation
 
@@ -43,12 +45,15 @@ def test_all_ways_are_compared(drafter, suite, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out/decoding.json").read_text())["results"]
     both = [one["way"] for one in results if one["batch_size"] == 2]
-    assert [one["way"] for one in results if one["batch_size"] == 1] == list(decoding.WAYS)
-    assert both == [way for way in decoding.WAYS if way not in decoding.ALONE]
+    assert [one["way"] for one in results if one["batch_size"] == 1] == [
+        way for way in ways.WAYS if way not in ways.SERVED
+    ]
+    assert both == [way for way in ways.WAYS if way not in (*ways.ALONE, *ways.SERVED)]
     assert {one["tokens"] for one in results} == {14}
-    assert {one["tokens_per_call"] for one in results if one["way"] in decoding.WAYS[:2]} == {1.0}
+    assert {one["tokens_per_call"] for one in results if one["way"] in ways.WAYS[:2]} == {1.0}
     assert results[0]["speedup"] == pytest.approx(1)
-    assert all((one["share_of_ideal"] is not None) == (one["way"] == decoding.OURS) for one in results)
+    assert all((one["share_of_ideal"] is not None) == (one["way"] == ways.OURS) for one in results)
+    assert "vLLM: left out, no --vllm names a Python that has it" in printed
     assert "times transformers' DFlash" in printed
     assert "times the throughput of batch 1" in printed
     assert (tmp_path / "out/decoding.csv").read_text().count("\n") == 9
@@ -58,13 +63,84 @@ def test_all_ways_are_compared(drafter, suite, tmp_path, monkeypatch, capsys):
 def test_transformers_answers_and_calls_are_counted(drafter):
     verifier = make_verifier("llama")
     prompts = [[5, 9, 7], [11, 12, 13, 14, 15]]
-    ours = decoding.through_us(verifier, None, None)(prompts, 6)
-    theirs = decoding.through_transformers(verifier)(prompts, 6)
+    ours = ways.through_us(verifier, None, None)(prompts, 6)
+    theirs = ways.through_transformers(verifier)(prompts, 6)
     assert [one.token_ids for one in theirs] == [one.token_ids for one in ours]
     assert [one.verifier_calls for one in theirs] == [len(one.token_ids) for one in theirs]
-    assistant = decoding.assistant_of(drafter, verifier)
-    way = decoding.through_transformers(verifier, assistant_model=assistant, speculation_type="dflash")
+    assistant = ways.assistant_of(drafter, verifier)
+    way = ways.through_transformers(verifier, assistant_model=assistant, speculation_type="dflash")
     assert way(prompts[:1], 6)[0].token_ids == ours[0].token_ids
+
+
+ENGINE = """
+import json, os, sys
+from types import SimpleNamespace as Told
+__version__ = "0.0"
+print("a line that is no answer")
+
+class SamplingParams:
+    def __init__(self, **law):
+        self.law = law
+
+class LLM:
+    def __init__(self, model, speculative_config=None, **settings):
+        if "broken" in os.environ:
+            sys.exit("no kernels here")
+        assert os.path.isdir(model) and settings["dtype"] == "float32" and settings["enable_prefix_caching"] is False
+        self.step, self.drafts = 1, 0
+        if speculative_config:
+            assert os.path.isfile(speculative_config["model"] + "/config.json")
+            assert speculative_config["method"] == "dflash"
+            self.step = 1 + speculative_config["num_speculative_tokens"]
+
+    def generate(self, prompts, law, use_tqdm):
+        assert law.law["temperature"] == 0
+        answers = [[7] * law.law["max_tokens"] for _ in prompts]
+        self.drafts += sum(-(-(len(one) - 1) // self.step) for one in answers) if self.step > 1 else 0
+        return [Told(outputs=[Told(token_ids=one)]) for one in answers]
+
+    def get_metrics(self):
+        return [Told(name="vllm:spec_decode_num_drafts", value=self.drafts), Told(name="vllm:other")]
+"""
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """A package of vLLM's name whose every answer is sevens, four of them a cycle with three drafts."""
+    package = tmp_path / "environment/vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(ENGINE)
+    (package / "platforms.py").write_text("class current_platform:\n    device_type = 'cpu'\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    return package
+
+
+def test_vllm_is_a_peer(drafter, suite, tmp_path, monkeypatch, capsys, engine):
+    monkeypatch.setattr(sys, "argv", [])
+    sizes = ["--repeats", "1", "--dtype", "float32", "--batch-sizes", "2", "--vllm", sys.executable]
+    options(drafter, tmp_path / "out", suite, *sizes)
+    decoding.main()
+    printed = capsys.readouterr().out
+    found = {one["way"]: one for one in json.loads((tmp_path / "out/decoding.json").read_text())["results"]}
+    assert [found[way]["tokens"] for way in ways.SERVED] == [14, 14]
+    assert [found[way]["tokens_per_call"] for way in ways.SERVED] == [1, 14 / 4]  # seven tokens in two cycles each
+    assert "our loop, no drafts: " in printed
+    assert " times vLLM, same drafter" in printed
+
+
+def test_an_engine_that_ends_is_told(tmp_path, engine, monkeypatch):
+    monkeypatch.setenv("broken", "1")
+    settings = vllm_peer.settings_of(str(tmp_path), "float32", 64, 2)
+    with pytest.raises(ValueError, match=r"vllm: ended with 1 \(no kernels here\); see .*log"):
+        vllm_peer.Peer(sys.executable, settings, 1, tmp_path / "log")
+
+
+def test_an_engine_for_another_device_is_left_out(drafter, tmp_path, engine, capsys):
+    (engine / "platforms.py").write_text("class current_platform:\n    device_type = 'cuda'\n")
+    given = options(drafter, tmp_path / "out", tmp_path, "--vllm", sys.executable)
+    verifier, model = make_verifier("llama"), make_memorising("llama")
+    assert ways.start_vllm(given, verifier, model) == {}
+    assert "vLLM: left out, its build is for cuda, not cpu" in capsys.readouterr().out
 
 
 def test_exactness_is_resumed_and_never_mixed(drafter, suite, tmp_path, monkeypatch, capsys):

@@ -54,12 +54,18 @@ class Handler(BaseHTTPRequestHandler):
             server.busy += 1
             server.busiest = max(server.busiest, server.busy)
             fault = server.faults.pop(0) if server.faults else None
+        self.counted = True
         try:
             server.on_request(number)
             self.answer(body, number, fault)
         finally:
-            with server.lock:
-                server.busy -= 1
+            self.leave()
+
+    def leave(self):
+        """Count no more: before the reply goes out, since its reader may ask anew before this thread runs again."""
+        with self.server.lock:
+            self.server.busy -= self.counted
+            self.counted = False
 
     def answer(self, body, number, fault):
         if fault == "hang up":
@@ -82,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status, content):
         text = json.dumps(content).encode()
+        self.leave()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -96,6 +96,27 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("data.taps=cached_on_first_epoch; training.workers=1", "data.taps='cached_on_first_epoch': one process makes"),
         ("data.taps=cached_on_first_epoch; training.devices=2", "data.taps='cached_on_first_epoch': one process makes"),
         ("data.taps=disk", "data.taps='disk': choose one of cached, cached_on_first_epoch, online"),
+        ("data.taps=engine", "data.tap_engine.url=None: name the server"),
+        ("data.tap_engine.url=localhost", "data.tap_engine.url='localhost': write it as http://host:port/v1"),
+        (
+            "data.tap_engine.url=http://me:key@host",
+            "data.tap_engine.url='...': holds a password",
+        ),
+        ("data.tap_engine.concurrency=0", "data.tap_engine.concurrency=0: must be >= 1"),
+        (
+            "data.taps=engine; data.tap_engine.url=http://localhost:1; training.workers=1",
+            "training.workers=1: an engine is asked by threads",
+        ),
+        ("verifier.body=some", "verifier.body='some': choose here or none"),
+        (
+            "verifier.body=none",
+            "verifier.body='none': data.taps='cached' runs the verifier's layers; set verifier.body",
+        ),
+        (
+            "data.taps=engine; data.tap_engine.url=http://localhost:1; verifier.body=none; drafter.start=verifier",
+            "verifier.body='none': drafter.start='verifier' runs the verifier's layers; set verifier.body=here where "
+            "they fit, or drafter.start=random",
+        ),
         ("data.max_rows=0", "data.max_rows=0: must be >= 1, or null"),
         ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn"),
         ("training.max_steps=0", "training.max_steps=0: must be >= 1"),

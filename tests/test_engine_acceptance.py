@@ -106,3 +106,21 @@ def test_evaluate_puts_the_engines_figure_beside_ours(tmp_path, capsys):
     assert sorted(body["prompt"] for _, body in asked) == sorted(verifier.chat_ids(text) for text in ("hi", "why"))
     with pytest.raises(SystemExit):
         main([*words, "--engine", url, "--temperature", "1"])
+
+
+def test_evaluate_asks_an_engine_without_a_model_here(tmp_path, capsys, monkeypatch):
+    export(make_memorising("llama"), tmp_path / "export", {})
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "hi"}\n{"prompt": "why"}\n')
+    words = ["evaluate", str(tmp_path / "export"), "--verifier", "tiny-llama", "--suites", str(tmp_path / "mine.jsonl")]
+    words += ["--max-new-tokens", "8", "--json", str(tmp_path / "found.json"), "--by", "engine"]
+    asked, verifier = [], make_verifier("llama")
+    monkeypatch.setattr("drafter.verifier.Verifier.load", lambda *_, **__: pytest.fail("loaded"))
+    with counting(asked) as url:
+        main([*words, "--engine", url])
+    (line,) = json.loads((tmp_path / "found.json").read_text())["engine"]
+    assert (line["cycles"], line["tokens_per_cycle"]) == (6, round(1 + 8 / 6, 4))
+    assert "accepted_here" not in line
+    assert sorted(body["prompt"] for _, body in asked) == sorted(verifier.chat_ids(text) for text in ("hi", "why"))
+    for wrong in ([], ["--engine", url, "--against", str(tmp_path / "export")]):
+        with pytest.raises(SystemExit, match="by='engine': asks one server for one drafter"):
+            main([*words, *wrong])

@@ -1,6 +1,7 @@
 """Taps from a server: the verifier's own, asked for again, waited for, or one line that says what is wrong."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -8,15 +9,20 @@ from conftest import make_answers, make_prompts, make_verifier
 from safetensors.torch import load_file
 from state_server import serve
 from test_tap_files import LAYERS, WIDTH, make_rows, outputs, with_nan
+from torch.utils.data import Dataset
 
+from drafter.check import check
 from drafter.commands.endings import run_ending
-from drafter.config import load
+from drafter.config import AlignmentConfig, load, load_as
 from drafter.config.tap_engine import TapEngineConfig
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, pad
 from drafter.engine.client import Gone
+from drafter.export.record import read_record
 from drafter.taps import StateServer, TapsElsewhere
 from drafter.taps.trust import check_states
+from drafter.training.batches.loader import loader
+from drafter.training.prepare import check_answers
 from drafter.training.runs.alignment import train
 from drafter.verifier import Verifier, VerifierHead, tiny
 
@@ -156,6 +162,41 @@ def test_right_states_pass_without_the_layers(tmp_path):
         opened(server, greedy_rows(), verifier=ends(verifier), greedy=True)
 
 
+def test_answers_of_another_verifier_are_refused_without_the_layers(tmp_path, tiny_words, caplog):
+    verifier = make_verifier("llama")
+    recipe, *words = tiny_words(tmp_path)
+    config = load_as(AlignmentConfig, recipe, words)
+    ours = {"verifier": verifier.fingerprint(), "verifier_ends": VerifierHead.fingerprint(verifier)}
+    check_answers(config, ends(verifier), ours)
+    check_answers(config, ends(verifier), {})
+    with pytest.raises(ValueError, match=r"written by another verifier \(ends-0, not ends-"):
+        check_answers(config, ends(verifier), {**ours, "verifier_ends": "ends-0"})
+    assert not caplog.messages
+    check_answers(config, ends(verifier), {"verifier": verifier.fingerprint()})  # of an older version
+    assert "records no more of its verifier's ends than the tokenizer" in caplog.text
+
+
+def test_batches_are_made_ahead_in_their_order():
+    begun, gate = [], threading.Event()
+
+    class Slow(Dataset):
+        def __getitem__(self, number):
+            begun.append(number)
+            if number > 3:
+                gate.wait(10)
+            return number
+
+    batches = iter(loader(Slow(), 2, 8, ahead=2))
+    assert next(batches) == 2
+    deadline = time.monotonic() + 10
+    while len(begun) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert sorted(begun) == [2, 3, 4]  # the one asked for, and two more
+    gate.set()
+    assert list(batches) == [3, 4, 5, 6, 7]
+    assert sorted(begun) == [2, 3, 4, 5, 6, 7]
+
+
 @pytest.fixture
 def recipe(tiny_words, tmp_path):
     """A function: name, server → the recipe of a short run on its taps, without the verifier's layers."""
@@ -206,3 +247,6 @@ def test_a_run_waits_for_its_server_or_ends_with_a_checkpoint_and_goes_on(recipe
     assert "nothing decoded, for the verifier's layers are elsewhere" in said
     assert "drafter check" in said
     assert "--static" in said
+    export = str(tmp_path / "calm/export")
+    assert check(export, "tiny-llama", dynamic=False).ok
+    assert make_verifier("llama").is_of(read_record(tmp_path / "calm/export")["verifier"])

@@ -1,6 +1,9 @@
 """`evaluate` from the command line: the real decoder and the walk agree, figures are what the decoder did."""
 
 import json
+import multiprocessing
+import os
+import socket
 
 import pytest
 from conftest import make_memorising, make_prompts, make_verifier
@@ -80,6 +83,41 @@ def test_a_second_drafter_is_compared_in_pairs(drafter_directory, suite, tmp_pat
     assert report["against"]["suites"] == report["suites"]
     assert report["against"]["gain"]["own"] == {"gain": 0, "low": 0, "high": 0}
     assert "+0.0% tokens per cycle over the other" in capsys.readouterr().out
+
+
+def one_of_two(rank, port, words):
+    """What the launcher does for each of its processes, and then the command."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    main(words)
+    os._exit(0)  # now and then a thread of gloo's, still there, would abort an ordinary exit
+
+
+def test_two_ranks_give_the_figures_of_one(drafter_directory, suite, tmp_path, capfd):
+    (tmp_path / "turns.yaml").write_text("turns: turns\ncategory: kind\nmax_new_tokens: 10\n")
+    records = [{"turns": [f"One {at}?", f"Two {at}?"][: 1 + at % 2], "kind": "ab"[at % 2]} for at in range(5)]
+    (tmp_path / "turns.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    suites = [str(suite), f"{tmp_path / 'turns.yaml'}={tmp_path / 'turns.jsonl'}"]
+    words = ["evaluate", str(drafter_directory), "--verifier", "tiny-llama", "--suites", *suites, "--by", "walk"]
+    make_verifier("llama")
+    main([*words, "--json", str(tmp_path / "one.json")])
+    capfd.readouterr()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words += ["--json", str(tmp_path / "two.json")]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one_of_two, args=(rank, port, words)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    for what in ("suites", "all", "slices", "slots", "prompts"):
+        assert one[what] == two[what]
+    assert len(one["prompts"]["turns"]) == 7
+    assert capfd.readouterr().out.count("tokens per cycle are not speed") == 1
 
 
 WRONG = {

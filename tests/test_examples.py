@@ -20,6 +20,7 @@ from drafter.__main__ import main, make_parser
 from drafter.ablation import spec
 from drafter.config import RunConfig, load_as
 from drafter.config.shipped import find_recipe, shipped
+from drafter.evaluation.suites import read_cases, read_suite
 from drafter.verifier import tiny
 
 STAND_INS = {
@@ -168,6 +169,10 @@ class Desk:
     def recipe(self, block):
         """Keep a recipe under the name that its page gives it; a piece of one is put into a whole."""
         keys = OmegaConf.to_container(OmegaConf.create(here(block.text)))
+        if "template" in keys:  # a suite
+            Path("mine.yaml").write_text(block.text)
+            assert read_cases(read_suite("mine.yaml=prompts.jsonl"))
+            return
         if "name" not in keys:
             keys = {"name": "piece", "drafter": {"mask_token_id": 2}, **keys}
         path = Path(f"{keys['name']}.yaml")

@@ -101,7 +101,8 @@ def test_tokens_are_coloured_by_what_became_of_them(answered):
     rates = [one["tokens_per_cycle"] for one in shown]
     assert rates[0] == min(rates)
     assert rates[3] == max(rates)
-    assert 'class="accepted' in "".join(map(element, shown))
+    assert 'class="accepted' in "".join(element(one, False) for one in shown)
+    assert element(shown[0], True).startswith("<details open>")
 
 
 def test_without_observation_a_page_says_why(answered):

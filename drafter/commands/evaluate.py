@@ -7,10 +7,10 @@ over it comes with a paired interval. With `--engine URL` a vLLM server that dec
 its own counters stand beside; with `--by engine` they stand alone, and neither model is loaded here.
 """
 
-import logging
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drafter.commands import decoding
 from drafter.commands.endings import ending
@@ -18,11 +18,8 @@ from drafter.commands.served import by_engine, served
 
 if TYPE_CHECKING:
     from drafter.evaluation.asking import SuiteRun
-    from drafter.evaluation.suites import Case, Suite
-    from drafter.models import Drafter
-    from drafter.verifier import Verifier
+    from drafter.evaluation.suites import Suite
 
-log = logging.getLogger(__name__)
 BY = ("decoder", "walk", "engine")
 SHOWN = ("suite", "prompts", "tokens_per_cycle", "low", "high", "accepted_per_cycle", "accepted_when_reached")
 
@@ -59,20 +56,33 @@ def run(parsed: Namespace) -> None:
     vocabulary = decoding.draft_vocabulary(parsed)
 
     from drafter.evaluation import record
+    from drafter.evaluation.decoding import Decoding
     from drafter.evaluation.measured import table
+    from drafter.evaluation.running import How, run_suite
+    from drafter.evaluation.sharing import Company
     from drafter.files import write_json
 
+    company = Company.meet()
+    parsed.device = company.device(parsed.device)
     verifier = decoding.load_verifier(parsed)
     found: list[dict[str, SuiteRun]] = []
     for source, length in zip(drafters, longest, strict=True):
-        drafter = decoding.load_drafter(source, verifier, vocabulary)
-        found.append(_answered(parsed, verifier, drafter, parsed.draft_length or length, suites, found))
-        print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
-        print(table([{"suite": name, **one.cycles.figures()} for name, one in found[-1].items()], SHOWN))
-        if len(found) == 1:
-            report = record.figures(found[0], verifier, drafter if parsed.out else None)
+        drafter, runs = decoding.load_drafter(source, verifier, vocabulary), {}
+        for name, (suite, cases) in suites.items():
+            law = Decoding(suite.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
+            observes = bool(parsed.out) and not found
+            how = How(law, parsed.draft_length or length, parsed.by == "walk", observes, parsed.raw, parsed.batch_size)
+            runs[name] = run_suite(suite, cases, verifier, drafter, how, found[0][name] if found else None, company)
+        found.append(runs)
+        if company.first:
+            print(f"{source}, {parsed.by}, {verifier.dtype}:".replace("torch.", ""))
+            print(table([{"suite": name, **one.cycles.figures()} for name, one in runs.items()], SHOWN))
+        if company.first and len(found) == 1:
+            report = record.figures(runs, verifier, drafter if parsed.out else None)
             said = {name: suite for name, (suite, _) in suites.items()}
             report |= record.facts(parsed.drafter, parsed.verifier, verifier, said, decoding.settings(parsed))
+    if not company.first:
+        return
     if parsed.against:
         report["against"] = {"drafter": parsed.against, **record.figures(found[1], verifier, None)}
         report["against"]["gain"] = _gain(*found)
@@ -98,63 +108,12 @@ def _check(parsed: Namespace, suite: "Suite") -> None:
     decoding.check_sampling(parsed, suite.temperature)
     if parsed.by == "walk" and suite.temperature > 0:
         raise ValueError(f"temperature={suite.temperature}: the walk is along greedy answers; use --by decoder")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and suite.temperature > 0:
+        raise ValueError(
+            f"temperature={suite.temperature}: what is drawn follows a prompt's place in one process; run one"
+        )
     if parsed.engine and suite.temperature > 0:
         raise ValueError(f"temperature={suite.temperature}: --engine is asked for greedy answers; leave it at 0")
-
-
-def _answered(
-    parsed: Namespace,
-    verifier: "Verifier",
-    drafter: "Drafter",
-    length: int,
-    suites: dict[str, tuple["Suite", list["Case"]]],
-    before: list[dict[str, "SuiteRun"]],
-) -> dict[str, "SuiteRun"]:
-    """Every suite, answered with a drafter; a second one is asked what the first was.
-
-    Raises:
-        ValueError: no prompt of a suite gave a cycle.
-    """
-    from drafter.evaluation.asking import SuiteRun, ask
-    from drafter.evaluation.cycles import Cycles
-    from drafter.evaluation.decoding import Decoding
-    from drafter.evaluation.slots import observe_all
-    from drafter.evaluation.walk import leading_of, walk
-    from drafter.models import BlockDiffusionDrafter
-
-    found = {}
-    thought = verifier.keep_reasoning
-    for name, (suite, cases) in suites.items():
-        verifier.keep_reasoning = thought if suite.thinking is None else suite.thinking
-        law = Decoding(suite.temperature, parsed.top_p, parsed.top_k, parsed.seed, parsed.rule)
-        walks = parsed.by == "walk"
-        decode = Decoding().decoder(verifier, None, None) if walks else law.decoder(verifier, drafter, length)
-
-        def answer(some: list[list[int]], decode: Any = decode, suite: Any = suite) -> Any:
-            return decode(some, max_new_tokens=suite.max_new_tokens, batch_size=parsed.batch_size)
-
-        if before:
-            asked = before[0][name].asked
-            answers = before[0][name].answers if walks else answer([one.ids for one in asked])
-        else:
-            asked, answers = ask(cases, verifier, answer, parsed.raw)
-        observed = []
-        if isinstance(drafter, BlockDiffusionDrafter) and (walks or (parsed.out and not before and law.verifiers_own)):
-            observed = list(observe_all(verifier, drafter, [one.ids for one in asked], answers))
-        if walks:
-            hits = [(one.hits, one.valid) if one else None for one in observed]
-            leading = [leading_of([pair])[0] if pair else [] for pair in hits]
-            cycles = walk(leading, length)
-        else:
-            cycles = Cycles.of(answers, length)
-        for number, one in enumerate(answers, 1):
-            if not one.token_ids:
-                log.warning("%s: prompt %d was left out: %s", name, number, one.stop)
-        if not any(cycles.emitted):
-            raise ValueError(f"suites: no prompt of {name} gave a cycle; raise max-new-tokens or choose another suite")
-        found[name] = SuiteRun(asked, answers, cycles, observed)
-    verifier.keep_reasoning = thought
-    return found
 
 
 def _gain(ours: dict[str, "SuiteRun"], theirs: dict[str, "SuiteRun"]) -> dict[str, dict[str, float]]:

@@ -80,8 +80,8 @@ def _explain(
         at += tokens
 
 
-def element(passage: dict[str, Any]) -> str:
-    """A passage as HTML: closed until it is asked for, but for the first of each end; all text escaped."""
+def element(passage: dict[str, Any], shown: bool) -> str:
+    """A passage as HTML, shown or closed until it is asked for; all text escaped."""
     spans = []
     for piece in passage["pieces"]:
         told = WORDS[piece["kind"]]
@@ -92,6 +92,6 @@ def element(passage: dict[str, Any]) -> str:
     named = f"{passage['end']}: {passage['tokens_per_cycle']:.2f} tokens per cycle, {passage['source']}"
     named += f", turn {passage['turn']}" if passage["turn"] > 1 else ""
     return (
-        f'<details class="passage"><summary>{html.escape(named)}</summary>'
+        f"<details{' open' if shown else ''}><summary>{html.escape(named)}</summary>"
         f'<p class="tokens">{html.escape(passage["prompt"])}</p><p class="tokens">{"".join(spans)}</p></details>'
     )

@@ -27,14 +27,7 @@ def build(record: dict[str, Any]) -> Page:
         f"{', '.join(suites)}: so many tokens each pass of the verifier writes, where plain decoding writes one."
     )
     for name, ways in record.get("pays", {}).items():
-        best = ways[0]
-        page.text(
-            f"On this machine, for {name}, {best['drafts']} pays most: {best['ideal']:.2f} times the speed of plain "
-            f"decoding if a cycle were its passes alone, at {best['tokens_per_cycle']:.2f} tokens per cycle."
-            if best["ideal"] > 1
-            else f"On this machine, for {name}, no way of drafting pays: the best, {best['drafts']}, would be "
-            f"{best['ideal']:.2f} times as fast as plain decoding."
-        )
+        page.text(_advice(name, ways[0], record["dtype"]))
     page.picture(plots.headline(suites))
     _gain(page, record)
     _suites(page, record)
@@ -46,6 +39,20 @@ def build(record: dict[str, Any]) -> Page:
     _slices(page, record)
     _facts(page, record)
     return page
+
+
+def _advice(name: str, best: dict[str, Any], dtype: str) -> str:
+    """Which way of drafting pays for a suite, in words."""
+    here, speed = f"On this machine, in {dtype}, for {name},", f"{best['ideal']:.2f} times"
+    if best["ideal"] <= 1:
+        return (
+            f"{here} no way of drafting pays: the best, {best['drafts']}, would be {speed} as fast as plain decoding."
+        )
+    tokens = f"{best['tokens_per_cycle']:.2f} tokens per cycle"
+    return (
+        f"{here} {best['drafts']} pays most: {speed} the speed of plain decoding if a cycle were its passes alone, "
+        f"at {tokens}."
+    )
 
 
 def _gain(page: Page, record: dict[str, Any]) -> None:
@@ -75,8 +82,10 @@ def _passages(page: Page, found: list[dict[str, Any]]) -> None:
         marks = ", ".join(f'<span class="{kind}">{told}</span>' for kind, told in WORDS.items())
         wasted = '<span class="wasted">a token that an earlier draft had right, behind a wrong one</span>'
         page.element(f"<p>Token by token, worst first, then best: {marks}; {wasted}.</p>")
+        ends: set[str] = set()
         for one in found:
-            page.element(element(one))
+            page.element(element(one, one["end"] not in ends))  # the first of each end is open
+            ends.add(one["end"])
 
 
 def _slots(page: Page, record: dict[str, Any]) -> None:

@@ -170,6 +170,21 @@ def curves(ours: Contestant, options: argparse.Namespace, folder: Path) -> dict[
     return found
 
 
+def tell(rows: list[dict[str, Any]]) -> None:
+    print("| way | seconds | times ours | processor, times ours | peak MiB | times ours | loss |")
+    print("|" + 7 * "---|")
+    for row in rows:
+        cells = [f"{row[name]:.3g}" for name in row if name not in ("way", "loss")]
+        print(f"| {row['way']} | {' | '.join(cells)} | {row['loss']:.4f} |", flush=True)
+
+
+def tell_curves(over: dict[str, list[dict[str, float]]]) -> None:
+    for name, points in over.items():
+        print(f"\n| {name.replace('_', ' ')} | processor seconds | peak MiB |\n|---|---|---|")
+        for point in points:
+            print(f"| {point[name]} | {point['processor']:.3g} | {point['peak'] / MIB:.0f} |")
+
+
 def picture(rows: list[dict[str, Any]], over: dict[str, list[dict[str, float]]], path: Path) -> None:
     columns = 1 + len(over)
     figure, (places,) = pyplot.subplots(1, columns, figsize=(4 * columns, 3.4), layout="constrained", squeeze=False)
@@ -193,7 +208,7 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, default=512)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--block-size", type=int, default=16)
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--width", type=int, default=128, help="a multiple of 128: heads are 64 wide, two to a key")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
@@ -208,24 +223,19 @@ def main() -> None:
             print(f"{name}: left out, no environment of it; say --peer {name} PYTHON")
     contestants = {way: Contestant(sys.executable, "ours.py", way) for way in ("split", "plain")}
     contestants |= {name: Contestant(python, f"of_{name}.py") for name, python in peers.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = problem(options)
         rows = side_by_side(contestants, lay_down(Path(folder, "step"), settings), options.rounds)
+        machine = {"device": options.device, "threads": options.threads, "torch": torch.__version__}
+        figures = {"settings": settings, **machine, "rounds": options.rounds, "step": rows, "over": {}}
+        write_json(options.out / "training.json", figures)
+        tell(rows)
         over = {} if options.no_curves else curves(contestants["split"], options, Path(folder))
     for one in contestants.values():
         one.close()
-    print("| way | seconds | times ours | processor, times ours | peak MiB | times ours | loss |")
-    print("|" + 7 * "---|")
-    for row in rows:
-        cells = [f"{row[name]:.3g}" for name in row if name not in ("way", "loss")]
-        print(f"| {row['way']} | {' | '.join(cells)} | {row['loss']:.4f} |")
-    for name, points in over.items():
-        print(f"\n| {name.replace('_', ' ')} | processor seconds | peak MiB |\n|---|---|---|")
-        for point in points:
-            print(f"| {point[name]} | {point['processor']:.3g} | {point['peak'] / MIB:.0f} |")
-    options.out.mkdir(parents=True, exist_ok=True)
-    machine = {"device": options.device, "threads": options.threads, "torch": torch.__version__}
-    write_json(options.out / "training.json", {"settings": settings, **machine, "step": rows, "over": over})
+    tell_curves(over)
+    write_json(options.out / "training.json", figures | {"over": over})
     picture(rows, over, options.out / "training.png")
 
 

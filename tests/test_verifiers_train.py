@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from drafter import answers
 from drafter import config as configs
+from drafter.check import check
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.runs.alignment import train
 from drafter.verifier import Verifier
+from drafter.verifier.loading import load_model
 
 RECIPE = Path(__file__).parent.parent / "recipes/tiny.yaml"
 BLOCK = 16
@@ -71,7 +73,7 @@ def run(folder, verifier, *words):
         for index in range(12)
     ]
     path = folder / "answers.parquet"
-    answers.write(path, rows, {"verifier": Verifier.load(str(verifier)).fingerprint(), "rows": len(rows)})
+    answers.write(path, rows, {"verifier": Verifier(*load_model(str(verifier), None, "cpu")).fingerprint(), "rows": 12})
     named = [f"output={folder}", f"data.answers={path}", f"verifier.source={verifier}"]
     return train(configs.load(RECIPE, [*WORDS, *named, *words])), folder / "tiny/export"
 
@@ -82,11 +84,23 @@ def check_trained(summary, export):
     assert all(weight.isfinite().all() for weight in BlockDiffusionDrafter.from_pretrained(export).parameters())
 
 
-def test_an_untied_mixture_of_experts_in_eight_bits_is_trained_for(tmp_path):
+def test_an_untied_mixture_of_experts_in_eight_bits_is_trained_for(tmp_path, monkeypatch):
+    """In bfloat16, one copy of the verifier for everything."""
     folder = to_eight_bits(saved(tmp_path / "verifier", "qwen3_moe", tie_word_embeddings=False))
-    summary, export = run(tmp_path, folder)
+    loaded = []
+    whole = Verifier.load.__func__
+
+    def load(kind, source, dtype, *more):
+        loaded.append(dtype)
+        return whole(kind, source, dtype, *more)
+
+    monkeypatch.setattr(Verifier, "load", classmethod(load))
+    summary, export = run(tmp_path, folder, "verifier.dtype=bfloat16", "training.precision=float32")
     check_trained(summary, export)
     assert summary["greedy_mismatches"] == 0
+    assert loaded == [torch.bfloat16]
+    report = check(export, str(folder), verifier_dtype="bfloat16")
+    assert not report.findings, report.findings
 
 
 def test_a_tied_hybrid_verifier_is_trained_for_and_decoded(tmp_path):

@@ -69,7 +69,10 @@ class Shared:
             name: self.material.test if name == HELD_OUT else self._answered(name, prompts[name])
             for name in spec.suites
         }
-        self._verifiers = {torch.float32: self.material.verifier}
+        whole = self.material.verifier
+        self._verifiers = dict.fromkeys({torch.float32, whole.dtype}, whole)
+        if whole.dtype is not torch.float32:  # one copy was asked for
+            self._verifiers |= dict.fromkeys((torch.bfloat16, torch.float16), whole)
         self._taps: dict[tuple, TapCache | TapsElsewhere] = {}
         self._validation: dict[tuple[int, ...], list[tuple[Rows, Tensor]]] = {}
 

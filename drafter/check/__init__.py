@@ -1,7 +1,8 @@
 """Check an export before it leaves: what engines would load without a word, wrong.
 
 The static part reads `config.json`, every tensor and the verifier's config and tokenizer. The dynamic part loads both
-models in float32 and decodes. An export without a finding is fit to be served.
+models, in float32 unless the verifier is asked for in fewer bits, and decodes. An export without a finding is fit to be
+served.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,13 @@ __all__ = ["Finding", "Report", "check"]
 
 
 def check(
-    directory: str | Path, verifier: str, *, dynamic: bool = True, tolerance: float = TOLERANCE, device: str = "cpu"
+    directory: str | Path,
+    verifier: str,
+    *,
+    dynamic: bool = True,
+    tolerance: float = TOLERANCE,
+    device: str = "cpu",
+    verifier_dtype: str = "float32",
 ) -> Report:
     """Hold an export to the contract.
 
@@ -31,6 +38,7 @@ def check(
         verifier: hub id, directory, GGUF file or packaged name, as everywhere.
         dynamic: also load both and decode.
         tolerance: share of the gain over plain decoding that may be lost or won against training.
+        verifier_dtype: of the verifier's weights; half precision takes half the memory, and decides ties.
     Raises:
         ValueError: there is no export, or the verifier can't be read.
     """
@@ -61,7 +69,7 @@ def check(
             "accepted was never trained for, and is less"
         )
     if dynamic and report.ok:
-        check_behaviour(path, verifier, record, report, tolerance, device)
+        check_behaviour(path, verifier, record, report, tolerance, device, verifier_dtype)
     elif dynamic:
         report.notes.append("nothing was decoded: correct the above first")
     if not (report.ok or trained):

@@ -26,10 +26,16 @@ DEFAULT_PROMPTS = (
 
 
 def check_behaviour(
-    directory: Path, source: str, record: dict[str, Any], report: Report, tolerance: float, device: str = "cpu"
+    directory: Path,
+    source: str,
+    record: dict[str, Any],
+    report: Report,
+    tolerance: float,
+    device: str = "cpu",
+    verifier_dtype: str = "float32",
 ) -> None:
-    """Load both in float32, decode, compare; findings, notes and numbers go into `report`."""
-    verifier = Verifier.load(source, torch.float32, device, "sdpa")
+    """Load both, the drafter in float32, decode, compare; findings, notes and numbers go into `report`."""
+    verifier = Verifier.load(source, getattr(torch, verifier_dtype), device, "sdpa")
     verifier.keep_reasoning = keeps_reasoning(record)
     drafter = BlockDiffusionDrafter.from_pretrained(directory, dtype=torch.float32, device=device)
     recorded = record.get("verifier")
@@ -64,8 +70,10 @@ def leaks(drafter: BlockDiffusionDrafter, verifier: Verifier) -> Iterator[Findin
     length = size + 16
     ids = torch.randint(0, verifier.head.shape[0], (1, length), generator=generator).to(verifier.device)
     anchors = torch.tensor([[7, 12]], device=verifier.device)
-    taps = verifier.taps(ids, drafter.tap_layers).clone()  # [1, S, T*D]
-    block = verifier.embed(slot_ids(ids, anchors, size, drafter.mask_token_id)).clone()  # [1, 2, K, D]
+    taps = verifier.taps(ids, drafter.tap_layers).to(drafter.dtype, copy=True)  # [1, S, T*D]
+    block = verifier.embed(slot_ids(ids, anchors, size, drafter.mask_token_id)).to(
+        drafter.dtype, copy=True
+    )  # [1, 2, K, D]
     plain = drafter(block, taps, anchors)[:, 0]  # [1, K, D]
 
     later = taps.clone()
@@ -114,7 +122,7 @@ def _decode(
         report.findings.append(
             Finding(
                 "greedy",
-                f"greedy: {agreement.mismatches} of {len(prompts)} answers differ from plain decoding in float32; the "
+                f"greedy: {agreement.mismatches} of {len(prompts)} answers differ from plain decoding; the "
                 "decoder is at fault, not the export: report it",
             )
         )

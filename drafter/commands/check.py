@@ -16,6 +16,12 @@ def arguments(parser: ArgumentParser) -> None:
         help="share of the gain over plain decoding that may differ from training",
     )
     parser.add_argument("--device", default="cpu", help="where to decode: cpu, cuda, auto")
+    parser.add_argument(
+        "--verifier-dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of its weights; default: float32",
+    )
 
 
 def run(parsed: Namespace) -> None:
@@ -31,6 +37,7 @@ def run(parsed: Namespace) -> None:
         dynamic=not parsed.static,
         tolerance=parsed.tolerance,
         device=choose_device(parsed.device),
+        verifier_dtype=parsed.verifier_dtype,
     )
     print(report)
     if parsed.json:

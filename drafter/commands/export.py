@@ -11,6 +11,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layout", default="canonical", help="canonical, transformers or speculators")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16, float32, or keep")
     parser.add_argument("--verifier", help="what it drafts for; default: the verifier that training recorded")
+    parser.add_argument(
+        "--verifier-dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="where it is run; default: float32",
+    )
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="largest weights file")
     parser.add_argument("--evaluation", type=Path, help="JSON with `suites`, for the model card")
     parser.add_argument("--push", metavar="REPO", help="check, then upload to this repository of the hub")
@@ -34,7 +40,7 @@ def run(parsed: Namespace) -> None:
         raise ValueError(f"push={parsed.push!r}: is checked first; say against what with --verifier")
     known: dict[str, Any] = {}
     if parsed.verifier and Path(parsed.source).is_file() and "probe" not in source.training:
-        known = _measured(source, parsed.verifier)
+        known = _measured(source, parsed.verifier, parsed.verifier_dtype)
     convert(
         parsed.source,
         parsed.out,
@@ -51,14 +57,14 @@ def run(parsed: Namespace) -> None:
     if parsed.push and verifier:
         from drafter.check import check
 
-        report = check(parsed.out, verifier)
+        report = check(parsed.out, verifier, verifier_dtype=parsed.verifier_dtype)
         print(report)
         if not report.ok:
             raise ValueError(f"push={parsed.push!r}: the check found something wrong; nothing was uploaded")
         print(push(parsed.out, parsed.push, private=not parsed.public))
 
 
-def _measured(source: Any, verifier: str) -> dict[str, Any]:
+def _measured(source: Any, verifier: str, dtype: str) -> dict[str, Any]:
     """What training would have recorded, of a checkpoint whose run recorded nothing."""
     import torch
 
@@ -71,7 +77,7 @@ def _measured(source: Any, verifier: str) -> dict[str, Any]:
     from drafter.verifier import Verifier
     from drafter.verifier.tokenizer import tokenizer_hash
 
-    loaded = Verifier.load(verifier, torch.float32, attention="sdpa")
+    loaded = Verifier.load(verifier, getattr(torch, dtype), attention="sdpa")
     drafter = BlockDiffusionDrafter(BlockDiffusionConfig(**settings_of(source.facts))).eval()
     drafter.load_state_dict({name: source.tensor(name) for name in drafter.state_dict()})
     drafter.vocabulary = source.vocabulary

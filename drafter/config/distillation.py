@@ -94,6 +94,7 @@ class DistillationConfig(RunConfig):
 
     def __post_init__(self) -> None:
         self.verifier.require_body("system: distillation")
+        self.verifier.require_float32("system: distillation")
         known = self.objective in OBJECTIVES
         require(known, "objective", self.objective, f"choose one of {', '.join(OBJECTIVES)}")
         require(bool(self.stages), "stages", self.stages, "name at least one, such as {tokens_per_pass: 1}")

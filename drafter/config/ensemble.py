@@ -125,6 +125,12 @@ class EnsembleConfig(RunConfig):
 
     def __post_init__(self) -> None:
         self.verifier.require_body("system: ensemble")
+        require(
+            self.verifier.dtype == "float32",
+            "verifier.dtype",
+            self.verifier.dtype,
+            "training.precision says it here; leave it out",
+        )
         remedy = "roll-outs are batches already; raise training.rows or ensemble.rollouts"
         require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
         remedy = "roll-outs are made by one process; set 1"

@@ -6,6 +6,8 @@ from omegaconf import MISSING
 
 from drafter.config.checks import require
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 @dataclass
 class VerifierConfig:
@@ -15,19 +17,27 @@ class VerifierConfig:
         source: hub id, directory, GGUF file, or a packaged name (`smollm2`).
         body: `here` (the whole model is loaded), or `none`: only embedding, norm and head are read, taps come from
             files or an engine, and nothing is decoded.
+        dtype: of the weights that answer, tap and decode: `float32` is exact, and training in bfloat16 loads a second
+            copy for its taps; `bfloat16` and `float16` are one copy for everything.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:0`, ...
         attention: kernel of the decoder: `auto`, `sdpa` or `flash_attn`.
     """
 
     source: str = MISSING
     body: str = "here"
+    dtype: str = "float32"
     device: str = "auto"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         require(self.body in ("here", "none"), "verifier.body", self.body, "choose here or none")
+        require(self.dtype in DTYPES, "verifier.dtype", self.dtype, f"choose one of {', '.join(DTYPES)}")
         kernels = ("auto", "sdpa", "flash_attn")
         require(self.attention in kernels, "verifier.attention", self.attention, f"choose one of {', '.join(kernels)}")
+
+    def require_float32(self, what: str) -> None:
+        """Raise a ValueError where `what`, which trains copies of its weights, is asked for in fewer bits."""
+        require(self.dtype == "float32", "verifier.dtype", self.dtype, f"{what} trains its weights; leave it float32")
 
     def require_body(self, what: str, instead: str = "") -> None:
         """Raise a ValueError where the layers are not here and `what` runs them; `instead` says what else would do."""

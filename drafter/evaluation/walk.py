@@ -77,6 +77,7 @@ class Blocks(NamedTuple):
 @torch.no_grad()
 def blocks_along(drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: Rows, taps: Tensor) -> Iterator[Blocks]:
     """Draft behind every anchor of every row, `ANCHORS_PER_PASS` of each at a time."""
+    taps = taps.to(drafter.dtype)  # the verifier may be in half precision
     size = drafter.block_size
     anchors, used = every_anchor(rows.supervised)  # [B, A]
     for some, use in zip(anchors.split(ANCHORS_PER_PASS, 1), used.split(ANCHORS_PER_PASS, 1), strict=True):

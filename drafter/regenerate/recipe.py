@@ -26,7 +26,7 @@ from drafter.verifier.tokenizer import context_length, load_tokenizer
 
 
 def regenerate_recipe(config: Config, path: Path, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Make the answers of a recipe's data section, in float32 or by a server; a killed run goes on where it was.
+    """Make the answers of a recipe's data section, here or by a server; a killed run goes on where it was.
 
     Returns:
         what the answers depend on, and counts.
@@ -55,7 +55,8 @@ def by_verifier(config: Config) -> Parts:
     """Who answers, ids of a conversation, the context's length, and who writes prompts: all the verifier here."""
     data = config.data
     config.verifier.require_body("answering here", "name a server (data.server.url)")
-    verifier = Verifier.load(config.verifier.source, torch.float32, choose_device(config.verifier.device))
+    dtype, device = getattr(torch, config.verifier.dtype), choose_device(config.verifier.device)
+    verifier = Verifier.load(config.verifier.source, dtype, device, config.verifier.attention)
     verifier.keep_reasoning = data.keep_reasoning
     answerer = LocalAnswerer(
         verifier, data.max_new_tokens, data.batch_size, data.temperature, data.top_p, seed=config.seed

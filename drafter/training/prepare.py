@@ -45,7 +45,7 @@ class Material:
     """What a run needs before its first step; made, and its settings checked, before any training."""
 
     device: str
-    verifier: VerifierHead  # float32: answers, held-out taps and exact decoding; its layers may be elsewhere
+    verifier: VerifierHead  # held-out taps and exact decoding, float32 unless asked; its layers may be elsewhere
     fast: torch.dtype  # what training and timed decoding run in
     training: list[Row]
     validation: list[Row]  # held out: they choose the checkpoint and the draft length
@@ -91,7 +91,7 @@ def prepare(config: AlignmentConfig) -> Material:
     known = world == 1 or settings.precision != "auto" or device != "cpu"
     require(known, "training.precision", settings.precision, remedy)
     found = answers.open_answers(Path(config.data.answers))
-    verifier = open_verifier(config.verifier, torch.float32, device)
+    verifier = open_verifier(config.verifier, getattr(torch, config.verifier.dtype), device)
     if isinstance(verifier, Verifier) and verifier.recurrent:
         remedy = "the verifier's recurrent layers read no tree; leave it out"
         require(not config.decoding.tree_nodes, "decoding.tree_nodes", config.decoding.tree_nodes, remedy)

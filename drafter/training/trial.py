@@ -26,10 +26,11 @@ def decode_both_ways(
     validation: list[list[int]],
     test: list[list[int]],
 ) -> dict[str, Any]:
-    """Decode prompts plainly and speculatively: exactly in float32, then against the clock.
+    """Decode prompts plainly and speculatively: exactly, then against the clock.
 
     Args:
-        verifier, drafter: in float32.
+        verifier: in float32, or in half precision where one copy was asked for: a tie is then a wider margin.
+        drafter: in float32.
         fast, exported: the verifier in the precision of timed decoding, and where the drafter was exported.
         validation, test: matches of the drafter at every anchor; where the recipe names no draft length, validation
             rows choose it by the costs measured here, test rows say what it is worth.
@@ -54,7 +55,9 @@ def decode_both_ways(
     if settings.tree_nodes:
         ideal = wide.ideal(speculative.tokens_per_cycle, settings.tree_nodes)
     print(table([one.figures() for one in speeds], SHOWN))
-    print(f"float32: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts")
+    print(
+        f"{str(verifier.dtype).removeprefix('torch.')}: {mismatches} mismatches, {ties} ties in {len(prompts)} prompts"
+    )
     return {
         "tokens_per_cycle_decoded": tokens_per_cycle(agreement.speculative),
         "tokens_per_cycle_walk_of_decoded": same.tokens_per_cycle,

@@ -61,8 +61,9 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
     first = rank_zero_only.rank == 0  # the others train, and see no held-out row
     validation = exact_batches(config, material, "validation") if first else []
     test = exact_batches(config, material, "test") if first else []
-    fast = verifier  # one serves both where both are float32
-    if material.fast is not verifier.dtype and isinstance(verifier, Verifier):
+    fast = verifier  # one serves both where both are float32, or where half precision was asked for
+    exact = verifier.dtype is torch.float32
+    if exact and material.fast is not verifier.dtype and isinstance(verifier, Verifier):
         fast = Verifier.load(config.verifier.source, material.fast, material.device, config.verifier.attention)
     with closing(training_taps(config, material, fast)) as taps:
         module = DrafterModule(config, drafter, verifier, validation)

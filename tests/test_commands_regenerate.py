@@ -41,7 +41,7 @@ def test_what_only_training_reads_may_change(tmp_path):
     (tmp_path / "folder/shard-00001.parquet").unlink()
     with pytest.raises(SystemExit, match=r"other recipe\.data\.sources\) are in"):
         run(tmp_path / "folder", "data.sources=[{kind: self_prompting, count: 1}]")
-    with pytest.raises(SystemExit, match=r"other recipe\.seed, verifier\) are in"):
+    with pytest.raises(SystemExit, match=r"other recipe\.seed, verifier, verifier_ends\) are in"):
         run(tmp_path / "folder", "seed=1", "verifier.source=tiny-qwen3")
     run(tmp_path / "folder", "data.batch_size=1", "data.validation_share=0.5", "data.answers=elsewhere")
     assert [row["prompt"] for row in answers.read(tmp_path / "folder")[0]] == [one["prompt"] for one in ASKED]

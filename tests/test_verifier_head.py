@@ -8,6 +8,7 @@ import torch
 import zoo
 from conftest import make_drafter, make_prompts, make_verifier
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from drafter.decode import SpeculativeDecoder
 from drafter.verifier import Verifier, VerifierHead, tiny
@@ -238,3 +239,12 @@ def test_the_ends_of_other_families_are_theirs(tmp_path, family):
     torch.testing.assert_close(ends.norm(hidden), whole.norm(hidden), rtol=0, atol=0)
     assert ends.fingerprint() == whole.fingerprint()
     assert ends.num_layers == whole.num_layers
+
+
+def test_the_ends_of_a_large_vocabulary_are_told_in_half_precision():
+    """Of long tensors every so many numbers are taken."""
+    config = LlamaConfig(
+        vocab_size=9000, hidden_size=16, intermediate_size=8, num_hidden_layers=0, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config)
+    assert VerifierHead(model).fingerprint() == VerifierHead(model.to(torch.bfloat16)).fingerprint()

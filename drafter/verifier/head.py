@@ -110,7 +110,7 @@ class VerifierHead:
         for weight in found:
             if weight is not None:
                 flat = weight.detach().flatten()
-                sample = flat[:: max(1, len(flat) // SAMPLED)].to(torch.bfloat16).cpu().view(torch.uint8)
+                sample = flat[:: max(1, len(flat) // SAMPLED)].contiguous().to(torch.bfloat16).cpu().view(torch.uint8)
                 digest.update(f"{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return f"{ENDS}{digest.hexdigest()[:16]}"
 

@@ -35,7 +35,7 @@ def begun(tmp_path):
         "training.max_skipped=3",
         "verifier.attention=sdpa",
         "data.cache.confirm=true",
-        "data.server.url=http://localhost:1/v1; data.server.model=a",
+        "data.server.url=http://localhost:1/v1; data.server.model=a; data.tap_engine.url=http://localhost:2/v1",
         "decoding.prompts=5; decoding.draft_length=2; decoding.max_new_tokens=9",
     ],
 )

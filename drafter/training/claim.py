@@ -26,6 +26,7 @@ FREE = (
     "data.batch_size",
     "data.shard_prompts",
     "data.server",
+    "data.tap_engine",
     "data.cache.max_gb",
     "data.cache.confirm",
     "training.workers",

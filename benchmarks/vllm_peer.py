@@ -65,6 +65,11 @@ class Peer:
         found = self._read()
         return found["ids"], found["drafts"]
 
+    def processor_seconds(self) -> float:
+        """That the process has taken so far (Linux)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None

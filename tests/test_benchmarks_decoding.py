@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import attention
 import decoding
 import exactness
+import pairs
 import vllm_peer
 import ways
 
@@ -126,6 +127,33 @@ def test_vllm_is_a_peer(drafter, suite, tmp_path, monkeypatch, capsys, engine):
     assert [found[way]["tokens_per_call"] for way in ways.SERVED] == [1, 14 / 4]  # seven tokens in two cycles each
     assert "our loop, no drafts: " in printed
     assert " times vLLM, same drafter" in printed
+
+
+def test_ways_in_pairs(drafter, suite, tmp_path, monkeypatch, capsys, engine):
+    text = (engine / "__init__.py").read_text()
+    (engine / "__init__.py").write_text(text.replace('"float32"', '"bfloat16"'))
+    words = ["--suites", str(suite), "--rounds", "3", "--max-new-tokens", "6", "--vllm", sys.executable]
+    pairs.main([drafter, "--verifier", "tiny-llama", "--json", str(tmp_path / "out/pairs.json"), *words])
+    found = json.loads((tmp_path / "out/pairs.json").read_text())
+    assert list(found["rates"]) == [
+        pairs.AS_IT_IS,
+        pairs.DRAFTS_AS_IT_IS,
+        pairs.TILED,
+        pairs.DRAFTS_TILED,
+        *ways.SERVED,
+    ]
+    assert len(found["pairs"]) == len(pairs.PAIRS)
+    both = found["pairs"][f"{pairs.TILED} / {pairs.AS_IT_IS}"]["wall"]
+    assert both["pairs"] == 3
+    assert both["quartiles"][0] <= both["median"] <= both["quartiles"][1]
+    assert f"| {pairs.TILED} / {pairs.AS_IT_IS} | " in capsys.readouterr().out
+
+
+def test_ratios_are_taken_turn_by_turn():
+    slow, fast = pairs.Turns(None, None), pairs.Turns(None, None)
+    slow.tokens = fast.tokens = [10] * 4
+    slow.wall, fast.wall = [1.0, 10.0, 2.0, 0.0], [0.5, 5.0, 0.5, 1.0]
+    assert pairs.ratio(fast, slow, "wall") == {"median": 2.0, "quartiles": [2.0, 3.0], "pairs": 3}  # one can't be told
 
 
 def test_an_engine_that_ends_is_told(tmp_path, engine, monkeypatch):

@@ -135,18 +135,11 @@ def test_ways_in_pairs(drafter, suite, tmp_path, monkeypatch, capsys, engine):
     words = ["--suites", str(suite), "--rounds", "3", "--max-new-tokens", "6", "--vllm", sys.executable]
     pairs.main([drafter, "--verifier", "tiny-llama", "--json", str(tmp_path / "out/pairs.json"), *words])
     found = json.loads((tmp_path / "out/pairs.json").read_text())
-    assert list(found["rates"]) == [
-        pairs.AS_IT_IS,
-        pairs.DRAFTS_AS_IT_IS,
-        pairs.TILED,
-        pairs.DRAFTS_TILED,
-        *ways.SERVED,
-    ]
-    assert len(found["pairs"]) == len(pairs.PAIRS)
-    both = found["pairs"][f"{pairs.TILED} / {pairs.AS_IT_IS}"]["wall"]
-    assert both["pairs"] == 3
-    assert both["quartiles"][0] <= both["median"] <= both["quartiles"][1]
-    assert f"| {pairs.TILED} / {pairs.AS_IT_IS} | " in capsys.readouterr().out
+    ours = [pairs.AS_IT_IS, pairs.DRAFTS_AS_IT_IS, pairs.TILED, pairs.DRAFTS_TILED]
+    assert found["rates"].keys() == {*ours, *ways.SERVED}
+    assert found["pairs"].keys() == {f"{one} / {other}" for one, other in pairs.PAIRS}
+    printed = capsys.readouterr().out
+    assert all(f"| {name} | " in printed for name in (*found["rates"], *found["pairs"]))
 
 
 def test_ratios_are_taken_turn_by_turn():

@@ -54,9 +54,10 @@ def test_the_readme_is_short_and_names_every_page():
     assert {page for page in (ROOT / "docs").glob("*.md") if page.name not in aside} <= linked
 
 
-def test_the_readme_quotes_results_as_they_stand():
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md"])
+def test_pages_quote_results_as_they_stand(page):
     """Gains with their intervals, as a page of results has them; those are recomputed from the CSV files."""
-    quoted = re.findall(r"[+-][\d.]+ % \[[^\]]+\]", (ROOT / "README.md").read_text())
+    quoted = re.findall(r"[+-][\d.]+ % \[[^\]]+\]", (ROOT / page).read_text())
     there = " ".join(page.read_text() for page in RESULTS).replace("**", "")
     assert quoted
     assert [one for one in quoted if one not in there] == []

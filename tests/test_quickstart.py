@@ -10,6 +10,8 @@ from drafter import answers
 from drafter.config import load
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.agreement import TIE, compare_greedy, margin
+from drafter.evaluation.paying import walk_trees
+from drafter.evaluation.slots import observe
 from drafter.evaluation.walk import walk_along
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for
@@ -110,3 +112,30 @@ def test_a_drafter_of_the_verifiers_own_layers_decodes_the_same(smollm2, config)
     assert agreement.mismatches == 0
     walked = walk_along(agreement.plain, prompts, smollm2, drafter)
     assert [one.emitted for one in agreement.speculative] == walked.emitted or agreement.ties
+
+
+def test_walk_and_decoder_agree_on_fifty_prompts(smollm2, shipped, config):
+    """Cycle by cycle, in float32, in a row and in trees; drafts of the verifier's own layers are sometimes right."""
+    settings = config.drafter
+    shape = config_for(
+        smollm2,
+        num_layers=2,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers,
+        mask_token_id=settings.mask_token_id,
+    )
+    drafter = BlockDiffusionDrafter(shape).eval()
+    start_from_verifier(drafter, smollm2)
+    rows = sorted(shipped[0], key=lambda row: len(row["prompt"]))[:200:4]
+    prompts = [smollm2.chat_ids(row["prompt"]) for row in rows]
+    assert len(prompts) == 50
+    made = SpeculativeDecoder(smollm2, drafter).generate(prompts, 16, batch_size=10)
+    walked = walk_along(made, prompts, smollm2, drafter)
+    assert [one.emitted for one in made] == walked.emitted
+    assert [one.accepted for one in made] == walked.accepted
+    trees = SpeculativeDecoder(smollm2, drafter, tree_nodes=8).generate(prompts[:8], 16, batch_size=4)
+    seen = [
+        (observe(smollm2, drafter, prompt, one.token_ids), one.token_ids)
+        for prompt, one in zip(prompts, trees, strict=False)
+    ]
+    assert walk_trees(seen, 8).emitted == [one.emitted for one in trees]

@@ -14,7 +14,7 @@ from drafter.verifier import Verifier
 from drafter.verifier.output import OutputHead
 
 LIKELIEST = 32  # tokens of each slot that are kept: as many as the widest tree asks for
-SLOTS_PER_PASS = 256
+LAWS_PER_PASS = 32  # few enough that a pass over them stays in the caches
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ def observe(verifier: Verifier, drafter: BlockDiffusionDrafter, prompt: list[int
     rows = pad([Row.of(prompt, answer)]).to(verifier.device)
     read = verifier.states(rows.ids, drafter.tap_layers).clone()  # [1, S, T*D + D]
     taps, final = read.split([read.shape[-1] - verifier.config.hidden_size, verifier.config.hidden_size], dim=-1)
-    doubt = torch.cat([_entropy(verifier.logits(some)) for some in final[0].split(SLOTS_PER_PASS)])  # [S]
+    own = final[0, len(prompt) :]  # behind each token of the answer
+    doubt = torch.cat([_entropy(verifier.logits(some)) for some in own.split(LAWS_PER_PASS)])  # [T]
     vocabulary, head = drafter.vocabulary, verifier.output.rows(drafter.vocabulary).to(torch.float32)
     parts = []
     for anchors, used, hidden, labels, valid in blocks_along(drafter, verifier, rows, taps):
         seen = _look(hidden[0].flatten(0, 1), labels[0].flatten(), head, vocabulary)
         count, slots = labels.shape[1:]
-        before = anchors[0, :, None] + torch.arange(slots, device=anchors.device)  # [A, G] whence the verifier predicts
+        before = anchors[0, :, None] - len(prompt) + torch.arange(slots, device=anchors.device)  # [A, G] what is known
         shaped = {name: value.unflatten(0, (count, slots)) for name, value in seen.items()}
         shaped |= {
             "valid": valid[0],
@@ -93,7 +94,7 @@ def _look(hidden: Tensor, labels: Tensor, head: OutputHead, vocabulary: Tensor |
         place = labels.new_full((int(max(vocabulary.max(), labels.max())) + 1,), -1)
         place[vocabulary] = torch.arange(len(vocabulary), device=labels.device)
     found: dict[str, list[Tensor]] = {}
-    for states, own in zip(hidden.split(SLOTS_PER_PASS), labels.split(SLOTS_PER_PASS), strict=True):
+    for states, own in zip(hidden.split(LAWS_PER_PASS), labels.split(LAWS_PER_PASS), strict=True):
         logits = head(states)  # [N, V']
         scores = logits.float().log_softmax(-1)
         where = own if place is None else place[own]  # [N]
@@ -116,6 +117,7 @@ def _look(hidden: Tensor, labels: Tensor, head: OutputHead, vocabulary: Tensor |
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    """Nats of the law of logits [..., V]."""
-    scores = logits.float().log_softmax(-1)
-    return -(scores.exp() * scores).sum(-1)
+    """Nats of the law of logits [..., V]: log sum exp z - E z, the former by way of the likeliest token."""
+    logits = logits.float()
+    law = logits.softmax(-1)
+    return logits.amax(-1) - law.amax(-1).log() - torch.linalg.vecdot(law, logits)

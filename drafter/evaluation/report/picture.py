@@ -80,6 +80,7 @@ def _element(document: str, text: str, name: str) -> str:
     """The SVG element of a document: scalable, with a name for those who don't see it, without what a page has once."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' d="[^"]*"', lambda path: path[0].replace("\n", " "), svg)
     used = set(re.findall(r"""(?:url\(#|href="#)([^)"]+)""", svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -8,10 +8,12 @@ import socket
 import time
 from collections import Counter
 from contextlib import suppress
+from statistics import mean
 
 import pytest
 import torch
 from conftest import make_answers, make_drafter, make_prompts, make_verifier
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from drafter.config import load
 from drafter.data.rows import Row
@@ -149,6 +151,26 @@ def test_a_run_goes_on_however_many_ranks_there_are(tiny_words, tmp_path, before
     same_weights(weights, whole[2])
 
 
+def one_node(rank, port, words, folder):
+    """What torchrun starts on one of two machines."""
+    place = {"RANK": rank, "GROUP_RANK": rank, "LOCAL_WORLD_SIZE": 1, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    rank_zero_only.rank = rank
+    one_rank(0, port, words, folder / str(rank), None)
+
+
+def test_two_nodes_train_as_one_rank_does(tiny_words, tmp_path):
+    make_answers("llama")
+    whole = trained(words_of(tiny_words, tmp_path / "alone", *ALONE), 1)
+    words = words_of(tiny_words, tmp_path / "nodes", f"training.rows={PER_STEP}", "training.nodes=2")
+    for rank in range(WORLD):
+        (tmp_path / str(rank)).mkdir()
+    assert started(one_node, words, tmp_path) == [0, 0]
+    found = [torch.load(tmp_path / str(rank) / "rank-0.pt") for rank in range(WORLD)]
+    assert [mean(pair) for pair in zip(found[0][1], found[1][1], strict=True)] == pytest.approx(whole[1], rel=1e-5)
+    same_weights(found[0][2], whole[2])
+
+
 def a_rank_that_waits(rank, port, words, folder):
     """Rank 1 is killed (-9) behind three steps; the other tells how it ended."""
     step = DrafterModule.training_step
@@ -194,5 +216,6 @@ def test_a_rank_that_dies_ends_the_others_in_a_line_and_nothing_is_lost(tiny_wor
 def test_each_rank_has_the_device_that_lightning_trains_it_on(monkeypatch, devices, device, world, own, told):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert ranks(devices, device) == world
+    assert ranks(devices, device, nodes=3) == 3 * world
     assert own_device(devices, device) == own
     assert lightning_devices(devices, device) == told

@@ -35,6 +35,7 @@ class FittingConfig:
         loggers: who gets what is logged, beside `metrics.csv`: `tensorboard`, `wandb`, `mlflow`.
         workers: processes that make a rank's batches beside it; 0: itself.
         devices: of a node: how many, which ones ('0,2'), or `auto`; a process each.
+        nodes: machines, each with as many processes; torchrun or SLURM starts them.
         strategy: `auto` (ddp where there are several ranks) or `ddp`: each rank holds all weights.
         sharded_checkpoints: with fsdp, each rank writes its own share, and a checkpoint is a folder.
         patience: minutes after which ranks give up waiting for one that does not answer.
@@ -60,13 +61,14 @@ class FittingConfig:
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     workers: int = 0
     devices: str = "1"
+    nodes: int = 1
     strategy: str = "auto"
     sharded_checkpoints: bool = False
     patience: float = 30.0
     strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp")
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped", "keep"):
+        for name in ("max_steps", "rows", "accumulate", "log_every", "max_skipped", "keep", "nodes"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
         for name in ("learning_rate", "clip", "epsilon"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "must be > 0")

@@ -44,7 +44,7 @@ class AlignmentConfig(Config):
             self.verifier.require_body("drafter.start='verifier'", "drafter.start=random")
         if self.data.taps == "cached_on_first_epoch":
             remedy = "one process makes both batches and taps; set training.workers=0 and training.devices=1"
-            alone = self.training.workers == 0 and self.training.devices == "1"
+            alone = (self.training.workers, self.training.devices, self.training.nodes) == (0, "1", 1)
             require(alone, "data.taps", self.data.taps, remedy)
         remedy = "an engine is asked by threads beside the step (data.tap_engine.prefetch); set training.workers=0"
         known = self.data.taps != "engine" or self.training.workers == 0

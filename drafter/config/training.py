@@ -21,7 +21,7 @@ class TrainingConfig(FittingConfig):
         labels: what slots predict: the `row`'s tokens, or the `verifier`'s argmax behind the row's tokens.
         temperature: of both laws, where a loss compares the drafter's with the verifier's.
         checkpointing: activations of a layer are computed again where its gradient needs them: less memory, more time.
-        compile: let torch.compile make the step's kernels; its first steps take minutes.
+        compile: let torch.compile make the kernels of the drafter's layers; the first steps then take a minute or more.
         average: decay of a moving average of the weights, which is validated beside them; 0 for none.
         strategy: also `fsdp`: weights, gradients and optimiser states are shared out over the ranks (FSDP2).
         exported: which of them chooses the checkpoint and is left: `average` or `raw`.

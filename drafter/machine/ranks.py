@@ -5,23 +5,23 @@ import os
 import torch
 
 
-def ranks(devices: str, device: str) -> int:
+def ranks(devices: str, device: str, nodes: int = 1) -> int:
     """How many processes train.
 
     Args:
-        devices: as `training.devices`: `auto`, a number, or the indices of some.
+        devices: of a node, as `training.devices`: `auto`, a number, or the indices of some.
         device: what the verifier runs on.
     """
     if devices == "auto":
-        return torch.cuda.device_count() if device.startswith("cuda") else 1
-    return int(devices) if devices.isdigit() else len(devices.split(","))
+        return nodes * (torch.cuda.device_count() if device.startswith("cuda") else 1)
+    return nodes * (int(devices) if devices.isdigit() else len(devices.split(",")))
 
 
 def own_device(devices: str, device: str) -> str:
-    """The device of this process; the launcher of several says which process it is in LOCAL_RANK."""
+    """The device of this process; the launcher of several says in LOCAL_RANK, or SLURM, which of its node it is."""
     if device != "cuda" or ranks(devices, device) == 1:
         return device
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     return f"cuda:{devices.split(',')[local] if ',' in devices else local}"
 
 

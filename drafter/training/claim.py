@@ -31,6 +31,7 @@ FREE = (
     "data.cache.confirm",
     "training.workers",
     "training.devices",
+    "training.nodes",
     "training.strategy",
     "training.sharded_checkpoints",
     "training.patience",
@@ -78,9 +79,10 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     found = flat(recipe)
     streamed = found.get("data.streaming")
     if "training.rows" in found and not streamed:
-        world = ranks(found["training.devices"], str(found.get("verifier.device", "auto")).replace("auto", _kind()))
+        device = str(found.get("verifier.device", "auto")).replace("auto", _kind())
+        world = ranks(found["training.devices"], device, found.get("training.nodes", 1))
         found["training.rows"] *= found.pop("training.accumulate") * world
-    kept = ("training.workers", "training.devices") if streamed else ()
+    kept = ("training.workers", "training.devices", "training.nodes") if streamed else ()
     free = [key for key in FREE if key not in kept]
     return {key: value for key, value in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
 

@@ -105,7 +105,8 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="cpu" if device == "cpu" else "gpu",
         devices=lightning_devices(settings.devices, device),
-        strategy=strategy_of(settings, ranks(settings.devices, device)),
+        num_nodes=settings.nodes,
+        strategy=strategy_of(settings, ranks(settings.devices, device, settings.nodes)),
         precision=MIXED.get(dtype, "32-true"),
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,

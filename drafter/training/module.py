@@ -60,7 +60,6 @@ class DrafterModule(lightning.LightningModule):
         self.coverage = Coverage()
         self.amounts: Counter[str] = Counter()
         self.watched = Watched()
-        self._fill: tuple[Any] = (drafter,)  # as training calls it: compiled, perhaps; no child
         self._spare: tuple[BlockDiffusionDrafter] | None = None  # of a drafter that ranks share out, one to walk with
         self.to(verifier.device)  # walks come before the trainer moves it, too
 
@@ -77,10 +76,11 @@ class DrafterModule(lightning.LightningModule):
             mesh = self.device_mesh["data_parallel"]
             for model in [self.drafter] if self.average is None else [self.drafter, self.average.model]:
                 shard(cast(BlockDiffusionDrafter, model), mesh)
-        if settings.checkpointing:
-            for layer in self.drafter.layers:
+        for layer in self.drafter.layers:
+            if settings.checkpointing:
                 checkpoint(layer)
-        self._fill = (torch.compile(self.drafter, dynamic=True) if settings.compile else self.drafter,)
+            if settings.compile:  # one by one: they share what is compiled of the first
+                layer.compile(dynamic=True)
 
     @property
     def walked(self) -> Cycles | None:
@@ -102,7 +102,7 @@ class DrafterModule(lightning.LightningModule):
         block = self.verifier.embed(slot_ids(rows.ids, anchors, size, mask_id))  # [B, A, K, D]
         if not torch.is_autocast_enabled(self.device.type):  # under autocast taps need no wider copy
             taps = taps.to(self.dtype)
-        hidden = self._fill[0](block, taps, anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
+        hidden = self.drafter(block, taps, anchors, rows.documents)[:, :, 1:]  # [B, A, G, D]
         output = self.verifier.output
         labels, valid = slot_labels(rows.ids, rows.supervised, anchors, used, size, rows.documents)  # [B, A, G]
         before = slots_before(final, anchors, size) if self.config.needs_states else None  # [B, A, G, D]

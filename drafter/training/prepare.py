@@ -86,7 +86,7 @@ def prepare(config: AlignmentConfig) -> Material:
     settings = config.training
     device = own_device(settings.devices, choose_device(config.verifier.device))
     check_over_blocks(settings.attention, device)
-    world = ranks(settings.devices, device)
+    world = ranks(settings.devices, device, settings.nodes)
     remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
     known = world == 1 or settings.precision != "auto" or device != "cpu"
     require(known, "training.precision", settings.precision, remedy)

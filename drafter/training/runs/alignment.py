@@ -72,7 +72,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
             log.info("tokens per cycle before training: %.3f", untrained.tokens_per_cycle)
 
         prepared = time.perf_counter() - began
-        world = ranks(config.training.devices, material.device)
+        world = ranks(config.training.devices, material.device, config.training.nodes)
         batches = Feed(config, material.training, material.on_disk, taps, world)
         if first:
             for line in plan(config, material, batches, world):

@@ -114,7 +114,7 @@ def run_stage(
     folder = config.directory / "stages" / f"{at}_gives_{stage.tokens_per_pass}"
     torch.manual_seed(config.seed)
     module = DistillationModule(config, stage, student.widened(stage.tokens_per_pass), teacher, rows.held_out)
-    feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device))
+    feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device, stage.nodes))
     best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=choose(stage.precision, device))
     module.to(device).load_state_dict(torch.load(best, map_location=device, weights_only=True)["state_dict"])
     model = module.result.requires_grad_(False).eval()

@@ -46,7 +46,7 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     lightning.seed_everything(config.seed, verbose=False)
     model = make_model(config, tokenizer)
     module = LanguageModelModule(model, settings, rows.held_out)
-    feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device))
+    feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device, settings.nodes))
     best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=choose(settings.precision, device))
     if rank_zero_only.rank:
         return {}

@@ -4,12 +4,16 @@
 """
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drafter.config import RunConfig
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that ships, as quickstart")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="every key of a recipe can be overridden")
-    parser.add_argument("--dry-run", action="store_true", help="print the recipe as it is resolved; train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe as it is resolved, and what it takes")
 
 
 def run(parsed: Namespace) -> None:
@@ -18,6 +22,8 @@ def run(parsed: Namespace) -> None:
     config = load_as(RunConfig, parsed.recipe, parsed.overrides)
     if parsed.dry_run:
         print(as_yaml(config), end="")
+        for line in foreseen(config, parsed.recipe, parsed.overrides):
+            print(f"# {line}")
         return
     from drafter.commands.endings import run_ending
     from drafter.machine.memory import keep_freed_memory
@@ -28,3 +34,13 @@ def run(parsed: Namespace) -> None:
     if summary:  # only the first rank has one
         verifier = getattr(config, "verifier", None)
         print(run_ending(config.directory, verifier.source if verifier else "", summary, config.system))
+
+
+def foreseen(config: "RunConfig", recipe: str, overrides: list[str]) -> list[str]:
+    """What is checked of a recipe without a weight being loaded, and what its run will take."""
+    from drafter.commands.doctor import check_recipe
+    from drafter.config import AlignmentConfig
+    from drafter.training.plan import outlook
+
+    found = [str(fact) for fact in check_recipe(recipe, overrides)]
+    return [*found, *outlook(config)] if isinstance(config, AlignmentConfig) else found

@@ -12,7 +12,8 @@ class TrainingConfig(FittingConfig):
     """Optimisation, and what a step of a block drafter sees.
 
     Args:
-        anchors: blocks drawn per row.
+        anchors: blocks drawn per row; `auto`: as many as `memory_gb` holds, by arithmetic.
+        memory_gb: that a step may take, the verifier's body left out.
         attention: kernel over the blocks of a row: `eager` (one dense mask), `split` (context and own block apart),
             `flex` (compiled FlexAttention, CUDA alone), or `auto`: eager where blocks are few and short, else split.
         sampled_tokens: with a restricted vocabulary, random tokens that stand in for the missing ones in every step,
@@ -27,7 +28,7 @@ class TrainingConfig(FittingConfig):
         exported: which of them chooses the checkpoint and is left: `average` or `raw`.
     """
 
-    anchors: int = 32
+    anchors: int | str = 32
     attention: str = "auto"
     sampled_tokens: int = 2048
     chunk_size: int = 256
@@ -35,14 +36,20 @@ class TrainingConfig(FittingConfig):
     temperature: float = 1.0
     checkpointing: bool = False
     compile: bool = False
+    memory_gb: float | None = None
     average: float = 0.0
     exported: str = "average"
     strategies: ClassVar[tuple[str, ...]] = ("auto", "ddp", "fsdp")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("anchors", "chunk_size"):
-            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "must be >= 1")
+        known = self.anchors == "auto" or (isinstance(self.anchors, int) and self.anchors >= 1)
+        require(known, "training.anchors", self.anchors, "must be >= 1, or auto")
+        remedy = "as many as how much memory? set training.memory_gb"
+        require(self.anchors != "auto" or self.memory_gb is not None, "training.anchors", self.anchors, remedy)
+        remedy = "must be > 0, or null"
+        require(self.memory_gb is None or self.memory_gb > 0, "training.memory_gb", self.memory_gb, remedy)
+        require(self.chunk_size >= 1, "training.chunk_size", self.chunk_size, "must be >= 1")
         kernels = ("auto", "eager", "split", "flex")
         require(self.attention in kernels, "training.attention", self.attention, f"choose one of {', '.join(kernels)}")
         require(self.temperature > 0, "training.temperature", self.temperature, "must be > 0")

@@ -1,8 +1,19 @@
-"""What a run is about to do, in a few lines."""
+"""What a run is about to do, in a few lines: before it begins, and, of a recipe, before anything of it is there."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import AutoConfig
 
 from drafter.config import AlignmentConfig
+from drafter.machine.devices import choose_device
+from drafter.machine.precision import choose
+from drafter.machine.ranks import ranks
+from drafter.models.block_config import evenly_spaced
+from drafter.training.budget import GIGABYTE, fitting_anchors, parameters, step_memory
 from drafter.training.fitting import Batches
 from drafter.training.prepare import Material
+from drafter.verifier.conversion import resolve
 
 
 def plan(config: AlignmentConfig, material: Material, batches: Batches, world: int) -> list[str]:
@@ -21,3 +32,60 @@ def plan(config: AlignmentConfig, material: Material, batches: Batches, world: i
         f"data: {material.train_rows} rows, {material.train_tokens} answer tokens; {held_out}",
         f"training: {settings.max_steps} steps of {rows} rows{seen}; {precision} on {world} x {material.device}",
     ]
+
+
+def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
+    """What can be told of a recipe without its weights and its answers: sizes, memory, steps, backends.
+
+    Args:
+        verifier: config of the verifier; None reads it.
+    Raises:
+        ValueError: a setting does not fit this machine or the verifier.
+    """
+    settings = config.training
+    device = choose_device(config.verifier.device)
+    world, dtype = ranks(settings.devices, device, settings.nodes), choose(settings.precision, device)
+    rows = settings.rows * settings.accumulate * world
+    shared = f"rows {settings.rows} x accumulate {settings.accumulate} x {world} ranks"
+    how = f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}"
+    ways = f"strategy {settings.strategy}, attention over blocks {settings.attention}, taps {config.data.taps}"
+    lines = [
+        f"steps: {settings.max_steps} of {rows} rows ({shared}), {how}",
+        f"backends: {str(dtype).removeprefix('torch.')} on {world} x {device}, {ways}",
+    ]
+    if verifier is None:
+        try:
+            verifier = AutoConfig.from_pretrained(resolve(config.verifier.source)).get_text_config()
+        except (OSError, ValueError):
+            return [*lines, f"verifier: the config of {config.verifier.source} is not here: sizes follow from it"]
+    shape = outline(config, verifier)
+    length = min(config.data.sequence_length, verifier.max_position_embeddings)
+    anchors = settings.anchors
+    if anchors == "auto":
+        anchors = fitting_anchors(shape, settings, length, dtype, verifier.vocab_size, length)
+    found = step_memory(shape, settings, length, int(anchors), dtype, verifier.vocab_size)
+    parts = ", ".join(f"{name} {size / GIGABYTE:.2g}" for name, size in found.items())
+    taps = ", ".join(map(str, shape.dflash_config["target_layer_ids"]))
+    sizes = f"{shape.num_hidden_layers} layers, blocks of {shape.block_size}, taps of layers {taps}"
+    total, of = sum(found.values()) / GIGABYTE, f"{anchors} anchors in rows of {length} tokens"
+    return [
+        *lines,
+        f"drafter: {parameters(shape) / 1e6:.4g} M parameters, {sizes}",
+        f"memory of a step: about {total:.3g} GB ({parts}) with {of}; the verifier comes on top",
+    ]
+
+
+def outline(config: AlignmentConfig, verifier: Any) -> Any:
+    """What of a drafter's config its sizes follow from."""
+    settings, heads = config.drafter, verifier.num_attention_heads
+    taps = settings.tap_layers or evenly_spaced(verifier.num_hidden_layers, settings.num_taps)
+    return SimpleNamespace(
+        hidden_size=verifier.hidden_size,
+        intermediate_size=getattr(verifier, "intermediate_size", None) or 4 * verifier.hidden_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(verifier, "num_key_value_heads", None) or heads,
+        head_dim=getattr(verifier, "head_dim", None) or verifier.hidden_size // heads,
+        block_size=settings.block_size,
+        dflash_config={"target_layer_ids": taps},
+    )

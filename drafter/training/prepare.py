@@ -29,6 +29,7 @@ from drafter.models.block_config import config_for, evenly_spaced
 from drafter.models.start import adopt, kept_of, start_from_verifier
 from drafter.taps import StateFiles, StateServer, TapCache, TapsElsewhere
 from drafter.training.batches import packs_of
+from drafter.training.budget import fitting_anchors
 from drafter.training.elsewhere import states_of
 from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.chat import template_hash
@@ -116,7 +117,6 @@ def prepare(config: AlignmentConfig) -> Material:
         check_enough(len(packs_of(training, config.data)), per_step)
     sample = on_disk.sample if on_disk else training
     say_what_is_normalised_apart(config)
-    warn_of_coverage(expected_coverage(sample, settings.anchors, config.drafter.block_size), settings.anchors)
     longest = max(row.start for row in test[: config.decoding.prompts])
     context, new = verifier.context_length, config.decoding.max_new_tokens
     remedy = f"a test prompt has {longest} tokens, the verifier's context is {context}; lower it"
@@ -124,6 +124,13 @@ def prepare(config: AlignmentConfig) -> Material:
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
     fast = choose(settings.precision, device)
+    if settings.anchors == "auto":
+        longest = max(len(row.ids) for row in sample)
+        length = config.data.sequence_length if config.data.packing or on_disk else longest
+        settings.anchors = fitting_anchors(drafter.config, settings, length, fast, len(verifier.head), length)
+        log.info("training.anchors=auto: %d fit into %g GB", settings.anchors, settings.memory_gb)
+    anchors = int(settings.anchors)
+    warn_of_coverage(expected_coverage(sample, anchors, config.drafter.block_size), anchors)
     states = states_of(config, verifier, drafter.tap_layers) if config.data.taps in ELSEWHERE else None
     return Material(
         device, verifier, fast, training, validation, test, drafter, found.manifest, states, on_disk, limits

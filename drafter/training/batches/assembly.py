@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drafter.blocks import drafted_slots, sample_anchors, slot_labels
-from drafter.config import AlignmentConfig
+from drafter.config import AlignmentConfig, require
 from drafter.data.packing import pad_packed
 from drafter.data.rows import Row, Rows, pad
 
@@ -48,7 +48,9 @@ class Assembly:
 
     @classmethod
     def of(cls, config: AlignmentConfig) -> "Assembly":
-        return cls(config.seed, config.training.anchors, config.drafter.block_size, config.data.packing)
+        anchors = config.training.anchors
+        require(isinstance(anchors, int), "training.anchors", anchors, "arms must not differ in it; say how many")
+        return cls(config.seed, int(anchors), config.drafter.block_size, config.data.packing)
 
     def __call__(self, number: int, packs: Sequence[Sequence[Row]], epoch: int = 0, epoch_ends: bool = False) -> Batch:
         """Batch `number` of the rows' documents; without packing, one to a row."""

@@ -1,5 +1,7 @@
 """What a step takes of memory: the arithmetic against what tensors held, and the anchors that a budget buys."""
 
+import logging
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -8,8 +10,9 @@ from conftest import make_drafter, make_verifier
 from held import Held
 from torch.distributed._composable import checkpoint
 
-from drafter.config import TrainingConfig
+from drafter.config import TrainingConfig, load
 from drafter.training.budget import GIGABYTE, fitting_anchors, step_memory
+from drafter.training.prepare import prepare
 from losses import score_slots
 
 ROWS, VOCABULARY = 2, 288
@@ -61,3 +64,13 @@ def test_a_budget_buys_the_most_anchors_that_fit():
         fitting_anchors(shape, replace(settings, memory_gb=0.001), 400, torch.float32, VOCABULARY, 400)
     with pytest.raises(ValueError, match=r"training\.anchors='auto': as many as how much memory"):
         TrainingConfig(anchors="auto")
+
+
+def test_a_run_takes_as_many_anchors_as_its_budget_holds(tiny_words, tmp_path, caplog):
+    recipe, *words = tiny_words(tmp_path, "training.anchors=auto", "training.memory_gb=0.01")
+    config = load(recipe, words)
+    with caplog.at_level(logging.INFO, "drafter"), closing(prepare(config)) as material:
+        longest = max(len(row.ids) for row in material.training)
+        found = fitting_anchors(material.drafter.config, config.training, longest, torch.float32, 288, longest)
+    assert config.training.anchors == found > 1
+    assert f"training.anchors=auto: {found} fit into 0.01 GB" in caplog.text

@@ -11,7 +11,13 @@ SLACK = 1.2  # for what is no tensor, or lives for a moment
 
 
 def step_memory(
-    shape: Any, settings: TrainingConfig, length: int, anchors: int, dtype: torch.dtype, vocabulary: int
+    shape: Any,
+    settings: TrainingConfig,
+    length: int,
+    anchors: int,
+    dtype: torch.dtype,
+    vocabulary: int,
+    world: int = 1,
 ) -> dict[str, float]:
     """Bytes, by what they are of, a little more rather than less; the verifier's body comes on top.
 
@@ -27,6 +33,7 @@ def step_memory(
         anchors: blocks per row.
         dtype: what products run in.
         vocabulary: rows of the head.
+        world: ranks, which share weights out with `training.strategy=fsdp`; a step still needs the whole of them.
     """
     width, layers = shape.hidden_size, shape.num_hidden_layers
     queries = shape.num_attention_heads * shape.head_dim
@@ -38,6 +45,7 @@ def step_memory(
     matrices = parameters(shape)
     states = {"adamw": 2, "muon": 1}[settings.optimizer]
     copies = 2 + states + (1 if settings.average else 0)
+    kept_whole = copies / world + 2 if settings.strategy == "fsdp" and world > 1 else copies
 
     slots = settings.rows * anchors * shape.block_size
     context = settings.rows * length
@@ -45,7 +53,7 @@ def step_memory(
     one, one_context = slots * every_slot, context * 4 * keys
     kept = one + (layers - 1) * slots * width if settings.checkpointing else layers * one
     found = {
-        "weights": 4.0 * copies * matrices + (0 if dtype is torch.float32 else bytes_of * matrices),
+        "weights": 4.0 * kept_whole * matrices + (0 if dtype is torch.float32 else bytes_of * matrices),
         "taps": context * (taps * bytes_of + 3 * held) * width,
         "activations": held * (kept + layers * one_context + one / 2),
         "scores": 3 * slots * width * 4.0 + 3 * 4.0 * settings.chunk_size * vocabulary,

@@ -63,7 +63,7 @@ def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
     anchors = settings.anchors
     if anchors == "auto":
         anchors = fitting_anchors(shape, settings, length, dtype, verifier.vocab_size, length)
-    found = step_memory(shape, settings, length, int(anchors), dtype, verifier.vocab_size)
+    found = step_memory(shape, settings, length, int(anchors), dtype, verifier.vocab_size, world)
     parts = ", ".join(f"{name} {size / GIGABYTE:.2g}" for name, size in found.items())
     taps = ", ".join(map(str, shape.dflash_config["target_layer_ids"]))
     sizes = f"{shape.num_hidden_layers} layers, blocks of {shape.block_size}, taps of layers {taps}"

@@ -244,7 +244,7 @@ def test_a_run_waits_for_its_server_or_ends_with_a_checkpoint_and_goes_on(recipe
     assert all(torch.equal(theirs[name], weight) for name, weight in ours.items())
     assert "speedup" not in calm
     said = run_ending(tmp_path / "calm", "V", calm)
-    assert "nothing decoded, for the verifier's layers are elsewhere" in said
+    assert "nothing decoded (verifier.body='none')" in said
     assert "drafter check" in said
     assert "--static" in said
     export = str(tmp_path / "calm/export")

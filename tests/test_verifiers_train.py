@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from drafter import answers
 from drafter import config as configs
 from drafter.check import check
+from drafter.commands.endings import run_ending
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.runs.alignment import train
 from drafter.verifier import Verifier
@@ -116,6 +117,10 @@ def test_a_verifier_that_is_not_decoded_is_trained_for_and_the_run_ends_with_the
         summary, export = run(tmp_path, saved(tmp_path / "verifier", "jamba"), "losses.forward_kl.weight=1")
     check_trained(summary, export)
     assert "speedup" not in summary
+    assert summary["not_decoded"].startswith("JambaForCausalLM: taps behind a cached beginning differ")
+    ending = run_ending(export.parent, "V", summary)
+    assert "nothing decoded (Jamba" in ending
+    assert "generate" not in ending
     assert "the run ends with the walk; nothing was decoded" in caplog.text
 
 

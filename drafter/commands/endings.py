@@ -29,9 +29,9 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
         found.append(f"{summary['speedup']:.2f} x the speed of plain decoding")
     if "greedy_mismatches" in summary:
         found.append(f"{summary['greedy_mismatches']} greedy tokens that differ")
-    elsewhere = summary.get("verifier_body") == "none"
-    if elsewhere:
-        found.append("nothing decoded, for the verifier's layers are elsewhere")
+    reason = summary.get("not_decoded")
+    if reason:
+        found.append(f"nothing decoded ({reason})")
     if "perplexity_held_out" in summary:
         found.append(f"perplexity {summary['perplexity_held_out']:.1f} on held-out text")
     if "stages" in summary:
@@ -45,7 +45,7 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
         ["evaluate", *named, "--suites", "PROMPTS.jsonl"],
         ["check", *named],
     ]
-    if elsewhere:
+    if reason:
         served = ["--suites", "PROMPTS.jsonl", "--by", "engine", "--engine", "http://HOST:8000/v1"]
         after = [["check", *named, "--static"], ["evaluate", *named, *served]]
     if system == "language_model":

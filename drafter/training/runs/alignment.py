@@ -119,7 +119,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
         "limits": material.limits,
         "anchor_coverage": module.coverage.share,
         "draft_vocabulary": verifier.head.shape[0] if drafter.vocabulary is None else len(drafter.vocabulary),
-        "verifier_body": config.verifier.body,
+        "not_decoded": verifier.undecodable,  # why, or None
         "precision": str(material.fast).removeprefix("torch."),
         "seconds": sum(seconds.values()),
         "seconds_by_stage": seconds,

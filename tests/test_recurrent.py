@@ -43,6 +43,9 @@ def test_what_is_kept_of_a_pass_decides_the_next(family):
     assert zoo.total_variation(laws[1], whole[1, 7:8]) < 1e-3
     with pytest.raises(ValueError, match=r"recurrent layers stand behind 7 tokens of a row, which can't become 5"):
         cache.set_lengths([lengths[0], 5, lengths[2]])
+    cache.set_lengths([0, 7, lengths[2]])  # a row begins anew
+    laws = verifier.logits(verifier.step(ids[:, :3], cache)[0])
+    assert zoo.total_variation(laws[0], whole[0, :3]) < 1e-3
 
 
 def test_drafts_for_a_recurrent_verifier_lose_nothing():

@@ -192,11 +192,11 @@ def picture(rows: list[dict[str, Any]], over: dict[str, list[dict[str, float]]],
     for at, (field, label) in enumerate((("time_ratio", "time"), ("peak_ratio", "peak memory"))):
         heights = [place + 0.4 * at for place in range(len(rows))]
         places[0].barh(heights, [row[field] for row in rows], 0.38, label=label)
-    places[0].set(yticks=range(len(rows)), yticklabels=names, xscale="log", xlabel="times ours")
+    places[0].set(yticks=range(len(rows)), yticklabels=names, xlabel="times ours")
     places[0].legend(fontsize=8)
     for axes, (name, points) in zip(places[1:], over.items(), strict=True):
         axes.plot([one[name] for one in points], [one["processor"] for one in points], "o-")
-        axes.set(xlabel=name.replace("_", " "), ylabel="processor seconds a step", xscale="log", yscale="log")
+        axes.set(xlabel=name.replace("_", " "), ylabel="processor seconds a step", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_calibration_error
 
 from drafter.evaluation import metrics
 
@@ -94,6 +95,16 @@ def test_calibration_counts_reached_slots_by_their_confidence(case, bins):
         error += len(own) * abs(row["confidence"] - row["hits"])
     expected = error / len(seen) if seen else math.nan
     assert metrics.calibration_error(table) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    generator = torch.Generator().manual_seed(3)
+    sure, hits = torch.rand(400, 3, generator=generator), torch.rand(400, 3, generator=generator) < 0.7
+    valid = torch.ones_like(hits)
+    came = metrics.reached(hits, valid)
+    table = metrics.calibration(sure, hits, valid)
+    expected = binary_calibration_error(sure[came], hits[came].long(), n_bins=metrics.BINS, norm="l1")
+    assert metrics.calibration_error(table) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_case_done_by_hand():

@@ -42,7 +42,7 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
     named: list[str | Path] = [export, "--verifier", verifier]
     after: list[list[str | Path]] = [
         ["generate", *named, "--compare", "What does functools.partial do?"],
-        ["evaluate", *named, "--suites", "PROMPTS.jsonl"],
+        ["evaluate", *named, "--suites", "standard_library", "--out", directory / "evaluation"],
         ["check", *named],
     ]
     if reason:

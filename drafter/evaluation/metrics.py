@@ -95,7 +95,10 @@ def calibration(confidences: Tensor, hits: Tensor, valid: Tensor, bins: int = BI
 
 
 def calibration_error(table: Sequence[dict[str, float]]) -> float:
-    """The expected calibration error of a `calibration`: |confidence - hits| of the bins, weighted by their counts."""
+    """The expected calibration error of a `calibration`: |confidence - hits| of the bins, weighted by their counts.
+
+    That of torchmetrics, which does not give the table that a picture is drawn from.
+    """
     count = sum(row["count"] for row in table)
     return sum(row["count"] * abs(row["confidence"] - row["hits"]) for row in table) / count if count else math.nan
 

@@ -124,7 +124,7 @@ FOLDERS = [*FSDP, "training.sharded_checkpoints=true"]
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        pytest.param(SHARED, ALONE, id="two ranks, then one"),
+        pytest.param(SHARED, ALONE, id="two ranks, then one", marks=pytest.mark.slow),
         pytest.param(FOLDERS, FOLDERS, id="weights and checkpoints shared out"),
         pytest.param(ALONE, FSDP, id="one rank, then two that share the weights out", marks=pytest.mark.slow),
         pytest.param(FSDP, SHARED, id="weights shared out, then not", marks=pytest.mark.slow),
@@ -159,6 +159,7 @@ def one_node(rank, port, words, folder):
     one_rank(0, port, words, folder / str(rank), None)
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_one_rank_does(tiny_words, tmp_path):
     make_answers("llama")
     whole = trained(words_of(tiny_words, tmp_path / "alone", *ALONE), 1)

@@ -71,8 +71,8 @@ class DrafterModule(lightning.LightningModule):
         """Make the drafter what its recipe and strategy want in training; where ranks share it out, a copy of it."""
         settings = self.config.training
         if self.device_mesh is not None and self._spare is None:
-            self._spare = (self.drafter,)
-            self.drafter = copy.deepcopy(self.drafter)
+            whole, self.drafter = self.drafter, copy.deepcopy(self.drafter)
+            self._spare = (whole.to("cpu"),)  # off the device, but for a walk
             mesh = self.device_mesh["data_parallel"]
             for model in [self.drafter] if self.average is None else [self.drafter, self.average.model]:
                 shard(cast(BlockDiffusionDrafter, model), mesh)
@@ -149,6 +149,8 @@ class DrafterModule(lightning.LightningModule):
             drafter = self.whole(child)
             if drafter is not None:
                 found[child] = self.walk(drafter)
+        if self._spare is not None:
+            self._spare[0].to("cpu")
         self._walked = self.trainer.strategy.broadcast(found)
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:

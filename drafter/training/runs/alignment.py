@@ -90,7 +90,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
     if not first:
         return {}
     state, trained = read_checkpoint(best), time.perf_counter()
-    module.drafter = drafter  # whole again, where ranks shared it out
+    module.drafter = drafter.to(material.device)  # whole again, where ranks shared it out
     drafter.load_state_dict(trained_weights(state))
 
     module.drafter = drafter = export(drafter, directory / "export", describe(config, material, module, state))

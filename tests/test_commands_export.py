@@ -95,7 +95,7 @@ def test_a_checkpoint_between_validations_is_probed_on_request(run_directory, tm
     assert "probe" not in json.loads((tmp_path / "bare/training.json").read_text())
     main(["export", str(tmp_path / "other.ckpt"), str(tmp_path / "out"), "--verifier", SOURCE])
     main(["check", str(tmp_path / "out"), "--verifier", SOURCE])
-    assert "note" not in capsys.readouterr().out
+    assert "probe" not in capsys.readouterr().out
 
 
 def averaged(state):
@@ -145,7 +145,7 @@ BAD_CHECKPOINTS = {
     "no checkpoint": (lambda path: path.write_text("hello"), "can't be read as plain tensors"),
     "a tensor short": (tensor_missing, "norm.weight is missing"),
     "missing": (lambda path: None, "no such directory"),
-    "sharded": (lambda path: (path.mkdir(), (path / ".metadata").touch()), "consolidate_checkpoint"),
+    "sharded": (lambda path: (path.mkdir(), (path / ".metadata").touch()), ".metadata or meta.pt is missing"),
     "an empty directory": (lambda path: path.mkdir(), "has no config.json"),
 }
 

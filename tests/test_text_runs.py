@@ -8,6 +8,7 @@ from conftest import make_verifier
 
 from drafter import config as configs
 from drafter.__main__ import main
+from drafter.check import check
 from drafter.config import RunConfig
 from drafter.data.texts import held_out, make_text_rows
 from drafter.decode import FreeDecoder
@@ -75,6 +76,19 @@ def test_a_run_ends_with_a_model_that_writes(finished):
     assert 0 < len(answer.token_ids) <= 6
     for stage in ("0_gives_1", "1_gives_2"):
         assert (config.directory / "stages" / stage / "curves.png").is_file()
+
+
+def test_the_checkpoint_of_a_stage_becomes_what_the_run_exported(finished, tmp_path):
+    """The last stage's is the run's model; an earlier one's gives fewer tokens."""
+    config, _ = finished
+    stages = config.directory / "stages"
+    for name, count in (("0_gives_1", 1), ("1_gives_2", 2)):
+        source = stages / name / "checkpoints/best.ckpt"
+        assert main(["export", str(source), str(tmp_path / name), "--dtype", "keep", "--verifier", "tiny-llama"]) == 0
+        assert PushForwardModel.load(str(tmp_path / name)).tokens_per_pass == count
+        assert check(tmp_path / name, "tiny-llama", dynamic=False).ok
+    ours, theirs = (PushForwardModel.load(str(one)) for one in (tmp_path / "1_gives_2", config.directory / "export"))
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any
 
 from drafter.check.behaviour import TOLERANCE, check_behaviour
 from drafter.check.fields import check_fields
+from drafter.check.push_forward import check_push_forward
 from drafter.check.report import Finding, Report
 from drafter.check.tensors import check_files, check_tensors, check_tokenizer, check_vocabulary
 from drafter.check.verifier import VerifierFacts
@@ -18,6 +19,7 @@ from drafter.export.record import longest_row, read_record
 from drafter.export.serve import serve_commands
 from drafter.layouts import RULES, SHAPES, Layout, detect
 from drafter.layouts.weights import Weights
+from drafter.models import PushForwardModel
 from drafter.models.storage import read_config
 
 __all__ = ["Finding", "Report", "check"]
@@ -47,9 +49,11 @@ def check(
         raise ValueError(f"export={str(directory)!r}: no such directory; check the path")
     theirs = VerifierFacts.load(verifier)
     report = Report(str(directory), verifier)
-    record: Mapping[str, Any] = {}
+    record: dict[str, Any] = {}
     try:
         config, record = read_config(path), read_record(path)
+        if PushForwardModel.recognises(config):
+            return check_push_forward(path, config, record, theirs, report, dynamic, device)
         layout = detect(config)
     except ValueError as error:
         report.findings.append(Finding("files", str(error)))

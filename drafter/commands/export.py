@@ -1,4 +1,7 @@
-"""A checkpoint, or a drafter in any layout → a directory that engines load: weights, config, model card."""
+"""A checkpoint, or a drafter in any layout → a directory that engines load: weights, config, model card.
+
+A push-forward model, or the checkpoint of a stage that trains one, becomes a directory that `generate` loads.
+"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -24,7 +27,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    from drafter.export import convert, open_original
+    from drafter.export import convert, open_original, push_forward
     from drafter.export.card import add_results
     from drafter.export.hub import check_name, push
     from drafter.export.suites import read_suites
@@ -34,6 +37,8 @@ def run(parsed: Namespace) -> None:
         raise ValueError(f"shard-gigabytes={parsed.shard_gigabytes}: must be > 0")
     if parsed.push:
         check_name(parsed.push)
+    if push_forward.recognises(parsed.source):
+        return _push_forward(parsed, None if parsed.dtype == "keep" else parsed.dtype)
     source = open_original(parsed.source)
     verifier = parsed.verifier or source.verifier
     if parsed.push and verifier is None:
@@ -62,6 +67,22 @@ def run(parsed: Namespace) -> None:
         if not report.ok:
             raise ValueError(f"push={parsed.push!r}: the check found something wrong; nothing was uploaded")
         print(push(parsed.out, parsed.push, private=not parsed.public))
+
+
+def _push_forward(parsed: Namespace, dtype: str | None) -> None:
+    from drafter.export import push_forward
+
+    for name, given in (
+        ("layout", parsed.layout != "canonical"),
+        ("evaluation", parsed.evaluation),
+        ("push", parsed.push),
+    ):
+        if given:
+            raise ValueError(
+                f"{name}={getattr(parsed, name)!r}: is of block-diffusion drafters, and this is none; leave it out"
+            )
+    teacher = push_forward.convert(parsed.source, parsed.out, dtype, parsed.verifier, int(parsed.shard_gigabytes * 1e9))
+    print(f"{parsed.out}: written; check it: drafter check {parsed.out} --verifier {teacher or 'VERIFIER'}")
 
 
 def _measured(source: Any, verifier: str, dtype: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from drafter.models.storage import Stored, save_drafter
 from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
 
-__all__ = ["convert", "export", "open_original", "write_export"]
+__all__ = ["DTYPES", "check_place", "convert", "export", "open_original", "write_export"]
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -79,10 +79,7 @@ def write_export(
         raise ValueError(f"layout={layout!r}: choose one of {', '.join(LAYOUTS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"out={str(directory)!r}: is a file; name a directory")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "config.json").is_file():
-        raise ValueError(f"out={str(directory)!r}: holds other files; name a new directory or an old export")
+    check_place(directory)
     facts = {**source.facts, "dtype": dtype or source.facts["dtype"]}
     head = None
     if not LAYOUTS[layout].side_file:
@@ -113,6 +110,14 @@ def write_export(
         record = {**source.training, "facts": {**source.facts, "dtype": facts["dtype"]}, "sha256": sums}
         write_json(scratch / RECORD, record)
         write_card(scratch, directory.name)
+
+
+def check_place(directory: Path) -> None:
+    """Raise a ValueError unless an export may be written here: it replaces an older one, and nothing else."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"out={str(directory)!r}: is a file; name a directory")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "config.json").is_file():
+        raise ValueError(f"out={str(directory)!r}: holds other files; name a new directory or an old export")
 
 
 def _read_back(scratch: Path, layout: Layout, sums: Mapping[str, str]) -> None:

@@ -55,7 +55,7 @@ def card(directory: Path, called: str) -> str:
         _section("Objective", _objective(recipe)),
         _section("Tokens per cycle", _tokens(record)),
         _section("Speed", _speed(record.get("results") or {})),
-        _section("Shape", _table(("fact", "value"), sorted((record.get("facts") or {}).items()))),
+        _section("Shape", markdown_table(("fact", "value"), sorted((record.get("facts") or {}).items()))),
         _section("Serve", _serve(called, config, record, verifier)),
         _section("Made by", _provenance(record)),
     ]
@@ -66,7 +66,8 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table, or a word that there is none."""
     if not rows:
         return "Not recorded."
     lines = [head, ["---"] * len(head), *rows]
@@ -80,7 +81,7 @@ def _verifier(record: Mapping[str, Any], verifier: str) -> str:
         ("fingerprint of its weights", record.get("verifier") or "not recorded"),
         ("hash of its tokenizer", record.get("tokenizer") or "not recorded"),
     ]
-    return _table(("verifier", ""), rows)
+    return markdown_table(("verifier", ""), rows)
 
 
 def _data(record: Mapping[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _data(record: Mapping[str, Any]) -> str:
     rows = [(key, _short(value)) for key, value in manifest.items()]
     results = record.get("results") or {}
     rows += [(key.replace("_", " "), results[key]) for key in ("train_rows", "train_tokens") if key in results]
-    return _table(("manifest", ""), [*rows, *trained])
+    return markdown_table(("manifest", ""), [*rows, *trained])
 
 
 def _short(value: Any) -> str:
@@ -106,7 +107,7 @@ def _objective(recipe: Mapping[str, Any]) -> str:
             rest = {key: value for key, value in settings.items() if key not in ("weight", "reduction")}
             detail = ", ".join(f"{key}={value}" for key, value in rest.items() if value is not None)
             rows.append((name, settings["weight"], settings.get("reduction", "its own"), detail))
-    return _table(("loss", "weight", "reduction", "settings"), rows)
+    return markdown_table(("loss", "weight", "reduction", "settings"), rows)
 
 
 def _tokens(record: Mapping[str, Any]) -> str:
@@ -120,7 +121,11 @@ def _tokens(record: Mapping[str, Any]) -> str:
     if probe:
         rows.append(("probe of `check`", f"{probe['tokens_per_cycle']:.3f}", "", len(probe["prompts"])))
     about = "Tokens emitted by cycles over cycles, summed over prompts, greedy; the prefill's token is not counted.\n\n"
-    return about + _table(("suite", "tokens per cycle", "95 % interval", "prompts"), rows) if rows else NOT_MEASURED
+    return (
+        about + markdown_table(("suite", "tokens per cycle", "95 % interval", "prompts"), rows)
+        if rows
+        else NOT_MEASURED
+    )
 
 
 def _speed(results: Mapping[str, Any]) -> str:
@@ -128,7 +133,7 @@ def _speed(results: Mapping[str, Any]) -> str:
     if not speeds:
         return NOT_MEASURED
     rows: list[Sequence[Any]] = [(name, f"{value:.1f}") for name, value in speeds.items()]
-    text = _table(("greedy, batch 1", "tokens/s"), rows)
+    text = markdown_table(("greedy, batch 1", "tokens/s"), rows)
     if "speedup" in results:
         text += f"\n\nSpeed-up over the faster plain way: {results['speedup']:.2f}"
         nodes = results.get("tree_nodes")
@@ -150,4 +155,4 @@ def _serve(name: str, config: Mapping[str, Any], record: Mapping[str, Any], veri
 def _provenance(record: Mapping[str, Any]) -> str:
     made = record.get("provenance") or {}
     rows = [*made.items(), *((key, record[key]) for key in ("step",) if record.get(key) is not None)]
-    return _table(("what", "value"), rows)
+    return markdown_table(("what", "value"), rows)

@@ -88,7 +88,7 @@ def of_checkpoint(path: Path) -> Original:
 
     A file is opened anew for each tensor, so that its pages are given back: memory stays at one tensor.
     """
-    state = _read(path)
+    state = read_state(path)
     about = state.get("drafter")
     if not isinstance(about, dict) or "facts" not in about:
         raise ValueError(
@@ -110,7 +110,7 @@ def of_checkpoint(path: Path) -> Original:
     }
 
     def tensor(name: str) -> Tensor:
-        held = state if path.is_dir() else _read(path)
+        held = state if path.is_dir() else read_state(path)
         return held["state_dict"][names[name]].clone()
 
     return Original(about["facts"], tensor, None if vocabulary is None else vocabulary.clone(), training=training)
@@ -120,7 +120,7 @@ def _ours(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).replace("_orig_mod.", "")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """A checkpoint, mapped rather than read, and without running code from it."""
     try:
         if path.is_dir():

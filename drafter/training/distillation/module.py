@@ -3,13 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import asdict
+from typing import Any, cast
 
 import lightning
 import torch
 from torch import Tensor
 
 from drafter.config import DistillationConfig, Stage
+from drafter.export.push_forward import KEPT
 from drafter.models import PushForwardModel
 from drafter.training.average import Average
 from drafter.training.batches.texts import TextBatch
@@ -110,6 +112,11 @@ class DistillationModule(lightning.LightningModule):
         rows = sum(count for count, _ in found)
         means = (sum(count * getattr(one, name) for count, one in found) / rows for name in ("nll", "match", "whole"))
         return Scores(*means)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `drafter export` makes a model of: its config, and whose weights the stage leaves."""
+        weights = "student" if self.average is None else "average.model"
+        checkpoint[KEPT] = {"config": self.student.config.to_dict(), "weights": weights, "recipe": asdict(self.config)}
 
     def configure_optimizers(self) -> dict:
         return optimisation(self.student, self.stage)

@@ -18,8 +18,9 @@ from transformers import AutoConfig
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
 from drafter.evaluation.free_running import compare_speed, compare_writing, quality_table
-from drafter.export.record import RECORD, provenance
-from drafter.files import atomically, write_csv, write_json
+from drafter.export.push_forward import write
+from drafter.export.record import provenance
+from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
@@ -32,6 +33,7 @@ from drafter.training.logs import Metrics
 from drafter.training.pictures import series
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
+from drafter.verifier.tokenizer import tokenizer_hash
 
 log = logging.getLogger(__name__)
 
@@ -129,17 +131,8 @@ def export(
     config: DistillationConfig, verifier: Verifier, model: PushForwardModel, folder: Path, summary: dict[str, Any]
 ) -> None:
     """Model, tokenizer, what is remembered of the run, and a card."""
-    with atomically(folder, folder=True, over=True) as scratch:
-        model.save_pretrained(scratch)
-        verifier.tokenizer.save_pretrained(scratch)
-        record = {"recipe": asdict(config), "verifier": verifier.fingerprint(), **summary}
-        write_json(scratch / RECORD, record)
-        (scratch / "README.md").write_text(
-            f"# {config.name}\n\nA push-forward model (K-Forcing, arXiv:2606.10820) of `{config.verifier.source}`: "
-            f"{model.tokens_per_pass} tokens per pass, sampled jointly; no verifier checks them, so what it writes is "
-            f"not what its teacher would. Held out, stage by stage:\n\n{quality_table(summary['stages'])}\n\n"
-            f"    drafter generate {folder} 'The beginning of a text'\n"
-        )
+    made_for = {"verifier": verifier.fingerprint(), "tokenizer": tokenizer_hash(verifier.tokenizer)}
+    write(model, verifier.tokenizer, folder, {"recipe": asdict(config), **made_for, **summary})
 
 
 def trial(

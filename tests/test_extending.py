@@ -14,6 +14,8 @@ from drafter.__main__ import main
 from drafter.config import SYSTEMS, AlignmentConfig
 from drafter.decode import SpeculativeDecoder
 from drafter.decode.proposers import PROPOSERS, Proposal, Proposer
+from drafter.evaluation.rewards import REWARDS, Task
+from drafter.evaluation.rewards.tasks import TASKS
 from drafter.files import write_json
 from drafter.models import DRAFTERS, kind_of
 from drafter.models.base import Outline
@@ -171,6 +173,30 @@ def test_a_rule_and_a_drafter_with_its_proposer_decode(prompts, parrot, rule):
     assert all(0 <= kept <= (3 if rule is None else 1) for one in sampled for kept in one.accepted)
 
 
+def shortness(answers):
+    """A reward: the fewer characters, the better."""
+    return [-float(len(one.text)) for one in answers]
+
+
+def riddles(count, seed):
+    """A kind of tasks."""
+    return [Task(f"riddle {seed} {number}", f"What has {number} legs?", str(number)) for number in range(count)]
+
+
+def test_a_reward_and_tasks_are_mapped_and_refused_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(REWARDS, "shortness", lambda verifier, limits: shortness)
+    monkeypatch.setitem(TASKS, "riddles", riddles)
+    few = ["--count", "2", "--seeds", "1", "--max-new-tokens", "3", "--timed", "0", "--draft-length", "1"]
+    words = ["frontier", "tiny-llama", "--verifier", "tiny-llama", *few]
+    assert main([*words, "--tasks", "riddles", "--reward", "shortness"]) == 0
+    shown = capsys.readouterr().out
+    assert "| block verification " in shown
+    with pytest.raises(SystemExit, match=r"reward='short': no such reward; choose one of .*, shortness"):
+        main([*words, "--tasks", "riddles", "--reward", "short"])
+    with pytest.raises(SystemExit, match=r"tasks.kind='riddle': choose one of .*, riddles, or name a JSONL file"):
+        main([*words, "--tasks", "riddle", "--reward", "shortness"])
+
+
 def test_a_rule_decodes_with_our_drafter(prompts):
     verifier = make_verifier("llama")
     found = SpeculativeDecoder(verifier, make_drafter(verifier), rule=first_only).generate(prompts[:2], 12)
@@ -188,6 +214,7 @@ def test_contributing_names_at_most_three_files_for_each():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     parts = dict(re.findall(r"^## (An? .+?)\n(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE))
     kinds = {"A loss", "A verification rule", "A drafter", "A proposer", "A tap source", "A system"}
+    kinds |= {"A reward", "A kind of tasks"}
     assert kinds <= set(parts)
     for part in parts.values():
         files = [re.search(r"`([\w/.]+)`", step)[1] for step in re.findall(r"^\d\. .*$", part, re.MULTILINE)]

@@ -128,11 +128,14 @@ def test_tasks_are_a_function_of_the_seed_and_split_by_source(name):
     once, again, other = (TASKS[name](60, seed) for seed in (0, 0, 1))
     assert once == again != other
     assert len(once) == 60
-    training, held_out = split_tasks(once)
-    assert len(training) + len(held_out) == 60
-    assert {one.source for one in training}.isdisjoint(one.source for one in held_out)
-    assert held_out
-    assert len(training) > len(held_out)
+    parts = split_tasks(once)
+    sources = [{one.source for one in part} for part in parts]
+    assert sum(map(len, parts)) == 60
+    assert sum(map(len, sources)) == len(set.union(*sources))
+    assert all(sources)
+    assert len(parts[0]) > len(parts[1]) + len(parts[2])
+    for ours, theirs in zip(sources, split_tasks(other), strict=True):  # a source is of one part in every draw
+        assert not {one.source for one in theirs} & (set.union(*sources) - ours)
 
 
 def test_sums_are_right():

@@ -66,6 +66,23 @@ def test_the_interval_of_a_win_rate_is_wilsons():
     assert (found.low, found.high) == (pytest.approx(0.2761, abs=1e-4), pytest.approx(0.5382, abs=1e-4))
 
 
+def test_a_win_rate_by_a_model_that_judges_is_counted_pair_by_pair():
+    """The judge is a model by its log-likelihood; whichever answer it is shown first, it likes the same one."""
+    reader = Reader(make_verifier("llama"))
+    prompts = [f"question {number}" for number in range(12)]
+    ours, theirs = [f"{n} it is" for n in range(12)], [f"zq{n}" for n in range(12)]
+    wins = 0
+    for prompt, one, other in zip(prompts, ours, theirs, strict=True):
+        (first, many), (second, few) = (reader.nll(prompt, each) for each in (one, other))
+        wins += first / many < second / few
+    found = [win_rate(prompts, ours, theirs, reader.prefers, seed) for seed in range(3)]
+    assert {one.value for one in found} == {wins / 12}
+    assert all(0 <= one.low < wins / 12 + 1e-9 and wins / 12 - 1e-9 < one.high <= 1 for one in found)
+    back = win_rate(prompts, theirs, ours, reader.prefers)
+    assert back.value == pytest.approx(1 - wins / 12)
+    assert (back.low, back.high) == (pytest.approx(1 - found[0].high), pytest.approx(1 - found[0].low))
+
+
 @pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda path: path.stem)
 def test_the_published_runs_are_recipes(recipe, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--tasks", default="arithmetic", help="sums, arithmetic, doctests, explanations, or a JSONL file"
     )
     parser.add_argument("--reward", default="exact_match", help="exact_match, rouge_2, unit_tests or log_likelihood")
-    parser.add_argument("--count", type=int, default=24, help="held-out tasks; default: 24")
+    parser.add_argument("--count", type=int, default=24, help="test tasks, which no head has seen; default: 24")
     parser.add_argument("--seeds", type=int, default=3, help="answers to each task; default: 3")
     parser.add_argument("--head", nargs="*", default=[], metavar="DIR", help="heads of dynamic ensembles")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer; default: 64")
@@ -59,9 +59,9 @@ def run(parsed: Namespace) -> None:
     heads = {Path(path).parent.name or path: path for path in parsed.head}
     for path in heads.values():
         EnsembleHead.load(path)
-    _, tasks = split_tasks(load_tasks(parsed.tasks, 8 * parsed.count, 0))
+    *_, tasks = split_tasks(load_tasks(parsed.tasks, 16 * parsed.count, 0))
     if not tasks:
-        raise ValueError(f"tasks={parsed.tasks!r}: none of them is held out from training; name a larger file")
+        raise ValueError(f"tasks={parsed.tasks!r}: none of them is kept for tests; name a larger file")
     kind, device = kind_of(parsed.drafter), choose_device(parsed.device)
     verifier = Verifier.load(parsed.verifier, decoding.choose_dtype(parsed.dtype, device), device)
     drafter, reward = kind.beside(parsed.drafter, verifier), make_reward(parsed.reward, verifier)

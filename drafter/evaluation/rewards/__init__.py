@@ -4,6 +4,8 @@
 `log_likelihood` asks the verifier, for prompts that nobody has answered.
 """
 
+from collections.abc import Callable
+
 from drafter.evaluation.rewards.base import Answered, Reward, Task
 from drafter.evaluation.rewards.exact_match import exact_match
 from drafter.evaluation.rewards.log_likelihood import LogLikelihood
@@ -12,7 +14,13 @@ from drafter.evaluation.rewards.sandbox import Limits
 from drafter.evaluation.rewards.unit_tests import UnitTests
 from drafter.verifier import Verifier
 
-REWARDS = ("exact_match", "rouge_2", "unit_tests", "log_likelihood")
+REWARDS: dict[str, Callable[[Verifier, Limits | None], Reward]] = {
+    "exact_match": lambda verifier, limits: exact_match,
+    "rouge_2": lambda verifier, limits: rouge_2,
+    "unit_tests": lambda verifier, limits: UnitTests(limits),
+    "log_likelihood": lambda verifier, limits: LogLikelihood(verifier),
+}
+"""What makes each, from the verifier and the limits of programs."""
 
 
 def make_reward(name: str, verifier: Verifier, limits: Limits | None = None) -> Reward:
@@ -24,14 +32,9 @@ def make_reward(name: str, verifier: Verifier, limits: Limits | None = None) -> 
     Raises:
         ValueError: there is no such reward, or programs can't be confined here.
     """
-    if name == "unit_tests":
-        return UnitTests(limits)
-    if name == "log_likelihood":
-        return LogLikelihood(verifier)
-    known: dict[str, Reward] = {"exact_match": exact_match, "rouge_2": rouge_2}
-    if name not in known:
+    if name not in REWARDS:
         raise ValueError(f"reward={name!r}: no such reward; choose one of {', '.join(REWARDS)}")
-    return known[name]
+    return REWARDS[name](verifier, limits)
 
 
 __all__ = ["REWARDS", "Answered", "Limits", "Reward", "Task", "make_reward"]

@@ -89,6 +89,8 @@ def load_tasks(kind: str, count: int, seed: int) -> list[Task]:
     return random.Random(seed).sample(found, min(count, len(found)))
 
 
-def split_tasks(tasks: list[Task]) -> tuple[list[Task], list[Task]]:
-    """Those for training, and those for evaluation: no source is in both."""
-    return [one for one in tasks if not one.held_out], [one for one in tasks if one.held_out]
+def split_tasks(tasks: list[Task]) -> tuple[list[Task], list[Task], list[Task]]:
+    """Those to train on, to validate by, to test by: no source is in two of them, in whichever run."""
+    parts = ("training", "validation", "test")
+    training, validation, test = ([one for one in tasks if one.part == part] for part in parts)
+    return training, validation, test

@@ -97,11 +97,8 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
         ValueError: there are too few.
     """
     settings = config.tasks
-    training, held_out = split_tasks(load_tasks(settings.kind, settings.count, config.seed))
-    sources = sorted({task.source for task in held_out})
-    tested = set(sources[::2])
-    validation = [task for task in held_out if task.source not in tested][: settings.validation]
-    test = [task for task in held_out if task.source in tested][: settings.test]
+    training, validation, test = split_tasks(load_tasks(settings.kind, settings.count, config.seed))
+    validation, test = validation[: settings.validation], test[: settings.test]
     enough = bool(training and validation and test)
     remedy = f"gives {len(training)} to train on, {len(validation)} to validate and {len(test)} to test; ask for more"
     require(enough, "tasks.count", settings.count, remedy)

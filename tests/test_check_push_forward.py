@@ -26,6 +26,7 @@ def good(tmp_path_factory):
     torch.manual_seed(3)
     verifier = make_verifier("llama")
     model = PushForwardModel.from_verifier(verifier, 2, (0.5, 1.0)).eval()
+    model.config.backbone["dtype"] = "float32"  # as of a teacher that was saved
     recipe = {"name": "mine", "verifier": {"source": SOURCE}}
     known = {"verifier": verifier.fingerprint(), "tokenizer": tokenizer_hash(verifier.tokenizer)}
     stages = [{"tokens_per_pass": 1, "held_out/nll_1": 2.34567}]
@@ -145,6 +146,10 @@ def test_an_export_in_another_dtype_passes_and_remembers(good, tmp_path, capsys)
     assert "check it: drafter check" in capsys.readouterr().out
     half, whole = (PushForwardModel.load(str(folder)) for folder in (tmp_path / "half", good))
     assert (half.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in PushForwardModel.load(str(tmp_path / "half"), torch.float32).parameters()} == {
+        torch.float32
+    }
     for one, other in zip(half.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(one, other.bfloat16())
     assert read_record(tmp_path / "half")["verifier"] == read_record(good)["verifier"]

@@ -115,6 +115,9 @@ class PushForwardModel(PreTrainedModel):
         wrong = sorted(map(str, (*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"])))
         if wrong:
             raise ValueError(f"drafter={source!r}: {wrong[0]} does not fit its config; export again")
+        wanted = dtype or model.config.dtype or model.noise.project.weight.dtype
+        for weight in model.parameters():  # a backbone's config may name another dtype than the whole is stored in
+            weight.data = weight.data.to(wanted)
         return model.to(device).eval()
 
     @classmethod

@@ -203,7 +203,7 @@ def recipe(tiny_words, tmp_path):
 
     def made(name, server, *more):
         steps = ["training.max_steps=6", "training.validate_every=3", "training.precision=float32"]
-        steps += ["data.tap_engine.prefetch=1"]
+        steps += ["data.tap_engine.prefetch=1", "data.validation_rows=4", "data.test_rows=4"]
         engine = ["data.taps=engine", f"data.tap_engine.url={server.url}", "verifier.body=none", "drafter.start=random"]
         words = tiny_words(tmp_path, f"name={name}", *steps, *engine, *more)
         return load(words[0], words[1:])

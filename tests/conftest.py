@@ -29,6 +29,13 @@ NEW_TOKENS = 28
 MASK_TOKEN = 2
 
 
+def pytest_collection_modifyitems(items):
+    """Refuse names that hold an address: two processes would not collect the same tests."""
+    named = next((item.nodeid for item in items if " at 0x" in item.nodeid), None)
+    if named:
+        raise pytest.UsageError(f"{named}: the name holds an address; give its parameters `ids`")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """A cache directory of this session alone."""

@@ -77,7 +77,11 @@ def short(tensors):
     return {name: each[:-3] for name, each in tensors.items()}
 
 
-@pytest.mark.parametrize("fault", ["missing", "truncated", short, "hang up", 503], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    ["missing", "truncated", short, "hang up", 503],
+    ids=["missing", "truncated", "short", "hang up", "503"],
+)
 def test_what_is_missing_or_short_is_asked_for_again(tmp_path, fault):
     with serve(states, tmp_path) as server:
         server.faults = [fault]

@@ -364,7 +364,11 @@ def test_arms_on_the_verifiers_law_run_beside_others(write_spec, tmp_path):
     [
         ({"arms": f"{ARMS}  full: []\n"}, [], r"arms\.full: there are two of this name"),
         ({"baseline": "none"}, [], r"baseline='none': no such arm; choose one of uniform, full"),
-        ({"suites": ["nowhere"]}, [], r"suite='nowhere': no such file; name one of humaneval"),
+        (
+            {"suites": ["nowhere"]},
+            [],
+            r"suite='nowhere': no such file; name a YAML file, or one",
+        ),
         ({"suites": []}, ["suites=[]"], r"suites=\[\]: name at least one"),
         ({"seeds": [1, 1]}, [], r"seeds=\[1, 1\]: names one twice"),
         ({"arms": f"{ARMS}  x: [losses.decayed_ce.reduction=max]\n"}, [], r"arms\.x: .*reduction=max"),

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from drafter.__main__ import main
 from drafter.check import check
-from drafter.export.push_forward import convert, write
+from drafter.export import push_forward
+from drafter.export.push_forward import export_push_forward
 from drafter.export.record import read_record
 from drafter.models import PushForwardModel
 from drafter.models.push_forward import model as models
@@ -31,7 +32,7 @@ def good(tmp_path_factory):
     known = {"verifier": verifier.fingerprint(), "tokenizer": tokenizer_hash(verifier.tokenizer)}
     stages = [{"tokens_per_pass": 1, "held_out/nll_1": 2.34567}]
     folder = tmp_path_factory.mktemp("push_forward") / "export"
-    write(model, verifier.tokenizer, folder, {"recipe": recipe, **known, "stages": stages})
+    push_forward.write(model, verifier.tokenizer, folder, {"recipe": recipe, **known, "stages": stages})
     return folder
 
 
@@ -159,7 +160,7 @@ def test_an_export_in_another_dtype_passes_and_remembers(good, tmp_path, capsys)
 def test_what_was_changed_is_not_exported_again(copied, tmp_path):
     weights(lambda found: {**found, BIAS: found[BIAS] + 1})(copied)
     with pytest.raises(ValueError, match=rf"{BIAS} is not what was exported"):
-        convert(str(copied), tmp_path / "out", None)
+        export_push_forward(str(copied), tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
 
 

@@ -210,7 +210,7 @@ def test_the_number_of_nodes_follows_the_costs(dear, nodes):
 
 
 def test_a_tree_whose_nodes_pay_differently_varies():
-    costs = Costs(1.0, [1.0 + 0.2 * width for width in range(13)])
+    costs = Costs(1.0, [1.0 + 0.05 * width for width in range(13)])
     found = decode("llama", batch_size=2, tree_nodes="auto", costs=costs)
     assert len({length for one in found for length in one.drafted}) > 3
     assert [one.token_ids for one in found] == make_answers("llama")

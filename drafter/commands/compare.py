@@ -18,7 +18,7 @@ def run(parsed: Namespace) -> None:
     from drafter.commands.endings import ending
     from drafter.evaluation.comparison import compare_records, read_records
     from drafter.evaluation.measured import table
-    from drafter.evaluation.report.compared import build, lines, sentence
+    from drafter.evaluation.report.compared import comparison_page, lines, sentence
     from drafter.files import write_json
 
     found = compare_records(read_records(parsed.ours), read_records(parsed.theirs))
@@ -26,5 +26,5 @@ def run(parsed: Namespace) -> None:
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_json(parsed.out / "comparison.json", found)
-        build(found).save_html(parsed.out / "report.html")
+        comparison_page(found).save_html(parsed.out / "report.html")
     print(ending(sentence(found), [parsed.out] if parsed.out else [], []))

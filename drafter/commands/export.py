@@ -70,7 +70,7 @@ def run(parsed: Namespace) -> None:
 
 
 def _push_forward(parsed: Namespace, dtype: str | None) -> None:
-    from drafter.export import push_forward
+    from drafter.export.push_forward import export_push_forward
 
     for name, given in (
         ("layout", parsed.layout != "canonical"),
@@ -81,7 +81,7 @@ def _push_forward(parsed: Namespace, dtype: str | None) -> None:
             raise ValueError(
                 f"{name}={getattr(parsed, name)!r}: is of block-diffusion drafters, and this is none; leave it out"
             )
-    teacher = push_forward.convert(parsed.source, parsed.out, dtype, parsed.verifier, int(parsed.shard_gigabytes * 1e9))
+    teacher = export_push_forward(parsed.source, parsed.out, dtype, parsed.verifier, int(parsed.shard_gigabytes * 1e9))
     print(f"{parsed.out}: written; check it: drafter check {parsed.out} --verifier {teacher or 'VERIFIER'}")
 
 

@@ -82,7 +82,7 @@ def facts(
 
 def save(record: dict[str, Any], directory: Path) -> None:
     """`evaluation.json`, `evaluation.csv` (a row for each prompt) and `report.html`."""
-    from drafter.evaluation.report.evaluated import build
+    from drafter.evaluation.report.evaluated import evaluation_page
 
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / NAME, record)
@@ -90,4 +90,4 @@ def save(record: dict[str, Any], directory: Path) -> None:
         directory / "evaluation.csv",
         [{"suite": name, **one} for name, prompts in record["prompts"].items() for one in prompts],
     )
-    build(json.loads((directory / NAME).read_text())).save_html(directory / "report.html")
+    evaluation_page(json.loads((directory / NAME).read_text())).save_html(directory / "report.html")

@@ -29,7 +29,7 @@ def recognises(source: str) -> bool:
     return PushForwardModel.recognises(read_config(find(source)))
 
 
-def convert(
+def export_push_forward(
     source: str, directory: Path, dtype: str | None, verifier: str | None = None, shard_bytes: int = SHARD_BYTES
 ) -> str | None:
     """Write the push-forward model of a checkpoint, a directory or a hub id; returns its teacher's name, if known.

@@ -22,7 +22,7 @@ RECURRENT = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
 Key = tuple[int, str, int]  # layer, which of its two kinds of state, and which of those
 
 
-class States(DynamicCache):
+class Recurrence(DynamicCache):
     """What recurrent layers read and write in one pass; keys and values pass by, to the cache of `over`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -122,9 +122,9 @@ class RecurrentCache(KVCache):
             self._memory.read[row], self._memory.passed[row] = length, None
 
     @contextmanager
-    def passing(self, ids: Tensor) -> Iterator[States]:
+    def passing(self, ids: Tensor) -> Iterator[Recurrence]:
         """States for a pass over `ids` [B, Q], which are remembered behind it."""
-        states = States(config=self._config)
+        states = Recurrence(config=self._config)
         states.fill({key: kept[self._rows] for key, kept in self._memory.kept.items()})
         yield states
         self._memory.put(states.tensors(), self._rows)

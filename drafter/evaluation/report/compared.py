@@ -33,7 +33,7 @@ def lines(found: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def build(found: dict[str, Any]) -> Page:
+def comparison_page(found: dict[str, Any]) -> Page:
     """A page of what `drafter compare` found."""
     page = Page(f"Comparison: {found['drafters'][0]} and {found['drafters'][1]}")
     page.lead(f"{sentence(found)}.")

@@ -18,7 +18,7 @@ METHOD = (
 )
 
 
-def build(record: dict[str, Any]) -> Page:
+def evaluation_page(record: dict[str, Any]) -> Page:
     """A page of what `drafter evaluate` wrote."""
     suites, whole = record["suites"], record["all"]
     page = Page(f"Evaluation: {record['drafter']}")

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
 from drafter.evaluation.free_running import compare_speed, compare_writing, quality_table
-from drafter.export.push_forward import write
+from drafter.export import push_forward
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
@@ -132,7 +132,7 @@ def export(
 ) -> None:
     """Model, tokenizer, what is remembered of the run, and a card."""
     made_for = {"verifier": verifier.fingerprint(), "tokenizer": tokenizer_hash(verifier.tokenizer)}
-    write(model, verifier.tokenizer, folder, {"recipe": asdict(config), **made_for, **summary})
+    push_forward.write(model, verifier.tokenizer, folder, {"recipe": asdict(config), **made_for, **summary})
 
 
 def trial(

@@ -28,7 +28,7 @@ lint: install  ## ruff, mypy, import contracts
 test: lint  ## lint, then every quick test
 	$(BIN)/python -m pytest -n 2
 
-test-slow: install  ## the tests on the real verifier
+test-slow: install  ## the tests on the real verifier, and those of many seconds
 	$(BIN)/python -m pytest -m slow
 
 test-browser: install  ## reports in a real browser, where there is chromium

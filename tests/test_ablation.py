@@ -286,6 +286,7 @@ def test_an_arm_that_does_not_fit_the_verifier_is_refused_before_any_training(wr
     assert not done
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
     shares = []
 
@@ -350,6 +351,7 @@ def test_verifier_and_taps_are_made_once(write_spec, monkeypatch):
     assert shared.verifier(torch.float32) is shared.material.verifier
 
 
+@pytest.mark.slow
 def test_arms_on_the_verifiers_law_run_beside_others(write_spec, tmp_path):
     arms = f"{ARMS}  kl: [losses.forward_kl.weight=1]\n"
     main(["ablate", str(write_spec(arms=arms, seeds=[0])), "drafter.vocabulary=full"])

@@ -90,6 +90,7 @@ ELSEWHERE = {
     ("python", "-m", "sglang.launch_server"): "gpu",
 }
 README = ROOT / "README.md"
+SLOW = {f"docs/{page}.md" for page in ("answers", "diversed", "losses", "memory", "report")}
 EVERYTHING = [
     (page, words) for page in PAGES for each in blocks(page) if each.language == "bash" for words in commands(each.text)
 ]
@@ -198,7 +199,14 @@ def desk(tmp_path, monkeypatch, tiny_answers, finished_run):
     return Desk(tiny_answers, finished_run)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(each.language for each in blocks(page))], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name(page), marks=[pytest.mark.slow] if name(page) in SLOW else [])
+        for page in PAGES
+        if any(each.language for each in blocks(page))
+    ],
+)
 def test_what_a_page_shows_runs(page, desk):
     own = [words for other, words in EVERYTHING if other not in (page, README)]
     for block in blocks(page):

@@ -87,7 +87,9 @@ def test_engines_vocabulary_in_the_speculators_layout(drafter, tmp_path):
     assert not (tmp_path / "b/draft_vocabulary.json").exists()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", *(pytest.param(one, marks=pytest.mark.slow) for one in ("qwen2", "gemma3"))]
+)
 def test_transformers_decodes_the_same_tokens(family, tmp_path):
     """Its own DFlash assistant, loaded strictly from a conversion: plain tokens, our tokens, our acceptance."""
     verifier, trained, prompts = make_verifier(family), make_memorising(family), make_prompts()

@@ -97,7 +97,7 @@ def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, able):
     assert names(tmp_path) == ["x", "x/new"]
 
 
-@pytest.mark.parametrize("name", ["folder", "file.parquet"])
+@pytest.mark.parametrize("name", ["folder", pytest.param("file.parquet", marks=pytest.mark.slow)])
 def test_answers_in_the_making(tmp_path, name):
     """Whatever was killed when, the next run ends with the rows of an undisturbed one, and with its files alone."""
 
@@ -122,7 +122,13 @@ def make_rows():
     return [Row(torch.randint(3, 259, (n,), generator=generator).tolist(), ((2, n),)) for n in (9, 5, 30, 22)]
 
 
-@pytest.mark.parametrize("passes", [None, [[1, 0], [2], [3]]], ids=["at once", "when asked for"])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        pytest.param(None, id="at once", marks=pytest.mark.slow),
+        pytest.param([[1, 0], [2], [3]], id="when asked for"),
+    ],
+)
 def test_taps_in_the_making(tmp_path, monkeypatch, passes):
     monkeypatch.setattr("drafter.taps.cache.SMALLEST_FILE", 20_000)
     monkeypatch.setattr("drafter.taps.cache.TOKENS_PER_PASS", 40)

@@ -42,8 +42,8 @@ def test_no_two_classes_have_one_name():
 def test_a_function_that_is_imported_by_its_bare_name_has_no_double():
     """`tables.read` and `answers.read` say which; where a bare `read` is imported from two modules, no reader knows."""
     where = defaultdict(set)
-    for name, kind in definitions():
-        where[name] |= definitions()[name, kind]
+    for (name, _), modules in definitions().items():
+        where[name] |= modules
     doubled = defaultdict(set)
     for module, name in imported():
         origins = {one for one in where.get(name, ()) if one == module or one.startswith(f"{module}.")}

@@ -125,7 +125,7 @@ FOLDERS = [*FSDP, "training.sharded_checkpoints=true"]
     ("before", "after"),
     [
         pytest.param(SHARED, ALONE, id="two ranks, then one", marks=pytest.mark.slow),
-        pytest.param(FOLDERS, FOLDERS, id="weights and checkpoints shared out"),
+        pytest.param(FOLDERS, FOLDERS, id="weights and checkpoints shared out", marks=pytest.mark.slow),
         pytest.param(ALONE, FSDP, id="one rank, then two that share the weights out", marks=pytest.mark.slow),
         pytest.param(FSDP, SHARED, id="weights shared out, then not", marks=pytest.mark.slow),
     ],

@@ -134,6 +134,7 @@ def killed(words, at):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_an_undisturbed_one(finished_run, tiny_words, tmp_path, caplog, recwarn):
     """Killed before half of its steps, and in the step after the best checkpoint, when that is the newest."""
     last = min(summary(finished_run)["steps"], 45)

@@ -105,6 +105,7 @@ def test_every_suite_that_ships_is_read():
         assert made.name == path.stem
 
 
+@pytest.mark.slow
 def test_the_standard_library_asks_of_what_is_held_out():
     found = read_cases(Suite(name="own", standard_library=20, validation_share=0.2))
     assert 0 < len(found) < 60

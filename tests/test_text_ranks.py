@@ -37,6 +37,7 @@ def one_rank(rank, port, *arguments):
     os._exit(0)  # as in test_ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_train_on_text_as_one_does(tmp_path, texts):  # noqa: F811
     resolve("tiny-llama")  # here: where processes are joined already, transformers saves on the first alone
     for name in ("alone", "micro", "ranks"):

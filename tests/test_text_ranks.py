@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from test_text_runs import distillation, recipe, texts  # noqa: F401 (a fixture)

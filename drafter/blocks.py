@@ -62,6 +62,13 @@ def document_positions(documents: Tensor) -> Tensor:
     return index - index.where(begins, 0).cummax(1).values
 
 
+def document_starts(anchors: Tensor, documents: Tensor | None) -> Tensor:
+    """Where the document of each anchor [B, A] begins in its row, [B, A]; None: a row is one document."""
+    if documents is None:
+        return torch.zeros_like(anchors)
+    return anchors - document_positions(documents).gather(1, anchors)
+
+
 def slot_labels(
     ids: Tensor,
     supervised: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from losses.accept_until_fail import AcceptUntilFail
 from losses.base import BlockScores, Loss, OverRanks, Term, mean_over_ranks, slot_decay, valid_prefix
-from losses.capping import capped, gradient_norm, norms_around
+from losses.capping import gradient_norm, lowered_to, norms_around
 from losses.chain_reward import ChainReward
 from losses.decayed_ce import DecayedCE
 from losses.distribution import JSD, LK, ForwardKL, OverlapChain, ReverseKL, TotalVariation
@@ -114,10 +114,9 @@ class Losses:
                 known so (`Loss.known_weight`). None: the batch stands alone.
         """
         means = self._means(scores, over_ranks, slots)
-        weights: dict[str, float | Tensor] = {name: loss.coefficient(step) for name, loss in self.active.items()}
-        for name in self.capped:
-            weights[name] = self._capped(name, means, scores, step, over_ranks)
-        total = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
+        weights = {name: loss.coefficient(step) for name, loss in self.active.items()}
+        lowered = {name: self._lowered(name, means, weights, scores, over_ranks) for name in self.capped}
+        total = torch.stack([(weights | lowered)[name] * mean for name, mean in means.items()]).sum()
         return total, {name: -mean if self.active[name].is_reward else mean for name, mean in means.items()}
 
     def gradient_norms(
@@ -130,15 +129,19 @@ class Losses:
         hidden = _states(scores)
         return {name: gradient_norm(mean, hidden) for name, mean in self._means(scores, over_ranks, slots).items()}
 
-    def _capped(
-        self, name: str, means: dict[str, Tensor], scores: BlockScores, step: int | None, over_ranks: OverRanks
+    def _lowered(
+        self,
+        name: str,
+        means: dict[str, Tensor],
+        weights: dict[str, float],
+        scores: BlockScores,
+        over_ranks: OverRanks,
     ) -> Tensor:
-        """The coefficient of a capped loss at this step, the same on every rank."""
-        loss, cap = self.active[name], self.active[name].gradient_cap
+        """The coefficient that a capped loss may have of its own in `weights`, the same on every rank."""
+        cap = self.active[name].gradient_cap
         assert cap is not None
-        weights = {other: each.coefficient(step) for other, each in self.active.items()}
         own, others = over_ranks(norms_around(name, means, weights, _states(scores))).unbind()
-        return capped(loss.coefficient(step), own, others, cap)
+        return lowered_to(weights[name], own, others, cap)
 
     def _means(self, scores: BlockScores, over_ranks: OverRanks, slots: Tensor | None) -> dict[str, Tensor]:
         terms = {name: loss(scores) for name, loss in self.active.items()}

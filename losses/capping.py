@@ -12,7 +12,7 @@ def gradient_norm(value: Tensor, hidden: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
 
 
-def capped(coefficient: float, own: Tensor, others: Tensor, cap: float) -> Tensor:
+def lowered_to(coefficient: float, own: Tensor, others: Tensor, cap: float) -> Tensor:
     """min(coefficient, cap * others / own): the coefficient under which coefficient * own <= cap * others.
 
     Args:

@@ -56,7 +56,7 @@ class LookUp(torch.autograd.Function):
             torch.mm(hidden[part].to(head.dtype), head.T, out=logits)
             if narrow:
                 z.copy_(logits)
-            slope = None if look.softcap is None else capped(z, look.softcap)  # [C, V] or None
+            slope = None if look.softcap is None else soft_capped(z, look.softcap)  # [C, V] or None
             top, best = z.max(-1, keepdim=True)  # [C, 1] both
             hit[part] = (best == label).squeeze(1)
             if look.top_k is not None:
@@ -95,7 +95,7 @@ class LookUp(torch.autograd.Function):
         return None if total is None else total.to(gradient.dtype), None, None
 
 
-def capped(z: Tensor, softcap: float) -> Tensor:
+def soft_capped(z: Tensor, softcap: float) -> Tensor:
     """Put c tanh(z / c) in the place of `z` [C, V]; returns its slope 1 - tanh(z / c)^2, [C, V]."""
     z.div_(softcap).tanh_()
     slope = z.square().neg_().add_(1)

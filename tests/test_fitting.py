@@ -10,8 +10,8 @@ from torch.utils.data import TensorDataset
 
 from drafter import config as configs
 from drafter.config import SYSTEMS, Config, FittingConfig
+from drafter.export.original import weights_of
 from drafter.training.batches.loader import loader
-from drafter.training.checkpoints import weights_of
 from drafter.training.fitting import Batches, fit
 from drafter.training.runs import RUNS, run
 

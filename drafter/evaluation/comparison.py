@@ -9,7 +9,7 @@ import torch
 
 from drafter.evaluation.decoding import Decoding
 from drafter.evaluation.record import NAME
-from drafter.evaluation.statistics import Comparison, Counts, average_gain, compare
+from drafter.evaluation.statistics import Comparison, Counts, average_gain, compare, estimate
 
 Record = dict[str, Any]
 COUNTS = ("emitted", "cycles", "accepted")
@@ -94,7 +94,7 @@ def compare_records(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
     check_comparable(ours, theirs)
     pairs = {suite: (counts_of(ours, theirs, suite), counts_of(theirs, ours, suite)) for suite in ours[0]["prompts"]}
     found: dict[str, Comparison] = {suite: compare(*pair) for suite, pair in pairs.items()}
-    other = {suite: compare(pair[1], pair[1]).tokens_per_cycle for suite, pair in pairs.items()}
+    other = {suite: estimate(base) for suite, (_, base) in pairs.items()}
     average = average_gain(pairs)
     return {
         "drafters": [ours[0]["drafter"], theirs[0]["drafter"]],

@@ -28,11 +28,16 @@ class Cycles:
     kept: list[int] = field(default_factory=list)
 
     @classmethod
+    def none(cls, slots: int) -> "Cycles":
+        """Those of no prompt, of drafts of so many slots."""
+        return cls(reached=[0] * slots, kept=[0] * slots)
+
+    @classmethod
     def of(cls, generations: Sequence[Generation], draft_length: int | None = None) -> "Cycles":
         """Those of decoded answers; None: as many slots as any cycle kept."""
         if draft_length is None:
             draft_length = max((kept for one in generations for kept in one.accepted), default=0)
-        found = cls(reached=[0] * draft_length, kept=[0] * draft_length)
+        found = cls.none(draft_length)
         for one in generations:
             found.add(one.emitted, one.accepted)
         return found
@@ -87,7 +92,7 @@ class Cycles:
     @classmethod
     def together(cls, parts: Sequence["Cycles"]) -> "Cycles":
         """Those of all prompts of some suites, or of some ranks."""
-        found = cls(reached=[0] * max(len(one.kept) for one in parts), kept=[0] * max(len(one.kept) for one in parts))
+        found = cls.none(max(len(one.kept) for one in parts))
         for one in parts:
             for emitted, accepted in zip(one.emitted, one.accepted, strict=True):
                 found.add(emitted, accepted)

@@ -37,7 +37,7 @@ def what_pays(observed: Sequence[Observed | None], answers: Sequence[list[int]],
 
 def walk_trees(seen: Sequence[tuple[Observed, list[int]]], nodes: int) -> Cycles:
     """The cycles along answers of a decoder that drafts trees of so many nodes: greedy, so the answer is known."""
-    found = Cycles(reached=[0] * seen[0][0].scores.shape[1], kept=[0] * seen[0][0].scores.shape[1])
+    found = Cycles.none(seen[0][0].scores.shape[1])
     for one, answer in seen:
         emitted, accepted, at = [], [], 0
         while at < len(answer) - 1:

@@ -11,6 +11,7 @@ from drafter.evaluation.asking import SuiteRun
 from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.suites import Case
 from drafter.machine.devices import choose_device
+from drafter.machine.ranks import own_device
 
 T = TypeVar("T")
 
@@ -37,8 +38,7 @@ class Company:
 
     def device(self, asked: str) -> str:
         """The device of this process, where `auto` or `cuda` would give all of them the first."""
-        found = choose_device(asked)
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.count > 1 and found == "cuda" else asked
+        return own_device("auto", choose_device(asked)) if self.count > 1 else asked
 
     def share(self, every: Sequence[T]) -> list[T]:
         """What this process takes: as long and as hard as the others', more or less."""
@@ -55,7 +55,7 @@ class Company:
             ((asked.turn, place[asked.case.source]), one, at) for one in parts for at, asked in enumerate(one.asked)
         ]
         slots = max(len(one.cycles.kept) for one in parts)
-        whole = SuiteRun([], [], Cycles(reached=[0] * slots, kept=[0] * slots))
+        whole = SuiteRun([], [], Cycles.none(slots))
         for _, one, at in sorted(every, key=lambda each: each[0]):
             whole.asked.append(one.asked[at])
             whole.answers.append(one.answers[at])

@@ -114,7 +114,7 @@ def _propose(hidden: Tensor, head: OutputHead, vocabulary: Tensor | None, chunk_
 
 def walk(leading: Iterable[list[int]], draft_length: int) -> Cycles:
     """The cycles along answers, given the `leading_matches` of each."""
-    result = Cycles(reached=[0] * draft_length, kept=[0] * draft_length)
+    result = Cycles.none(draft_length)
     for row in leading:
         result.add(*walk_row(row, draft_length))
     return result

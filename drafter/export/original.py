@@ -94,9 +94,7 @@ def of_checkpoint(path: Path) -> Original:
         raise ValueError(
             f"checkpoint={str(path)!r}: does not say what drafter it holds; name a checkpoint that `train.py` wrote"
         )
-    prefix = (
-        about.get("weights", "drafter") + "."
-    )  # of the weights that the recipe leaves: as they are, or their average
+    prefix = f"{about.get('weights', 'drafter')}."  # of what the recipe leaves: the weights, or their average
     names = {_ours(name, prefix): name for name in state["state_dict"] if name.startswith(prefix)}
     for name, shape in BlockDiffusionDrafter.shapes(about["facts"]).items():
         if name not in names or tuple(state["state_dict"][names[name]].shape) != shape:
@@ -118,6 +116,13 @@ def of_checkpoint(path: Path) -> Original:
 
 def _ours(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).replace("_orig_mod.", "")
+
+
+def weights_of(checkpoint: dict[str, Any], child: str) -> dict[str, Tensor]:
+    """The weights of a module's child in one of its checkpoints."""
+    prefix = f"{child}."
+    found = checkpoint["state_dict"].items()
+    return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from drafter.export import DTYPES, check_place
 from drafter.export.card import markdown_table
-from drafter.export.original import read_state
+from drafter.export.original import read_state, weights_of
 from drafter.export.record import RECORD, checksum, read_record
 from drafter.files import atomically, write_json
 from drafter.layouts.weights import SHARD_BYTES
@@ -65,11 +65,10 @@ def of_checkpoint(path: Path) -> tuple[PushForwardModel, dict[str, Any]]:
         ValueError: weights are missing, or of another shape.
     """
     state = read_state(path)
-    kept, prefix = state[KEPT], state[KEPT]["weights"] + "."
+    kept = state[KEPT]
     model = PushForwardModel(PushForwardConfig.from_dict(kept["config"]))
-    own = {name.removeprefix(prefix): value for name, value in state["state_dict"].items() if name.startswith(prefix)}
     try:
-        model.load_state_dict(own)
+        model.load_state_dict(weights_of(state, kept["weights"]))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"checkpoint={str(path)!r}: its weights are not its model's ({reason}); train again") from None

@@ -45,14 +45,10 @@ class Tiled(nn.Module):
     Args:
         weight: [out, in], bfloat16 on a CPU.
         bias: [out] or None.
-    Attributes:
-        bytes: that the copy takes.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.bytes = weight.numel() * weight.element_size()
         self.bias: Tensor | None = None if bias is None else bias.detach()
         self.tiled = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 

@@ -48,6 +48,18 @@ def evenly_spaced(num_layers: int, count: int) -> list[int]:
     return [round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count)]
 
 
+def sizes_of(config: Any) -> dict[str, int]:
+    """Sizes that a drafter takes from the text config of its verifier."""
+    heads = config.num_attention_heads
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,  # may differ from layer to layer
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+    }
+
+
 def config_for(
     verifier: VerifierHead,
     *,
@@ -71,17 +83,12 @@ def config_for(
         raise ValueError(f"drafter.mask_token_id={mask_token_id}: ends answers; choose an id that text never uses")
     if lost := lost_of(theirs):
         log.info("the drafter rotates whole heads by the verifier's base alone, not by its %s", lost)
-    heads = theirs.num_attention_heads
     eps = next((value for name in EPSILONS if (value := getattr(theirs, name, None))), 1e-6)
     return BlockDiffusionConfig(
         architectures=CANONICAL.fixed["architectures"],
         vocab_size=vocabulary,
-        hidden_size=theirs.hidden_size,
-        intermediate_size=getattr(theirs, "intermediate_size", None) or 4 * theirs.hidden_size,
+        **sizes_of(theirs),
         num_hidden_layers=num_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=getattr(theirs, "num_key_value_heads", None) or heads,  # may differ from layer to layer
-        head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
         hidden_act="silu",
         rms_norm_eps=eps,
         max_position_embeddings=theirs.max_position_embeddings,

@@ -84,15 +84,18 @@ class TapsElsewhere:
         Raises:
             ValueError: what `States.of` raises, before the step is trained.
         """
+        return self._joined(packs)
+
+    def padded(self, indices: Sequence[int]) -> Tensor:
+        """Taps of some rows, right-padded with zeros, [B, S, T*D]."""
+        return self._joined([[index] for index in indices])
+
+    def _joined(self, packs: Sequence[Sequence[int]]) -> Tensor:
+        """Taps of packs of rows, one row behind the other, right-padded with zeros, [B, S, T*D]."""
         indices = [index for pack in packs for index in pack]
         made = dict(zip(indices, self.states.of([self.rows[index] for index in indices]), strict=True))
         joined = [torch.cat([self.taps(made[index]) for index in pack]) for pack in packs]
         return torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
-
-    def padded(self, indices: Sequence[int]) -> Tensor:
-        """Taps of some rows, right-padded with zeros, [B, S, T*D]."""
-        found = self.states.of([self.rows[index] for index in indices])
-        return torch.nn.utils.rnn.pad_sequence([self.taps(one) for one in found], batch_first=True)
 
     def taps(self, states: Tensor) -> Tensor:
         """States [S, layers, D] of a row as taps [S, T*D], or with the last state, normed, beside them."""

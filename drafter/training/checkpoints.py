@@ -57,9 +57,9 @@ class Previous(Callback):
             return
         names = [self.last, *(self.last.with_name(previous(number)) for number in range(1, self.keep))]
         _remove(names[-1])
-        for one, before in zip(names[-2:0:-1], names[:1:-1], strict=True):
-            if one.exists():
-                one.rename(before)
+        for number in range(self.keep - 1, 1, -1):  # the oldest make room first
+            if names[number - 1].exists():
+                names[number - 1].rename(names[number])
         if self.last.is_dir():
             self.last.rename(names[1])
         else:
@@ -95,13 +95,6 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
         return read_folder(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return state
-
-
-def weights_of(checkpoint: dict[str, Any], child: str) -> dict[str, torch.Tensor]:
-    """The weights of a module's child in one of its checkpoints."""
-    prefix = f"{child}."
-    found = checkpoint["state_dict"].items()
-    return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}
 
 
 def _remove(path: Path) -> None:

@@ -16,11 +16,11 @@ from drafter.data.coverage import Coverage
 from drafter.data.rows import Rows
 from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.walk import leading_matches, walk
+from drafter.export.original import weights_of
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
 from drafter.training.average import Average
 from drafter.training.batches import Batch
-from drafter.training.checkpoints import weights_of
 from drafter.training.head import Head
 from drafter.training.optimisation import optimisation
 from drafter.training.sharding import shard, whole_weights

@@ -9,7 +9,7 @@ from drafter.config import AlignmentConfig
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import ranks
-from drafter.models.block_config import evenly_spaced
+from drafter.models.block_config import evenly_spaced, sizes_of
 from drafter.training.budget import GIGABYTE, fitting_anchors, parameters, step_memory
 from drafter.training.fitting import Batches
 from drafter.training.prepare import Material
@@ -19,7 +19,7 @@ from drafter.verifier.conversion import resolve
 def plan(config: AlignmentConfig, material: Material, batches: Batches, world: int) -> list[str]:
     """Sizes of the drafter, of the data and of a step."""
     settings, drafter = config.training, material.drafter
-    parameters = sum(weight.numel() for weight in drafter.parameters()) / 1e6
+    millions = sum(weight.numel() for weight in drafter.parameters()) / 1e6
     vocabulary, proposed = len(material.verifier.head), drafter.vocabulary
     proposes = "all tokens" if proposed is None else f"{len(proposed)} of {vocabulary} tokens"
     rows = settings.rows * settings.accumulate * world
@@ -28,7 +28,7 @@ def plan(config: AlignmentConfig, material: Material, batches: Batches, world: i
     taps = ", ".join(map(str, drafter.tap_layers))
     held_out = f"held out: {len(material.validation)} that choose, {len(material.test)} that are reported"
     return [
-        f"drafter: {parameters:.3g} M parameters, blocks of {drafter.block_size}, taps of layers {taps}; {proposes}",
+        f"drafter: {millions:.3g} M parameters, blocks of {drafter.block_size}, taps of layers {taps}; {proposes}",
         f"data: {material.train_rows} rows, {material.train_tokens} answer tokens; {held_out}",
         f"training: {settings.max_steps} steps of {rows} rows{seen}; {precision} on {world} x {material.device}",
     ]
@@ -77,15 +77,11 @@ def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
 
 def outline(config: AlignmentConfig, verifier: Any) -> Any:
     """What of a drafter's config its sizes follow from."""
-    settings, heads = config.drafter, verifier.num_attention_heads
+    settings = config.drafter
     taps = settings.tap_layers or evenly_spaced(verifier.num_hidden_layers, settings.num_taps)
     return SimpleNamespace(
-        hidden_size=verifier.hidden_size,
-        intermediate_size=getattr(verifier, "intermediate_size", None) or 4 * verifier.hidden_size,
+        **sizes_of(verifier),
         num_hidden_layers=settings.num_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=getattr(verifier, "num_key_value_heads", None) or heads,
-        head_dim=getattr(verifier, "head_dim", None) or verifier.hidden_size // heads,
         block_size=settings.block_size,
         dflash_config={"target_layer_ids": taps},
     )

@@ -28,14 +28,13 @@ def check_compile(requested: str, device: torch.device, dtype: torch.dtype) -> N
 
 
 def choose_tiles(requested: str, verifier: "Verifier") -> bool:
-    """Turn `auto | on | off` into whether passes of decoding are tiled: `auto` where they can be.
+    """Turn `auto | on | off`, which `check_compile` took, into whether passes of decoding are tiled.
 
     Raises:
-        ValueError: `on` on a CPU where they can't be.
+        ValueError: `on` for layers that can't be.
     """
     if requested == "off" or verifier.device.type != "cpu":
         return False
-    check_compile(requested, verifier.device, verifier.dtype)
     if why_not_tiled(verifier.device, verifier.dtype):
         return False
     reason = _unknown(verifier.layers)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from drafter.blocks import document_positions
+from drafter.blocks import document_starts
 
 
 class Flex:
@@ -19,9 +19,7 @@ class Flex:
 
     def __init__(self, anchors: Tensor, length: int, size: int, documents: Tensor | None = None):
         self.anchors, self.length, self.size = anchors, length, size
-        self.starts = torch.zeros_like(anchors)  # [B, A] of each block's document
-        if documents is not None:
-            self.starts = anchors - document_positions(documents).gather(1, anchors)
+        self.starts = document_starts(anchors, documents)  # [B, A]
         self._masks: dict[tuple[bool, int | None], BlockMask] = {}
 
     def __call__(

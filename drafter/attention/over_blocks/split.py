@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drafter.attention.over_blocks.joined import Few, Joined
-from drafter.blocks import document_positions
+from drafter.blocks import document_starts
 
 SCORES_AT_ONCE = 1 << 17  # of all heads: on a CPU they stay in its cache
 ON_AN_ACCELERATOR = 1 << 26
@@ -21,9 +21,7 @@ class Split:
 
     def __init__(self, anchors: Tensor, length: int, size: int, documents: Tensor | None = None):
         self.anchors, self.length, self.size = anchors, length, size
-        self.starts = torch.zeros_like(anchors)  # [B, A] of each block's document
-        if documents is not None:
-            self.starts = anchors - document_positions(documents).gather(1, anchors)
+        self.starts = document_starts(anchors, documents)  # [B, A]
         self._spans: list[list[tuple[int, int]]] | None = None
         self._parts: dict[tuple[int, int | None], list[Few]] = {}
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from drafter.config import EnsembleConfig, require
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.rewards import Task
+from drafter.export.original import weights_of
 from drafter.files import atomically
 from drafter.models.cut import cut_layers
 from drafter.training.batches.texts import TextFeed
-from drafter.training.checkpoints import weights_of
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.verifier import Verifier

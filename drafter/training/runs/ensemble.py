@@ -18,6 +18,7 @@ from drafter.evaluation import frontier
 from drafter.evaluation.measured import table
 from drafter.evaluation.rewards import Limits, Reward, Task, make_reward
 from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
+from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
@@ -25,7 +26,6 @@ from drafter.machine.precision import choose
 from drafter.models import kind_of
 from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
-from drafter.training.checkpoints import weights_of
 from drafter.training.claim import claim
 from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
 from drafter.training.ensemble.pair import make_pair

@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from drafter.config import LanguageModelConfig, require
 from drafter.data.texts import held_out, make_text_rows, read_documents
+from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import atomically, write_json
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.training.batches.texts import TextFeed
-from drafter.training.checkpoints import weights_of
 from drafter.training.claim import claim
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,11 +115,19 @@ def test_decoding_by_the_head(finished, pair):
 
 def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
     sizes = ["--count", "2", "--seeds", "1", "--max-new-tokens", "4", "--timed", "2", "--draft-length", "2"]
-    rest = ["--reward", "log_likelihood", "--head", str(finished / "head"), "--out", str(tmp_path)]
+    other = tmp_path / "other/head"
+    made = EnsembleHead.load(finished / "head").config
+    EnsembleHead(replace(made, training=made.training | {"name": "other", "seed": 1})).save(other)
+    rest = ["--reward", "log_likelihood", "--head", str(finished / "head"), str(other), "--out", str(tmp_path)]
     assert main(["frontier", str(pair), "--verifier", "tiny-llama", *sizes, *rest]) == 0
     said = capsys.readouterr().out
     assert "| dynamic tiny " in said
-    assert "over the static ensembles at its tokens per cycle" in said
+    assert "tiny, other: log_likelihood over the static ensembles at its tokens per cycle" in said
+    with (tmp_path / "heads.csv").open() as file:
+        assert [line["heads"] for line in csv.DictReader(file)] == ["tiny", "other", "tiny, other"]
+    theory = json.loads((tmp_path / "theory.json").read_text())
+    assert theory["draft_length"] == 2
+    assert theory["speedup"] > 0
     with (tmp_path / "frontier.csv").open() as file:
         rates = {line["way"]: float(line["tokens_per_second"]) for line in csv.DictReader(file)}
     assert {"static 0.25", "dynamic tiny", "drafter alone"} <= set(rates)  # NaN where an answer ended at once

@@ -14,6 +14,7 @@ from drafter.evaluation.frontier.points import _interpolate, distance_along, dis
 from drafter.evaluation.frontier.ways import EXACT, RELAXED
 from drafter.evaluation.rewards import Task, make_reward
 from drafter.models import CausalDrafter
+from drafter.models.ensemble_head import HeadConfig
 
 
 def a_point(name, emitted, reward, rule="static_ensemble:verifier_weight=0.5"):
@@ -39,11 +40,39 @@ def test_a_point_on_the_line_gains_nothing_and_one_above_it_does():
     assert frontier.gain_over(line[::-1], a_point("e", 3.0, 0.6)).value == pytest.approx(above.value)
 
 
+def test_heads_are_averaged_and_drawn():
+    line = [a_point("a", 1.0, 0.9), a_point("b", 3.0, 0.5)]
+    heads = [a_point(str(gain), 2.0, 0.7 + gain) for gain in (0.1, 0.2, 0.6)]
+    alone, together = [frontier.gain_over(line, head) for head in heads], frontier.gain_over(line, *heads)
+    assert together.value == pytest.approx(sum(one.value for one in alone) / 3)
+    assert together.low == pytest.approx(
+        0.1, abs=0.02
+    )  # of three heads two are drawn, one ninth of draws the least twice
+    assert together.high == pytest.approx(0.6, abs=0.02)
+    twins = frontier.gain_over(line, heads[1], heads[1])
+    assert (twins.low, twins.high) == pytest.approx((alone[1].low, alone[1].high))
+
+
+def test_heads_of_one_recipe_are_a_family():
+    def made(name, seed, **training):
+        return HeadConfig(2, 2, training={"name": name, "seed": seed, "output": name, "system": "ensemble", **training})
+
+    heads = {"a": made("a", 0), "b": made("b", 1), "other": made("other", 0, clip=0.1), "c": made("c", 2)}
+    heads |= {"bare": HeadConfig(2, 2), "as bare": HeadConfig(2, 2)}  # nothing is known of them
+    assert frontier.families(heads) == [["a", "b", "c"]]
+    line = [a_point("x", 1.0, 0.9), a_point("y", 3.0, 0.5)]
+    points = [a_point(f"dynamic {name}", 2.0, 0.8, "dynamic_ensemble:head=x") for name in heads]
+    lines = frontier.gains([*line, *points], heads)
+    assert [one["heads"] for one in lines] == [*heads, "a, b, c"]
+    assert [one["count"] for one in lines] == [1] * 6 + [3]
+    assert all(frontier.said(one).startswith("+0.100 [+0.") for one in lines)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_lines_are_read_as_numpy_reads_them(seed):
     generator = numpy.random.default_rng(seed)
     at, worth, where = generator.random((5, 4)), generator.random((5, 4)), 1.4 * generator.random(5) - 0.2
-    got = _interpolate(*(torch.tensor(one) for one in (at, worth, where)))
+    got = _interpolate(*(torch.tensor(one) for one in (at, worth, where[:, None])))
     for row in range(5):
         order = numpy.argsort(at[row])
         expected = numpy.interp(where[row], at[row][order], worth[row][order])

@@ -6,6 +6,7 @@ that is no better than they are is not worth its law.
 """
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from drafter.commands import decoding
@@ -28,7 +29,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="tasks answered together; default: 32")
     parser.add_argument("--dtype", choices=decoding.DTYPES, default="float32", help="of both models; default: float32")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write frontier.csv and frontier.png here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write tables and the picture here")
 
 
 def run(parsed: Namespace) -> None:
@@ -42,7 +43,7 @@ def run(parsed: Namespace) -> None:
     from drafter.evaluation.prediction import predict
     from drafter.evaluation.rewards import make_reward
     from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
-    from drafter.files import write_csv
+    from drafter.files import write_csv, write_json
     from drafter.machine.devices import choose_device
     from drafter.models import kind_of
     from drafter.models.ensemble_head import EnsembleHead
@@ -56,9 +57,9 @@ def run(parsed: Namespace) -> None:
         parsed.batch_size,
         parsed.timed,
     )
-    heads = {Path(path).parent.name or path: path for path in parsed.head}
-    for path in heads.values():
-        EnsembleHead.load(path)
+    named = {Path(path).parent.name or path: path for path in parsed.head}
+    heads = named if len(named) == len(parsed.head) else {path: path for path in parsed.head}
+    made = {name: EnsembleHead.load(path).config for name, path in heads.items()}
     *_, tasks = split_tasks(load_tasks(parsed.tasks, 16 * parsed.count, 0))
     if not tasks:
         raise ValueError(f"tasks={parsed.tasks!r}: none of them is kept for tests; name a larger file")
@@ -69,18 +70,21 @@ def run(parsed: Namespace) -> None:
     measured = frontier.measure(verifier, drafter, tasks[: parsed.count], reward, ways, setting)
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
-    static = [point for point in points if frontier.is_static(point)]
-    for point in points:
-        if point.way.rule.startswith("dynamic_ensemble"):
-            one = frontier.gain_over(static, point)
-            found = f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
-            print(f"{point.way.name}: {parsed.reward} over the static ensembles at its tokens per cycle {found}")
+    gains = frontier.gains(points, made)
+    for one in gains:
+        print(f"{one['heads']}: {parsed.reward} over the static ensembles at its tokens per cycle {frontier.said(one)}")
     if parsed.timed:
         prompts = [verifier.chat_ids(task.prompt) for task in tasks[: parsed.timed]]
         how = {"draft_length": parsed.draft_length, "temperature": parsed.temperature}
-        print(predict(verifier, drafter, prompts, parsed.max_new_tokens, **how))
+        theory = predict(verifier, drafter, prompts, parsed.max_new_tokens, **how)
+        print(theory)
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_csv(parsed.out / "frontier.csv", [point.figures() for point in points])
         frontier.plot(points, parsed.out / "frontier.png", parsed.reward)
-        print(ending("the map", [parsed.out / "frontier.csv", parsed.out / "frontier.png"], []))
+        if gains:
+            write_csv(parsed.out / "heads.csv", gains)
+        if parsed.timed:
+            write_json(parsed.out / "theory.json", asdict(theory))
+        files = ("frontier.csv", "frontier.png", "heads.csv", "theory.json")
+        print(ending("the map", [parsed.out / name for name in files], []))

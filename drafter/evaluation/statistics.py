@@ -84,6 +84,11 @@ def draw(seeds: int, prompts: int, draws: int = DRAWS, number: int = 0) -> Draws
     return Draws(_some(seeds, taken, draws, 0), _some(prompts, prompts, draws, 1 + number))
 
 
+def draw_runs(runs: int, draws: int = DRAWS) -> Tensor:
+    """How often each draw holds each of several runs, [draws, runs]: R - 1 of R, apart from its seeds and prompts."""
+    return _some(runs, max(1, runs - 1), draws, -1)
+
+
 def per_cycle(counts: Counts, what: str, drawn: Draws) -> Tensor:
     """`what` over cycles, each summed over the drawn prompts, averaged over the drawn seeds: [draws]."""
     rates = (drawn.prompts @ counts[what].T) / (drawn.prompts @ counts["cycles"].T)  # [draws, seeds]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class HeadConfig:
         for name in ("drafter_width", "verifier_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be >= 1, the width of that model's hidden states")
+
+    def differs_by_seed(self, other: "HeadConfig") -> bool:
+        """Whether another head is of the same recipe but for its seed and where it was written."""
+        mine, others = (
+            {name: value for name, value in one.training.items() if name not in ("name", "output", "seed")}
+            for one in (self, other)
+        )
+        return bool(mine) and replace(self, training=mine) == replace(other, training=others)
 
 
 class EnsembleHead(nn.Module):

@@ -13,7 +13,7 @@ from drafter.decode.sampling import Law
 from drafter.evaluation.frontier.ways import CONTROL, Way
 from drafter.evaluation.race import race
 from drafter.evaluation.rewards import Answered, Reward, Task
-from drafter.evaluation.statistics import Counts, Draws, Estimate, draw, estimate, interval
+from drafter.evaluation.statistics import Counts, Draws, Estimate, draw, draw_runs, estimate, interval
 from drafter.models.base import Drafter
 from drafter.verifier import Verifier
 
@@ -133,21 +133,28 @@ def distinct(answers: Sequence[Sequence[int]], count: int) -> float:
     return len(set(runs)) / len(runs) if runs else math.nan
 
 
-def gain_over(static: Sequence[Point], one: Point) -> Estimate:
+def gain_over(static: Sequence[Point], *ones: Point) -> Estimate:
     """The reward of a point less that of the line through static ensembles, at the same tokens per cycle.
 
     The line is straight between neighbours, what drawing one of two weights for each answer gives, and level beyond its
-    ends; it is drawn anew in every bootstrap draw.
+    ends; it is drawn anew in every bootstrap draw. Of several points, which are one way with several heads, the mean;
+    each draw takes heads, too.
     """
-    seeds, prompts = one.counts["cycles"].shape
-    drawn, whole = draw(seeds, prompts), Draws(torch.ones(1, seeds).double(), torch.ones(1, prompts).double())
+    seeds, prompts = ones[0].counts["cycles"].shape
+    drawn, whole = draw(seeds, prompts, number=1), Draws(torch.ones(1, seeds).double(), torch.ones(1, prompts).double())
 
-    def gain(draws: Draws) -> Tensor:
-        at, worth = ([_rate(point, what, draws) for point in (*static, one)] for what in ("emitted", "reward"))
-        line = _interpolate(torch.stack(at[:-1], 1), torch.stack(worth[:-1], 1), at[-1])
-        return worth[-1] - line
+    def gains(draws: Draws) -> Tensor:
+        """Of each of `ones` in each draw: [R, K]."""
+        emitted, reward = _rates(ones, "emitted", draws), _rates(ones, "reward", draws)
+        return reward - _interpolate(_rates(static, "emitted", draws), _rates(static, "reward", draws), emitted)
 
-    return interval(gain(drawn), float(gain(whole)), seeds)
+    heads = draw_runs(len(ones))  # [R, K]
+    return interval((gains(drawn) * heads).sum(1) / heads.sum(1), float(gains(whole).mean()), seeds)
+
+
+def _rates(points: Sequence[Point], what: str, draws: Draws) -> Tensor:
+    """A figure of N points in each draw: [R, N]."""
+    return torch.stack([_rate(point, what, draws) for point in points], 1)
 
 
 def _rate(point: Point, what: str, draws: Draws) -> Tensor:
@@ -158,13 +165,13 @@ def _rate(point: Point, what: str, draws: Draws) -> Tensor:
 
 
 def _interpolate(at: Tensor, worth: Tensor, where: Tensor) -> Tensor:
-    """Lines through the points (at, worth) [R, N], read at `where` [R]."""
+    """Lines through the points (at, worth) [R, N], read at `where` [R, K]."""
     at, order = at.sort(dim=1)
     worth = worth.gather(1, order)
-    right = torch.searchsorted(at, where[:, None]).clamp(1, at.shape[1] - 1)  # [R, 1]
+    right = torch.searchsorted(at, where).clamp(1, at.shape[1] - 1)  # [R, K]
     (left_at, right_at), (left, high) = ((one.gather(1, right - 1), one.gather(1, right)) for one in (at, worth))
-    share = ((where[:, None] - left_at) / (right_at - left_at).clamp(min=1e-12)).clamp(0, 1)
-    return (left + share * (high - left)).squeeze(1)
+    share = ((where - left_at) / (right_at - left_at).clamp(min=1e-12)).clamp(0, 1)
+    return left + share * (high - left)
 
 
 def _run(

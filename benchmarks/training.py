@@ -221,7 +221,8 @@ def main() -> None:
     for name in PEERS:
         if name not in peers:
             print(f"{name}: left out, no environment of it; say --peer {name} PYTHON")
-    contestants = {way: Contestant(sys.executable, "ours.py", way) for way in ("split", "plain")}
+    ways = ("split", "plain") if options.device == "cpu" else ("split", "flex", "plain")
+    contestants = {way: Contestant(sys.executable, "ours.py", way) for way in ways}
     contestants |= {name: Contestant(python, f"of_{name}.py") for name, python in peers.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from drafter.taps.shards import Shards
 from drafter.verifier import Verifier
 
 TOKENS_PER_PASS = 1024
+ON_AN_ACCELERATOR = 8192  # fewer leave it waiting for the host
 SMALLEST_FILE, LARGEST_FILE, FILES = 1 << 26, 1 << 30, 256
 
 
@@ -53,7 +54,7 @@ class TapCache:
         self.verifier, self.rows, self.tap_layers, self.final = verifier, rows, list(tap_layers), final
         name = str(verifier.dtype).removeprefix("torch.") if settings.dtype == "auto" else settings.dtype
         self.codec = Codec(name, len(tap_layers) + final, verifier.config.hidden_size, verifier.dtype)
-        self.passes = passes_by_length(rows) if passes is None else passes
+        self.passes = passes_by_length(rows, tokens_per_pass(verifier.device)) if passes is None else passes
         self.places: dict[int, tuple[int, int]] = {}  # row → its pass, and its first token there
         for number, indices in enumerate(self.passes):
             at = 0
@@ -154,12 +155,17 @@ class TapCache:
             )
 
 
-def passes_by_length(rows: Sequence[Row]) -> list[list[int]]:
-    """Rows that the verifier sees together: of similar length, some `TOKENS_PER_PASS` with padding."""
+def tokens_per_pass(device: torch.device) -> int:
+    """Of the verifier, with padding: as many as keep the device busy."""
+    return TOKENS_PER_PASS if device.type == "cpu" else ON_AN_ACCELERATOR
+
+
+def passes_by_length(rows: Sequence[Row], tokens: int) -> list[list[int]]:
+    """Rows that the verifier sees together: of similar length, some `tokens` with padding."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))  # the first of a pass is its widest
     passes, done = [], 0
     while done < len(rows):
-        count = max(1, TOKENS_PER_PASS // len(rows[order[done]].ids))
+        count = max(1, tokens // len(rows[order[done]].ids))
         passes.append(order[done : done + count])
         done += count
     return passes

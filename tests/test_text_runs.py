@@ -1,5 +1,6 @@
 """`system: language_model` and `system: distillation`, whole: text in, models out, killed and gone on with."""
 
+import csv
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from drafter import config as configs
 from drafter.__main__ import main
 from drafter.check import check
 from drafter.config import RunConfig
-from drafter.data.texts import held_out, make_text_rows
+from drafter.data.texts import held_out, make_text_rows, read_documents
 from drafter.decode import FreeDecoder
 from drafter.models import PushForwardModel, kind_of
 from drafter.training.batches.texts import TextSteps
@@ -66,7 +67,12 @@ def test_a_run_ends_with_a_model_that_writes(finished):
         "teacher, token by token",
         "k = 1",
         "k = 2",
+        "k = 2, verified",
     ]
+    assert summary["writing"][-1]["same_as_teacher"] == 1
+    fast = {record["way"]: record for record in summary["speed"]}
+    assert fast["teacher, token by token"]["tokens_per_pass"] == fast["k = 1"]["tokens_per_pass"] == 1
+    assert 1 < fast["k = 2"]["tokens_per_pass"] <= 2
     assert json.loads((config.directory / "summary.json").read_text())["speed"]
     model = PushForwardModel.load(str(export))
     assert kind_of(str(export)) is PushForwardModel
@@ -76,6 +82,21 @@ def test_a_run_ends_with_a_model_that_writes(finished):
     assert 0 < len(answer.token_ids) <= 6
     for stage in ("0_gives_1", "1_gives_2"):
         assert (config.directory / "stages" / stage / "curves.png").is_file()
+
+
+def test_losses_by_offset_are_kept_beside_the_teachers_own(finished):
+    config, summary = finished
+    verifier = make_verifier("llama")
+    rows = make_text_rows(read_documents(config.text), verifier.tokenizer, config.text).held_out.long()
+    with verifier.plain_attention() as model, torch.no_grad():
+        expected = torch.stack([model(input_ids=row[None], labels=row[None]).loss for row in rows]).mean()
+    with (config.directory / "stages.csv").open() as file:
+        teacher, one, two = csv.DictReader(file)
+    assert list(two) == ["k", "nats 1", "nats 2", "match 1", "match 2", "whole block"]
+    assert float(teacher["nats 1"]) == pytest.approx(float(expected), rel=1e-5)
+    assert (one["nats 2"], teacher["match 1"]) == ("", "")
+    assert float(two["nats 2"]) == summary["stages"][1]["held_out/nll_2"]
+    assert one["whole block"] == one["match 1"]
 
 
 def test_the_checkpoint_of_a_stage_becomes_what_the_run_exported(finished, tmp_path):
@@ -114,8 +135,12 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monk
 
 @pytest.mark.parametrize("objective", ["noise_inversion", "independent"])
 def test_baselines_run_by_the_same_recipe(objective, tmp_path, texts):
-    found = run(distillation(tmp_path, texts, objective=objective, stages="[{tokens_per_pass: 2, max_steps: 2}]"))
+    """Timed in another precision than judged."""
+    trial = TRIAL.replace("}", ", precision: bfloat16}")
+    stages = "[{tokens_per_pass: 2, max_steps: 2}]"
+    found = run(distillation(tmp_path, texts, objective=objective, stages=stages, trial=trial))
     assert found["stages"][0]["tokens_per_pass"] == 2
+    assert min(record["tokens_per_second"] for record in found["speed"]) > 0
 
 
 def test_a_language_model_is_made_of_text_and_read_as_a_verifier(tmp_path, texts):
@@ -161,6 +186,7 @@ def distillation_text(texts):
         ({"stages": "[{tokens_per_pass: 1, max_steps: 0}]"}, "max_steps=0: must be >= 1"),
         ({"objective": "ptp"}, "objective='ptp': choose one of self_forcing, noise_inversion, independent"),
         ({"student": "{temperatures: [1.0, 0.5]}"}, "student.temperatures"),
+        ({"trial": "{precision: float8}"}, "trial.precision='float8': choose one of auto, float32, bfloat16"),
         ({"student": "{average: 1.0}"}, "student.average=1.0: must lie in"),
         ({"drafter": "{mask_token_id: 2}"}, "drafter: unknown key"),
         ({"text": "{sources: [{kind: web}]}"}, r"text.sources\[0\].kind='web': choose among docstrings"),

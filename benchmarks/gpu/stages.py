@@ -13,7 +13,8 @@ TEACHER = (
 )
 STUDENT = (
     "verifier.source={out}/runs/k_forcing_teacher/export text.sequence_length=128 training.rows=16 "
-    "training.max_steps=1000 training.learning_rate=5e-4 trial.batch_sizes=[1,8,32,128]"
+    "training.max_steps=1000 training.learning_rate=5e-4 trial.batch_sizes=[1,8,32,128] trial.prompts=128 "
+    "trial.precision=bfloat16"
 )
 ON_QUICKSTART = "{out}/../start/runs/quickstart/export --verifier smollm2"
 

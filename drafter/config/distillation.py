@@ -59,6 +59,8 @@ class TrialConfig:
         batch_sizes: at which both are timed.
         judge: a language model that is not the teacher, for the perplexity of what was written; null for none.
         frequency_penalty: see `FreeDecoder`.
+        precision: of both models against the clock: `float32`, `bfloat16`, or `auto` for the faster one here. What is
+            written and judged is float32's.
     """
 
     prompts: int = 64
@@ -67,8 +69,11 @@ class TrialConfig:
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32])
     judge: str | None = None
     frequency_penalty: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        known = ("auto", "float32", "bfloat16")
+        require(self.precision in known, "trial.precision", self.precision, f"choose one of {', '.join(known)}")
         for name in ("prompts", "prompt_tokens", "new_tokens"):
             require(getattr(self, name) >= 1, f"trial.{name}", getattr(self, name), "must be >= 1")
         require(all(one >= 1 for one in self.batch_sizes), "trial.batch_sizes", self.batch_sizes, "must be >= 1 each")

@@ -1,11 +1,15 @@
 """A push-forward model beside its teacher: the same beginnings gone on with, what was written, and how fast."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from drafter.config import TrialConfig
-from drafter.decode import FreeDecoder, Generation, SpeculativeDecoder
+from drafter.decode import FreeDecoder, Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.evaluation.writing import Reader, variety, win_rate
 from drafter.models import PushForwardModel
 from drafter.verifier import Verifier
@@ -21,12 +25,13 @@ def widths(model: PushForwardModel) -> list[int]:
 
 
 def decoders(verifier: Verifier, model: PushForwardModel, settings: TrialConfig) -> dict[str, Decode]:
-    """Ways to go on with a beginning, by name."""
-    found: dict[str, Decode] = {TEACHER: SpeculativeDecoder(verifier, rule="match").generate}
+    """Ways to go on with a beginning, by name; the last one, verified, writes what the teacher writes."""
+    found: dict[str, Decode] = {TEACHER: SpeculativeDecoder(verifier, rule="shared_noise").generate}
     for count in widths(model):
         decoder = FreeDecoder(model, verifier.tokenizer, count, settings.frequency_penalty)
         found[f"k = {count}"] = decoder.generate
-    return found
+    verified = SpeculativeDecoder(verifier, model, rule="shared_noise")
+    return {**found, f"k = {model.tokens_per_pass}, verified": verified.generate}
 
 
 def compare_writing(
@@ -62,6 +67,9 @@ def compare_writing(
             if name not in (TEXT, TEACHER):
                 rate = win_rate(shown, texts[name], texts[TEACHER], reader.prefers)
                 record |= {"likelier_than_teacher": rate.value, "low": rate.low, "high": rate.high}
+        if name not in (TEXT, TEACHER):
+            same = sum(one == other for one, other in zip(answers, written[TEACHER], strict=True))
+            record["same_as_teacher"] = same / len(answers)
         records.append(record)
     return records, {name: shown[0] + " ▸ " + each[0] for name, each in texts.items()}
 
@@ -69,12 +77,15 @@ def compare_writing(
 def compare_speed(
     verifier: Verifier, model: PushForwardModel, rows: Sequence[Sequence[int]], settings: TrialConfig
 ) -> list[dict[str, Any]]:
-    """Tokens per second of every way at every batch size, side by side, and over the teacher's."""
+    """Tokens per second of every way at every batch size, side by side, and over the teacher's.
+
+    `tokens_per_pass` is of the tokens behind the prefill's; each row has passes of its own.
+    """
     known, temperature = settings.prompt_tokens, model.config.temperatures[1]
     records: list[dict[str, Any]] = []
     for size in settings.batch_sizes:
         prompts = [list(rows[at % len(rows)][:known]) for at in range(size)]
-        rates = {}
+        rates, per_pass = {}, {}
         for name, decode in decoders(verifier, model, settings).items():
             best = 0.0
             for attempt in range(TRIES + 1):
@@ -82,12 +93,35 @@ def compare_speed(
                 found = decode(prompts, settings.new_tokens, temperature=temperature, seed=attempt, batch_size=size)
                 rate = sum(len(one.token_ids) for one in found) / (time.perf_counter() - began)
                 best = max(best, rate if attempt else 0.0)  # the first one warms up
-            rates[name] = best
-        records += [
-            {"batch_size": size, "way": name, "tokens_per_second": rate, "speedup": rate / rates[TEACHER]}
-            for name, rate in rates.items()
-        ]
+            rates[name], per_pass[name] = best, tokens_per_cycle(found)
+        for name, rate in rates.items():
+            measured = {"tokens_per_pass": per_pass[name], "tokens_per_second": rate, "speedup": rate / rates[TEACHER]}
+            records.append({"batch_size": size, "way": name, **measured})
     return records
+
+
+@torch.inference_mode()
+def nats_of_text(verifier: Verifier, rows: Tensor) -> float:
+    """What the teacher's own law says of held-out rows [R, S], nats per token, each row's first left out."""
+    total = 0.0
+    for row in rows.to(verifier.device).long():
+        hidden, _ = verifier.step(row[None], verifier.new_cache(1, len(row)))
+        total += float(functional.cross_entropy(verifier.logits(hidden[0, :-1]).float(), row[1:], reduction="sum"))
+    return total / (len(rows) * (rows.shape[1] - 1))
+
+
+def stages_table(stages: Sequence[Mapping[str, Any]], teacher: float) -> list[dict[str, Any]]:
+    """Held-out scores by offset, a line for each stage; the teacher's, of the text itself, is what stage 1 must beat.
+
+    Args:
+        stages: `tokens_per_pass`, and `held_out/NAME_OFFSET` as training logs it.
+        teacher: nats per token.
+    """
+    offsets = range(1, max(stage["tokens_per_pass"] for stage in stages) + 1)
+    names = {f"nats {at}": f"held_out/nll_{at}" for at in offsets}
+    names |= {f"match {at}": f"held_out/match_{at}" for at in offsets} | {"whole block": "held_out/whole_match"}
+    lines = [{"k": stage["tokens_per_pass"]} | {to: stage.get(of, "") for to, of in names.items()} for stage in stages]
+    return [{"k": "teacher, of the text", "nats 1": teacher}, *lines]
 
 
 def before(ids: Sequence[int], stops: set[int]) -> list[int]:

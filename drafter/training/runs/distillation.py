@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
-from drafter.evaluation.free_running import compare_speed, compare_writing, quality_table
+from drafter.evaluation.free_running import compare_speed, compare_writing, nats_of_text, quality_table, stages_table
 from drafter.export import push_forward
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
@@ -69,7 +69,10 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     trained = time.perf_counter()
     summary: dict[str, Any] = {"stages": found, "seconds_trained": trained - began, "provenance": provenance()}
     export(config, verifier, student, directory / "export", summary)
-    summary |= trial(config, verifier, student, rows.held_out, directory)
+    offsets = stages_table(found, nats_of_text(verifier, rows.held_out))
+    write_csv(directory / "stages.csv", offsets)
+    print(quality_table(offsets), end="\n\n")
+    summary |= {"offsets": offsets, **trial(config, verifier, student, rows.held_out, directory)}
     write_json(directory / "summary.json", {**summary, "seconds": time.perf_counter() - began})
     return summary
 
@@ -142,13 +145,23 @@ def trial(
     settings, rows = config.trial, held_out.tolist()
     judge = None if settings.judge is None else Verifier.load(settings.judge, torch.float32, str(verifier.device))
     writing, texts = compare_writing(verifier, model, rows, settings, judge)
-    speed = compare_speed(verifier, model, rows, settings)
+    speed = compare_speed(*timed(config, verifier, model), rows, settings)
     write_csv(directory / "writing.csv", writing)
     write_csv(directory / "speed.csv", speed)
     for name, text in texts.items():
         print(f"--- {name}\n{text}\n")
     print(quality_table(writing), quality_table(speed), sep="\n\n")
     return {"writing": writing, "speed": speed}
+
+
+def timed(config: DistillationConfig, verifier: Verifier, model: PushForwardModel) -> tuple[Verifier, PushForwardModel]:
+    """Teacher and student in the precision of `trial`: read again, not cast, where that is another."""
+    device = str(verifier.device)
+    dtype = choose(config.trial.precision, device)
+    if dtype == verifier.dtype:
+        return verifier, model
+    teacher = Verifier.load(config.verifier.source, dtype, device, config.verifier.attention)
+    return teacher, PushForwardModel.load(str(config.directory / "export"), dtype, device)
 
 
 def warn_of_coarse_weights(source: str) -> None:

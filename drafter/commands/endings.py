@@ -37,7 +37,15 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
     if "stages" in summary:
         found.append(f"{summary['stages'][-1]['tokens_per_pass']} tokens per pass")
     export = directory / "export"
-    files = ["summary.json", "metrics.csv", "curves.png", "accepted_per_slot.png", "writing.csv", "speed.csv"]
+    files = [
+        "summary.json",
+        "metrics.csv",
+        "curves.png",
+        "accepted_per_slot.png",
+        "stages.csv",
+        "writing.csv",
+        "speed.csv",
+    ]
     files += ["frontier.csv", "frontier.png", "head", "stages", "checkpoints", "export"]
     named: list[str | Path] = [export, "--verifier", verifier]
     after: list[list[str | Path]] = [

@@ -18,23 +18,22 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-import matplotlib
-
-matplotlib.use("Agg")
 import torch
 import transformers
 from exactness import check_exactness
-from matplotlib import pyplot
+from matplotlib.axes import Axes
 from vllm_peer import Peer
 from ways import ALONE, DFLASH, DRAFTED, ENGINE, LOOP, OURS, PLAIN, all_ways, start_vllm, stop_vllm
 
 from drafter.evaluation.parts import Parts
 from drafter.evaluation.race import race
+from drafter.evaluation.report import Picture
 from drafter.evaluation.suites import evenly, load_suite
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
@@ -146,20 +145,18 @@ def show(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: Sequence[Result], path: Path) -> None:
+def picture(results: Sequence[Result]) -> Picture:
     """Tokens per second of each way, a panel per device and batch size."""
-    panels = sorted({(one.device, one.batch_size) for one in results})
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(1 + 5 * len(panels), 3), layout="constrained", squeeze=False
-    )
-    for each, (device, size) in zip(axes[0], panels, strict=True):
+
+    def draw(device: str, size: int, axes: Axes) -> None:
         here = [one for one in results if (one.device, one.batch_size) == (device, size)][::-1]
-        bars = each.barh([one.way for one in here], [one.tokens_per_second for one in here])
-        each.bar_label(bars, [f"{one.speedup:.2f}x" for one in here], padding=3)
-        each.set(xlabel="tokens per second", title=f"{device}, {here[0].dtype}, batch {size}")
-        each.margins(x=0.15)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        bars = axes.barh([one.way for one in here], [one.tokens_per_second for one in here], alpha=0.7)
+        axes.bar_label(bars, [f"{one.speedup:.2f}x" for one in here], padding=3)
+        axes.set(xlabel="tokens per second", title=f"{device}, {here[0].dtype}, batch {size}")
+        axes.margins(x=0.15)
+
+    panels = [partial(draw, *panel) for panel in sorted({(one.device, one.batch_size) for one in results})]
+    return Picture("decoding", "tokens per second of each way", panels)
 
 
 def arguments() -> argparse.Namespace:
@@ -216,7 +213,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    plot(results, options.out / "decoding.png")
+    picture(results).save(options.out)
     settings = json.loads(json.dumps(vars(options), default=str))
     found = {"results": rows, "hardware": hardware(options.devices[-1]), "settings": settings}
     write_json(options.out / "decoding.json", {**found, "provenance": provenance()})

@@ -14,23 +14,22 @@ import itertools
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.axes import Axes
 from scipy.stats import t
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from drafter.evaluation.report.picture import Picture, ink
 from drafter.files import write_csv
 from drafter.models.push_forward import PushForwardModel
 from drafter.training.distillation.scoring import score_tokens
 from drafter.training.distillation.targets import Lesson, independent, inverted, sampled, self_forced
 from drafter.verification.base import inverse_cdf
 from drafter.verifier import Verifier
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 VOCABULARY, LENGTH, ROWS = 5, 4, 32  # length of a measured context
 POINTS = 4096
@@ -240,29 +239,32 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def draw(by_seed: list[dict[str, float]], methods: list[str], axes: Axes) -> None:
+    """A bar for each method and number of tokens, with its interval over seeds."""
+    for at, count in enumerate(WIDTHS):
+        found = [interval([each[f"{method} {count}"] for each in by_seed]) for method in methods]
+        places = [place + 0.4 * at for place in range(len(methods))]
+        axes.barh(places, [mean for mean, _, _ in found], 0.4, alpha=0.7, label=f"{count} tokens")
+        axes.hlines(places, [low for _, low, _ in found], [high for _, _, high in found], color=ink())
+    axes.set_yticks([place + 0.2 for place in range(len(methods))], [name.replace("_", " ") for name in methods])
+    axes.invert_yaxis()
+    axes.set(xlabel="total variation to the source", title=f"joint law of the next tokens, {len(by_seed)} seeds")
+    axes.legend(fontsize=8)
+
+
 def report(records: list[dict], folder: Path) -> str:
     """The table over seeds, and its picture."""
     seeds = sorted({int(one["seed"]) for one in records})
     by_seed = [means(records, seed) for seed in seeds]
     methods = list(dict.fromkeys(one["method"] for one in records))
     lines = [f"| sampled by | {' | '.join(f'{count} tokens' for count in WIDTHS)} |", "|---|---|---|"]
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for at, count in enumerate(WIDTHS):
-        found = [interval([each[f"{method} {count}"] for each in by_seed]) for method in methods]
-        middle, low, high = zip(*found, strict=True)
-        reach = [[a - b for a, b in zip(middle, low, strict=True)], [b - a for a, b in zip(middle, high, strict=True)]]
-        places = [place + 0.4 * at for place in range(len(methods))]
-        axes.bar(places, middle, yerr=reach, width=0.4, label=f"{count} tokens", capsize=3)
     for method in methods:
         cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*interval([e[f"{method} {k}"] for e in by_seed])) for k in WIDTHS)
         lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
     ratios = ([e[f"k_forcing {k}"] / e[f"independent {k}"] for e in by_seed] for k in WIDTHS)
     cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*interval(each)) for each in ratios)
     lines.append(f"| *k forcing over independent* | {' | '.join(cells)} |")
-    axes.set_xticks([place + 0.2 for place in range(len(methods))], [name.replace("_", "\n") for name in methods])
-    axes.set(ylabel="total variation to the source", title=f"joint law of the next tokens, {len(seeds)} seeds")
-    axes.legend()
-    figure.savefig(folder / "joint.png", dpi=100)
+    Picture("joint", "total variation by method", [partial(draw, by_seed, methods)]).save(folder)
     return "\n".join(lines) + "\n"
 
 

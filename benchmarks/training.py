@@ -15,19 +15,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
+from matplotlib.axes import Axes
 from safetensors.torch import save_file
 
 from drafter.blocks import sample_anchors
+from drafter.evaluation.report import Picture
 from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 STEPS = Path(__file__).parent / "steps"
 PEERS = ("specforge", "speculators")
@@ -185,20 +184,22 @@ def tell_curves(over: dict[str, list[dict[str, float]]]) -> None:
             print(f"| {point[name]} | {point['processor']:.3g} | {point['peak'] / MIB:.0f} |")
 
 
-def picture(rows: list[dict[str, Any]], over: dict[str, list[dict[str, float]]], path: Path) -> None:
-    columns = 1 + len(over)
-    figure, (places,) = pyplot.subplots(1, columns, figsize=(4 * columns, 3.4), layout="constrained", squeeze=False)
-    names = [row["way"] for row in rows]
-    for at, (field, label) in enumerate((("time_ratio", "time"), ("peak_ratio", "peak memory"))):
-        heights = [place + 0.4 * at for place in range(len(rows))]
-        places[0].barh(heights, [row[field] for row in rows], 0.38, label=label)
-    places[0].set(yticks=range(len(rows)), yticklabels=names, xlabel="times ours")
-    places[0].legend(fontsize=8)
-    for axes, (name, points) in zip(places[1:], over.items(), strict=True):
+def picture(rows: list[dict[str, Any]], over: dict[str, list[dict[str, float]]]) -> Picture:
+    """Time and memory of each way over ours, and what a step costs over sizes."""
+
+    def ratios(axes: Axes) -> None:
+        for at, (field, label) in enumerate((("time_ratio", "time"), ("peak_ratio", "peak memory"))):
+            places = [place + 0.4 * at for place in range(len(rows))]
+            axes.barh(places, [row[field] for row in rows], 0.38, alpha=0.7, label=label)
+        axes.set(yticks=range(len(rows)), yticklabels=[row["way"] for row in rows], xlabel="times ours")
+        axes.legend(fontsize=8)
+
+    def curve(name: str, points: list[dict[str, float]], axes: Axes) -> None:
         axes.plot([one[name] for one in points], [one["processor"] for one in points], "o-")
         axes.set(xlabel=name.replace("_", " "), ylabel="processor seconds a step", xlim=(0, None), ylim=(0, None))
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+
+    text = "times ours, and the cost over anchors, length and block size"
+    return Picture("training", text, [ratios, *(partial(curve, *one) for one in over.items())])
 
 
 def main() -> None:
@@ -237,7 +238,7 @@ def main() -> None:
         one.close()
     tell_curves(over)
     write_json(options.out / "training.json", figures | {"over": over})
-    picture(rows, over, options.out / "training.png")
+    picture(rows, over).save(options.out)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from test_export_layouts import exported
 from drafter.__main__ import main
 from drafter.decode import Generation
 from drafter.evaluation import race as racing
-from drafter.evaluation.grid import COLUMNS, Drafts, Grid, measure, plot
+from drafter.evaluation.grid import COLUMNS, Drafts, Grid, measure
 from drafter.evaluation.measured import table
 from drafter.evaluation.parts import Parts
 from drafter.evaluation.race import race
+from drafter.evaluation.report.benchmarked import finding, speedups
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_cells_compare_with_draft_length_0():
     assert len({len(line) for line in table([vars(cell) for cell in cells], COLUMNS).splitlines()}) == 1
 
 
-def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
+def test_the_command_writes_table_csv_report_and_json(tmp_path, capsys):
     drafter = exported(tmp_path / "drafter", make_memorising("llama"))
     suite = tmp_path / "own.jsonl"
     suite.write_text("".join(json.dumps({"prompt": f"Question {i}?"}) + "\n" for i in range(5)))
@@ -137,7 +138,7 @@ def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
         ("2", "2"),
     ]
     assert set(COLUMNS) < set(rows[0])
-    assert (tmp_path / "out/benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/report.html").read_text().count("<svg") == 1
     report = json.loads((tmp_path / "a.json").read_text())
     assert [cell["drafts"] for cell in report["cells"]] == ["0", "2", "0", "2"]
     assert report["settings"]["prompts"] == 2
@@ -149,7 +150,7 @@ def test_the_command_writes_table_csv_plot_and_json(tmp_path, capsys):
         main(["benchmark", str(drafter), *words, "--temperatures", "0", "-1"])
 
 
-def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own(tmp_path):
+def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own():
     verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()[:2]
     drafts = [Drafts(2), Drafts("auto"), Drafts(nodes=4), Drafts(nodes="auto")]
     cells = list(measure(verifier, drafter, {"some": prompts}, Grid([0.0], [2], drafts, max_new_tokens=8, repeats=1)))
@@ -157,5 +158,6 @@ def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own(tmp_path):
     assert {cell.measured.tokens for cell in cells} == {14}
     assert [cell.ideal is None for cell in cells] == [True, False, True, True, True]
     assert cells[3].measured.tokens_per_cycle > 1.3
-    plot(cells, tmp_path / "a.png")
-    assert (tmp_path / "a.png").is_file()
+    assert len(speedups(cells).svgs()) == 1
+    assert finding(cells).startswith(("At best ", "Nothing pays here; the best is "))
+    assert finding(cells[:1]) == "Nothing was drafted: these are figures of plain decoding."

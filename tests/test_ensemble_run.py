@@ -69,7 +69,10 @@ def test_a_run_leaves_a_head_a_map_and_a_summary(finished):
     assert float(lines["static 0.0"]["acceptance"]) == 1
     assert float(lines["speculative sampling"]["variation"]) == 0
     assert 0 < float(lines["dynamic head"]["variation"]) < 1
-    assert (finished / "frontier.png").stat().st_size > 10_000
+    page = (finished / "report.html").read_text()
+    assert page.count("<svg") == 5  # reward and distance; three curves
+    assert "head: log_likelihood over the static ensembles" in page
+    assert "the control to beat: " in page
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] <= 6
     assert summary["reward_over_static"]["seeds"] == 1
@@ -128,6 +131,9 @@ def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
     theory = json.loads((tmp_path / "theory.json").read_text())
     assert theory["draft_length"] == 2
     assert theory["speedup"] > 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "theory at alpha" in page
     with (tmp_path / "frontier.csv").open() as file:
         rates = {line["way"]: float(line["tokens_per_second"]) for line in csv.DictReader(file)}
     assert {"static 0.25", "dynamic tiny", "drafter alone"} <= set(rates)  # NaN where an answer ended at once

@@ -61,8 +61,12 @@ def test_the_summary_holds_what_a_run_must_show(finished_run):
 
 
 def test_a_run_leaves_its_files(finished_run):
-    for name in ("config.yaml", "metrics.csv", "curves.png", "accepted_per_slot.png", "export/model.safetensors"):
+    for name in ("config.yaml", "metrics.csv", "export/model.safetensors"):
         assert (finished_run / name).stat().st_size > 0
+    page = (finished_run / "report.html").read_text()
+    assert page.count("<svg") == 4  # objective, tokens per cycle, slots, speeds
+    assert "tokens per cycle on held-out rows" in page.split("<svg")[0]
+    assert "max_steps: 50" in page
     assert load(finished_run / "config.yaml").training.max_steps == 50
 
 

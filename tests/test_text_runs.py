@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -81,7 +82,12 @@ def test_a_run_ends_with_a_model_that_writes(finished):
     (answer,) = FreeDecoder(model, tokenizer).generate(["This is"], 6)
     assert 0 < len(answer.token_ids) <= 6
     for stage in ("0_gives_1", "1_gives_2"):
-        assert (config.directory / "stages" / stage / "curves.png").is_file()
+        assert (config.directory / "stages" / stage / "metrics.csv").is_file()
+    page = (config.directory / "report.html").read_text()
+    assert '<p class="lead">2 tokens per pass, k = ' in page
+    assert page.count("<svg") == 3  # speeds of one batch size, two stages
+    assert "likelier" not in page  # no judge was asked
+    assert {"held-out text", "k = 2", "The recipe, resolved"} <= set(re.findall("<summary>(.*?)</summary>", page))
 
 
 def test_losses_by_offset_are_kept_beside_the_teachers_own(finished):

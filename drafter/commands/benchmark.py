@@ -1,4 +1,4 @@
-"""A drafter against plain decoding: suites × temperatures × batch sizes × draft lengths → table, CSV, plot.
+"""A drafter against plain decoding: suites × temperatures × batch sizes × draft lengths → table, CSV, report.
 
 Everything takes turns in one process: the loop without drafts (draft length 0, always measured), with them, and the
 passes that a cycle is made of. Speed-ups are over draft length 0; the ideal counts the passes alone.
@@ -21,7 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--tree-nodes", **number, default=[], help="also trees of so many tokens")
     decoding.add_law(parser)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts; default: 3")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write benchmark.csv and benchmark.png here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and benchmark.csv here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
 
@@ -38,9 +38,11 @@ def run(parsed: Namespace) -> None:
 
     from tqdm import tqdm
 
+    from drafter.commands.endings import ending
     from drafter.evaluation import grid
     from drafter.evaluation.decoding import Decoding
     from drafter.evaluation.measured import table
+    from drafter.evaluation.report.benchmarked import benchmark_page, finding
     from drafter.export.record import hardware, provenance
     from drafter.files import write_csv, write_json
 
@@ -61,7 +63,10 @@ def run(parsed: Namespace) -> None:
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_csv(parsed.out / "benchmark.csv", lines)
-        grid.plot(cells, parsed.out / "benchmark.png")
+        facts = {name: str(value) for name, value in decoding.settings(parsed).items()}
+        benchmark_page(cells, facts | {"measured on": about, **provenance()}).save_html(parsed.out / "report.html")
     if parsed.json:
         found = {"cells": lines, "hardware": about, "settings": decoding.settings(parsed)}
         write_json(parsed.json, {**found, "provenance": provenance()})
+    if parsed.out:
+        print(ending(finding(cells), [parsed.out / "report.html", parsed.out / "benchmark.csv"], []))

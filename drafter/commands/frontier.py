@@ -1,4 +1,4 @@
-"""What relaxing verification costs: every rule and the controls on the same tasks → table, CSV, plot.
+"""What relaxing verification costs: every rule and the controls on the same tasks → table, CSV, report.
 
 Of each way of decoding: tokens per cycle, share of drafts kept, reward, distance to the verifier per token, speed, with
 intervals over seeds and prompts. Controls are the verifier itself, truncated, and the drafter alone: a relaxed rule
@@ -29,7 +29,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="tasks answered together; default: 32")
     parser.add_argument("--dtype", choices=decoding.DTYPES, default="float32", help="of both models; default: float32")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write tables and the picture here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and the tables here")
 
 
 def run(parsed: Namespace) -> None:
@@ -43,6 +43,7 @@ def run(parsed: Namespace) -> None:
     from drafter.evaluation.prediction import predict
     from drafter.evaluation.rewards import make_reward
     from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
+    from drafter.export.record import hardware, provenance
     from drafter.files import write_csv, write_json
     from drafter.machine.devices import choose_device
     from drafter.models import kind_of
@@ -71,8 +72,9 @@ def run(parsed: Namespace) -> None:
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
     gains = frontier.gains(points, made)
-    for one in gains:
-        print(f"{one['heads']}: {parsed.reward} over the static ensembles at its tokens per cycle {frontier.said(one)}")
+    for found in frontier.findings(points, parsed.reward, gains):
+        print(found)
+    theory = None
     if parsed.timed:
         prompts = [verifier.chat_ids(task.prompt) for task in tasks[: parsed.timed]]
         how = {"draft_length": parsed.draft_length, "temperature": parsed.temperature}
@@ -81,10 +83,13 @@ def run(parsed: Namespace) -> None:
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_csv(parsed.out / "frontier.csv", [point.figures() for point in points])
-        frontier.plot(points, parsed.out / "frontier.png", parsed.reward)
         if gains:
             write_csv(parsed.out / "heads.csv", gains)
-        if parsed.timed:
+        if theory:
             write_json(parsed.out / "theory.json", asdict(theory))
-        files = ("frontier.csv", "frontier.png", "heads.csv", "theory.json")
+        facts = {name: str(value) for name, value in decoding.settings(parsed).items()}
+        facts |= {"hardware": hardware(str(verifier.device)), **provenance()}
+        told = str(theory) if theory else ""
+        frontier.map_page(points, parsed.reward, gains, facts, told).save_html(parsed.out / "report.html")
+        files = ("report.html", "frontier.csv", "heads.csv", "theory.json")
         print(ending("the map", [parsed.out / name for name in files], []))

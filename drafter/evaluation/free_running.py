@@ -130,12 +130,16 @@ def before(ids: Sequence[int], stops: set[int]) -> list[int]:
     return list(ids[:end])
 
 
+def quality_lines(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Records as the head and the rows of a table."""
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return columns, [[_cell(record.get(name, "")) for name in columns] for record in records]
+
+
 def quality_table(records: Sequence[dict[str, Any]]) -> str:
     """Records as a table of Markdown."""
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(record.get(name, "")) for name in columns] for record in records]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    columns, rows = quality_lines(records)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
 
 
 def _cell(value: object) -> str:

@@ -1,16 +1,9 @@
-"""A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → cells, plot."""
+"""A drafter against the same loop without drafts: temperatures × batch sizes × draft lengths → cells."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 from drafter.decode import Costs
 from drafter.evaluation.decoding import Decoding
@@ -152,32 +145,3 @@ COLUMNS = (
     "share_of_ideal",
     "host_ms_per_cycle",
 )
-
-
-def plot(cells: Sequence[Cell], path: Path) -> None:
-    """Speed-up by way of drafting, a panel per suite; dashed, what the passes alone would give."""
-    suites = list(dict.fromkeys(cell.suite for cell in cells))
-    figure, panels = pyplot.subplots(
-        1, len(suites), figsize=(1 + 5 * len(suites), 4), layout="constrained", squeeze=False
-    )
-    for axes, suite in zip(panels[0], suites, strict=True):
-        groups: dict[tuple[float, int], list[Cell]] = {}
-        for cell in cells:
-            if cell.suite == suite:
-                groups.setdefault((cell.temperature, cell.batch_size), []).append(cell)
-        for (temperature, size), group in groups.items():
-            places = range(len(group))
-            (line,) = axes.plot(
-                places,
-                [cell.speedup for cell in group],
-                marker="o",
-                label=f"temperature {temperature:g}, batch {size}",
-            )
-            ideals = [1.0 if cell.drafts == "0" else cell.ideal or math.nan for cell in group]
-            axes.plot(places, ideals, linestyle="--", color=line.get_color(), alpha=0.5)
-        axes.set(xlabel="drafts", ylabel="speed-up over draft length 0", title=suite)
-        axes.set_xticks(places, [cell.drafts for cell in group])
-        axes.axhline(1, color="grey", linewidth=0.5)
-        axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -87,13 +87,14 @@ FORMATS = {
 def table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Figures as a Markdown table, one line each; an empty cell where a line has no such figure."""
     rows = [[column.replace("_", " ") for column in columns]]
-    rows += [[_cell(column, line.get(column)) for column in columns] for line in lines]
+    rows += [[cell(column, line.get(column)) for column in columns] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
 
 
-def _cell(column: str, value: Any) -> str:
+def cell(column: str, value: Any) -> str:
+    """A figure as tables show it."""
     if isinstance(value, list):  # a figure for each slot
         return " ".join("-" if one is None else f"{one:.2f}" for one in value)
     return "" if value is None else FORMATS.get(column, "{}").format(value)

@@ -1,8 +1,8 @@
 """The map of what relaxing verification costs: ways of decoding the same tasks, measured alike."""
 
-from drafter.evaluation.frontier.heads import families, gains, said
-from drafter.evaluation.frontier.picture import is_static, plot
-from drafter.evaluation.frontier.points import COLUMNS, Point, Setting, gain_over, measure
+from drafter.evaluation.frontier.heads import families, gains
+from drafter.evaluation.frontier.page import add_map, findings, map_page
+from drafter.evaluation.frontier.points import COLUMNS, Point, Setting, gain_over, is_static, measure
 from drafter.evaluation.frontier.ways import Way, usual_ways
 
 __all__ = [
@@ -10,12 +10,13 @@ __all__ = [
     "Point",
     "Setting",
     "Way",
+    "add_map",
     "families",
+    "findings",
     "gain_over",
     "gains",
     "is_static",
+    "map_page",
     "measure",
-    "plot",
-    "said",
     "usual_ways",
 ]

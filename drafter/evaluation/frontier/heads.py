@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drafter.evaluation.frontier.picture import is_static
-from drafter.evaluation.frontier.points import Point, gain_over
+from drafter.evaluation.frontier.points import Point, gain_over, is_static
 from drafter.models.ensemble_head import HeadConfig
 
 
@@ -23,11 +22,6 @@ def gains(points: Sequence[Point], heads: Mapping[str, HeadConfig]) -> list[dict
         line = {"heads": ", ".join(names), "count": len(names)}
         found.append(line | {"gain": gain.value, "low": gain.low, "high": gain.high})
     return found
-
-
-def said(line: Mapping[str, Any]) -> str:
-    """A gain with its interval, in words."""
-    return f"{line['gain']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}]"
 
 
 def families(heads: Mapping[str, HeadConfig]) -> list[list[str]]:

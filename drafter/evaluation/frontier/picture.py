@@ -1,14 +1,15 @@
 """The map as a picture: quality and distance against tokens per cycle."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-from drafter.evaluation.frontier.points import Point
+from drafter.evaluation.frontier.points import Point, is_static
 from drafter.evaluation.frontier.ways import CONTROL, EXACT, STATIC
+from drafter.evaluation.report.picture import Picture, ink
 
-COLOURS = {EXACT: "tab:green", CONTROL: "tab:grey"}
+COLOURS = {EXACT: "tab:green", CONTROL: "tab:gray"}  # by family; relaxed rules by their own
 RULES = {
     STATIC: "tab:blue",
     "variation_budget": "tab:cyan",
@@ -18,34 +19,37 @@ RULES = {
 }
 
 
-def plot(points: Sequence[Point], path: Path, reward: str = "reward") -> None:
-    """Draw every point with its 95 % intervals, and a line through the static ensembles."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    for axes, name, label in zip(panels, ("reward", "variation"), (reward, "total variation per token"), strict=True):
-        line = sorted(
-            (point.tokens_per_cycle.value, getattr(point, name).value) for point in points if is_static(point)
+def map_of(points: Sequence[Point], reward: str) -> Picture:
+    """Every point with its 95 % intervals and its number in the table, and a line through the static ensembles."""
+    panels = [partial(_draw, points, name, label) for name, label in (("reward", reward), ("variation", VARIATION))]
+    return Picture("frontier", f"{reward} and distance to the verifier over tokens per cycle, way by way", panels, 4.2)
+
+
+VARIATION = "total variation per token"
+
+
+def _draw(points: Sequence[Point], name: str, label: str, axes: Axes) -> None:
+    line = sorted((point.tokens_per_cycle.value, getattr(point, name).value) for point in points if is_static(point))
+    axes.plot([across for across, _ in line], [up for _, up in line], color=RULES[STATIC], alpha=0.4)
+    told: set[str] = set()
+    for number, point in enumerate(points, 1):
+        kind, colour = _kind(point)
+        across, up = point.tokens_per_cycle, getattr(point, name)
+        axes.hlines(up.value, across.low, across.high, color=colour, linewidth=0.6)
+        axes.vlines(across.value, up.low, up.high, color=colour, linewidth=0.6)
+        axes.plot(across.value, up.value, "o", color=colour, markersize=4, label=None if kind in told else kind)
+        axes.annotate(
+            str(number), (across.value, up.value), (3, 3), textcoords="offset points", fontsize=8, color=ink()
         )
-        axes.plot(*zip(*line, strict=True) if line else ([], []), color=RULES[STATIC], alpha=0.4)
-        for point in points:
-            across, up = point.tokens_per_cycle, getattr(point, name)
-            colour = RULES.get(point.way.rule.partition(":")[0]) if point.way.family not in COLOURS else None
-            axes.errorbar(
-                across.value,
-                up.value,
-                xerr=[[max(0.0, across.value - across.low)], [max(0.0, across.high - across.value)]],
-                yerr=[[max(0.0, up.value - up.low)], [max(0.0, up.high - up.value)]],
-                marker="o",
-                color=colour or COLOURS.get(point.way.family, "black"),
-                elinewidth=0.6,
-            )
-            axes.annotate(point.way.name, (across.value, up.value), (4, 4), textcoords="offset points", fontsize=7)
-        axes.set(xlabel="tokens per cycle", ylabel=label)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        told.add(kind)
+    axes.set(xlabel="tokens per cycle", ylabel=label)
+    if name == "reward":
+        axes.legend(fontsize=8)
 
 
-def is_static(point: Point) -> bool:
-    """Whether a point lies on the line of static ensembles; speculative sampling is its strict end."""
-    return point.way.rule.partition(":")[0] == STATIC or (
-        point.way.rule == "speculative_sampling" and point.way.family == EXACT
-    )
+def _kind(point: Point) -> tuple[str, str]:
+    """What the legend calls a point, and its colour."""
+    rule, family = point.way.rule.partition(":")[0], point.way.family
+    if family in COLOURS:
+        return family, COLOURS[family]
+    return rule.replace("_", " "), RULES.get(rule, ink())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drafter.decode import Generation
 from drafter.decode.sampling import Law
-from drafter.evaluation.frontier.ways import CONTROL, Way
+from drafter.evaluation.frontier.ways import CONTROL, EXACT, STATIC, Way
 from drafter.evaluation.race import race
 from drafter.evaluation.rewards import Answered, Reward, Task
 from drafter.evaluation.statistics import Counts, Draws, Estimate, draw, draw_runs, estimate, interval
@@ -131,6 +131,13 @@ def distinct(answers: Sequence[Sequence[int]], count: int) -> float:
     """
     runs = [tuple(one[at : at + count]) for one in answers for at in range(len(one) - count + 1)]
     return len(set(runs)) / len(runs) if runs else math.nan
+
+
+def is_static(point: Point) -> bool:
+    """Whether a point lies on the line of static ensembles; speculative sampling is its strict end."""
+    return point.way.rule.partition(":")[0] == STATIC or (
+        point.way.rule == "speculative_sampling" and point.way.family == EXACT
+    )
 
 
 def gain_over(static: Sequence[Point], *ones: Point) -> Estimate:

@@ -70,6 +70,12 @@ class Page:
         label = html.escape(head[0] or "table")
         self.html.append(f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>')
 
+    def passage(self, title: str, text: str) -> None:
+        """A text that was written somewhere, line by line; closed on the page until it is asked for."""
+        self.markdown.append("\n".join([f"{title}:", "", *(f"    {line}" for line in text.splitlines())]))
+        summary = f"<summary>{html.escape(title)}</summary>"
+        self.html.append(f'<details>{summary}<p class="tokens">{html.escape(text)}</p></details>')
+
     def element(self, element: str) -> None:
         """HTML as it is, in the HTML alone; its maker has escaped what is in it."""
         self.html.append(element)

@@ -17,6 +17,7 @@ from torch import Tensor
 from drafter.config import AlignmentConfig
 from drafter.config.data import ELSEWHERE
 from drafter.data.rows import Rows
+from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.probe import probe
 from drafter.evaluation.walk import walk
 from drafter.export import export
@@ -33,9 +34,10 @@ from drafter.training.elsewhere import taps_elsewhere
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
-from drafter.training.pictures import curves, kept_per_slot
+from drafter.training.pictures import curves, kept_per_slot, rates, read_metrics
 from drafter.training.plan import plan
 from drafter.training.prepare import Material, batches_of, prepare, taps_of
+from drafter.training.report import close_page, open_page
 from drafter.training.trial import decode_both_ways
 from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.tokenizer import tokenizer_hash
@@ -103,8 +105,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
         result = decode_both_ways(config.decoding, prompts, verifier, drafter, fast, exported, chosen_by, leading)
     else:
         log.info("%s: the run ends with the walk; nothing was decoded", verifier.undecodable)
-    curves(Metrics(directory).merged(), directory / "curves.png")
-    kept_per_slot(untrained.kept_share, found.kept_share, directory / "accepted_per_slot.png")
+    Metrics(directory).merged()
     seconds = read_checkpoint(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
     summary = {
         "tokens_per_cycle": found.tokens_per_cycle,
@@ -125,10 +126,21 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
         "seconds_by_stage": seconds,
     }
     write_json(directory / "summary.json", summary)
+    report(config, summary, untrained, found, material.device)
     sure = found.interval()
     suite = {"tokens_per_cycle": sure.value, "low": sure.low, "high": sure.high, "prompts": len(material.test)}
     add_results(directory / "export", {**summary, "suites": {"held-out": suite}})
     return summary
+
+
+def report(config: AlignmentConfig, summary: dict[str, Any], untrained: Cycles, found: Cycles, device: str) -> None:
+    """`report.html`: curves, slots before and after training, speeds."""
+    page = open_page(config, summary)
+    page.picture(curves(read_metrics(config.directory / "metrics.csv")))
+    page.picture(kept_per_slot(untrained.kept_share, found.kept_share))
+    if "tokens_per_second" in summary:
+        page.picture(rates({"test prompts, one by one": summary["tokens_per_second"]}))
+    close_page(page, config, summary, device)
 
 
 def exact_batches(config: AlignmentConfig, material: Material, part: str) -> list[tuple[Rows, Tensor]]:

@@ -5,7 +5,10 @@ Every stage has a folder of its own and goes on after a kill; one that has ended
 
 import logging
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
-from drafter.evaluation.free_running import compare_speed, compare_writing, nats_of_text, quality_table, stages_table
+from drafter.evaluation.free_running import compare_speed, compare_writing, nats_of_text, quality_lines, quality_table, stages_table
+from drafter.evaluation.report import Picture
 from drafter.export import push_forward
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
@@ -30,12 +34,18 @@ from drafter.training.claim import claim
 from drafter.training.distillation.module import MONITOR, DistillationModule, stage_figures
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
-from drafter.training.pictures import series
+from drafter.training.pictures import lines, rates, read_metrics
+from drafter.training.report import close_page, open_page
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
 from drafter.verifier.tokenizer import tokenizer_hash
 
 log = logging.getLogger(__name__)
+JUDGED = (
+    "Nothing checks these tokens: how far they are from what the teacher writes is in the tables. Perplexity under "
+    "another model falls where a model repeats itself; read it beside distinct n-grams, entropy and repetition (the "
+    "share of an answer's 4-grams that it had before)."
+)
 
 
 def train(config: DistillationConfig) -> dict[str, Any]:
@@ -72,8 +82,10 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     offsets = stages_table(found, nats_of_text(verifier, rows.held_out))
     write_csv(directory / "stages.csv", offsets)
     print(quality_table(offsets), end="\n\n")
-    summary |= {"offsets": offsets, **trial(config, verifier, student, rows.held_out, directory)}
+    texts, tables = trial(config, verifier, student, rows.held_out, directory)
+    summary |= {"offsets": offsets, **tables}
     write_json(directory / "summary.json", {**summary, "seconds": time.perf_counter() - began})
+    report(config, summary, texts, device)
     return summary
 
 
@@ -116,7 +128,7 @@ def run_stage(
     device: str,
 ) -> tuple[PushForwardModel, dict[str, float]]:
     """One stage, or what it left; the model, without gradients, and its held-out scores."""
-    folder = config.directory / "stages" / f"{at}_gives_{stage.tokens_per_pass}"
+    folder = stage_folder(config, at)
     torch.manual_seed(config.seed)
     module = DistillationModule(config, stage, student.widened(stage.tokens_per_pass), teacher, rows.held_out)
     feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device, stage.nodes))
@@ -125,8 +137,7 @@ def run_stage(
     model = module.result.requires_grad_(False).eval()
     scores = {name: float(value) for name, value in stage_figures("held_out", module.held_out_scores()).items()}
     if not rank_zero_only.rank:
-        columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, stage.tokens_per_pass + 1)}
-        series(Metrics(folder).merged(), columns, "nats behind the teacher's token", folder / "curves.png")
+        Metrics(folder).merged()
     return model, scores
 
 
@@ -140,8 +151,8 @@ def export(
 
 def trial(
     config: DistillationConfig, verifier: Verifier, model: PushForwardModel, held_out: Tensor, directory: Path
-) -> dict[str, Any]:
-    """Let teacher and student write, and time them; tables are printed and kept."""
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Let teacher and student write, and time them; tables are printed and kept: (a text of each way, tables)."""
     settings, rows = config.trial, held_out.tolist()
     judge = None if settings.judge is None else Verifier.load(settings.judge, torch.float32, str(verifier.device))
     writing, texts = compare_writing(verifier, model, rows, settings, judge)
@@ -151,7 +162,36 @@ def trial(
     for name, text in texts.items():
         print(f"--- {name}\n{text}\n")
     print(quality_table(writing), quality_table(speed), sep="\n\n")
-    return {"writing": writing, "speed": speed}
+    return texts, {"writing": writing, "speed": speed}
+
+
+def report(config: DistillationConfig, summary: dict[str, Any], texts: Mapping[str, str], device: str) -> None:
+    """`report.html`: how fast, what was written and how it scores, stage by stage."""
+    page, speeds = open_page(config, summary), defaultdict[str, dict[str, float]](dict)
+    for one in summary["speed"]:
+        speeds[f"batch {one['batch_size']}"][one["way"]] = one["tokens_per_second"]
+    page.picture(rates(speeds))
+    page.text(JUDGED)
+    for title, records in (("How fast", summary["speed"]), ("What was written", summary["writing"])):
+        page.heading(title)
+        page.table(*quality_lines(records))
+    for name, text in texts.items():
+        page.passage(name, text)
+    page.heading("Stage by stage")
+    panels = []
+    for at, stage in enumerate(config.stages):
+        count = stage.tokens_per_pass
+        records = read_metrics(stage_folder(config, at) / "metrics.csv")
+        columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, count + 1)}
+        panels.append(partial(lines, records, columns, f"{count} per pass: nats behind the teacher's token"))
+    page.picture(Picture("curves", "training loss of every token over steps, stage by stage", panels))
+    page.table(*quality_lines(summary["offsets"]))
+    close_page(page, config, summary, device)
+
+
+def stage_folder(config: DistillationConfig, at: int) -> Path:
+    """Where a stage writes."""
+    return config.directory / "stages" / f"{at}_gives_{config.stages[at].tokens_per_pass}"
 
 
 def timed(config: DistillationConfig, verifier: Verifier, model: PushForwardModel) -> tuple[Verifier, PushForwardModel]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from drafter.config import EnsembleConfig, require
 from drafter.evaluation import frontier
 from drafter.evaluation.measured import table
+from drafter.evaluation.report import Picture
 from drafter.evaluation.rewards import Limits, Reward, Task, make_reward
 from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
 from drafter.export.original import weights_of
@@ -32,6 +34,8 @@ from drafter.training.ensemble.pair import make_pair
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
+from drafter.training.pictures import lines, read_metrics
+from drafter.training.report import close_page, open_page
 from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -83,6 +87,7 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
     write_json(directory / "summary.json", summary)
+    report(config, summary, points, head, device)
     print(
         f"reward over the static ensembles at the same tokens per cycle: {over.value:+.3f} "
         f"[{over.low:+.3f}, {over.high:+.3f}]"
@@ -129,7 +134,7 @@ def draw_map(
     reward: Reward,
     directory: Path,
 ) -> list[frontier.Point]:
-    """The trained head among all other ways, on the test tasks: a table, a CSV file, a picture."""
+    """The trained head among all other ways, on the test tasks: a table, a CSV file."""
     settings = config.ensemble
     ways = frontier.usual_ways(drafter, {"head": str(directory / "head")})
     setting = frontier.Setting(
@@ -143,5 +148,28 @@ def draw_map(
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
     write_csv(directory / "frontier.csv", [point.figures() for point in points])
-    frontier.plot(points, directory / "frontier.png", config.reward.kind)
     return points
+
+
+def report(
+    config: EnsembleConfig,
+    summary: dict[str, Any],
+    points: Sequence[frontier.Point],
+    head: EnsembleHead,
+    device: str,
+) -> None:
+    """`report.html`: the map, and how the head was trained."""
+    page = open_page(config, summary)
+    gains = frontier.gains(points, {"head": head.config})
+    for each in frontier.findings(points, config.reward.kind, gains):
+        page.text(f"{each}.")
+    frontier.add_map(page, points, config.reward.kind)
+    page.heading("Training")
+    records = read_metrics(config.directory / "metrics.csv")
+    panels = [
+        partial(lines, records, {name: "roll-outs", f"{name}_held_out": "held out"}, name.replace("_", " "))
+        for name in ("reward", "tokens_per_cycle")
+    ]
+    panels.append(partial(lines, records, {"verifier_weight": "weight"}, "mean weight of the verifier"))
+    page.picture(Picture("curves", "reward, tokens per cycle and the verifier's weight over steps", panels))
+    close_page(page, config, summary, device)

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from functools import partial
 from typing import Any
 
 import lightning
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from drafter.config import LanguageModelConfig, require
 from drafter.data.texts import held_out, make_text_rows, read_documents
+from drafter.evaluation.report import Picture
 from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import atomically, write_json
@@ -23,7 +25,8 @@ from drafter.training.claim import claim
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.training.logs import Metrics
-from drafter.training.pictures import series
+from drafter.training.pictures import lines, read_metrics
+from drafter.training.report import close_page, open_page
 from drafter.training.tokenizers import make_tokenizer
 
 log = logging.getLogger(__name__)
@@ -56,7 +59,6 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     with atomically(directory / "export", folder=True, over=True) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-    series(Metrics(directory).merged(), {"loss": "training"}, "nats per token", directory / "curves.png")
     summary = {
         "nll_held_out": nll,
         "perplexity_held_out": math.exp(nll),
@@ -68,6 +70,11 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
         "provenance": provenance(),
     }
     write_json(directory / "summary.json", summary)
+    page, records = open_page(config, summary), read_metrics(Metrics(directory).merged())
+    names = {"loss": "training, nats per token", MONITOR: "held out, log-likelihood"}
+    panels = [partial(lines, records, {column: name}, name) for column, name in names.items()]
+    page.picture(Picture("curves", "training loss and held-out likelihood over steps", panels))
+    close_page(page, config, summary, device)
     print(f"{nll:.3f} nats per token on held-out text (perplexity {math.exp(nll):.1f})")
     return summary
 

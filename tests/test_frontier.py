@@ -65,7 +65,9 @@ def test_heads_of_one_recipe_are_a_family():
     lines = frontier.gains([*line, *points], heads)
     assert [one["heads"] for one in lines] == [*heads, "a, b, c"]
     assert [one["count"] for one in lines] == [1] * 6 + [3]
-    assert all(frontier.said(one).startswith("+0.100 [+0.") for one in lines)
+    found = frontier.findings(points, "reward", lines)
+    assert len(found) == len(lines)
+    assert all("reward over the static ensembles at its tokens per cycle +0.100 [+0." in one for one in found)
 
 
 @pytest.mark.parametrize("seed", range(4))

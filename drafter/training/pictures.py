@@ -22,8 +22,8 @@ def curves(records: Records) -> Picture:
     """Training objective, and tokens per cycle in training and on held-out rows, over steps."""
     names = {"tokens_per_block": "training blocks", "tokens_per_cycle_held_out": "held out (walk)"}
     panels = [
-        partial(lines, records, {"loss": "objective"}, "training objective"),
-        partial(lines, records, names, "tokens per cycle"),
+        partial(draw_metrics, records, {"loss": "objective"}, "training objective"),
+        partial(draw_metrics, records, names, "tokens per cycle"),
     ]
     return Picture("curves", "loss and tokens per cycle over steps", panels)
 
@@ -60,7 +60,7 @@ def rates(found: Mapping[str, Mapping[str, float]]) -> Picture:
     return Picture("speed", "tokens per second of each way", [partial(draw, *one) for one in found.items()], height)
 
 
-def lines(records: Records, columns: Mapping[str, str], title: str, axes: Axes) -> None:
+def draw_metrics(records: Records, columns: Mapping[str, str], title: str, axes: Axes) -> None:
     """Columns of a run's metrics over its steps, one line each; a column that nothing was logged of is left out.
 
     Args:

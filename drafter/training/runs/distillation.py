@@ -34,7 +34,7 @@ from drafter.training.claim import claim
 from drafter.training.distillation.module import MONITOR, DistillationModule, stage_figures
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
-from drafter.training.pictures import lines, rates, read_metrics
+from drafter.training.pictures import draw_metrics, rates, read_metrics
 from drafter.training.report import close_page, open_page
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
@@ -183,7 +183,7 @@ def report(config: DistillationConfig, summary: dict[str, Any], texts: Mapping[s
         count = stage.tokens_per_pass
         records = read_metrics(stage_folder(config, at) / "metrics.csv")
         columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, count + 1)}
-        panels.append(partial(lines, records, columns, f"{count} per pass: nats behind the teacher's token"))
+        panels.append(partial(draw_metrics, records, columns, f"{count} per pass: nats behind the teacher's token"))
     page.picture(Picture("curves", "training loss of every token over steps, stage by stage", panels))
     page.table(*quality_lines(summary["offsets"]))
     close_page(page, config, summary, device)

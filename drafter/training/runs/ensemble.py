@@ -34,7 +34,7 @@ from drafter.training.ensemble.pair import make_pair
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
-from drafter.training.pictures import lines, read_metrics
+from drafter.training.pictures import draw_metrics, read_metrics
 from drafter.training.report import close_page, open_page
 from drafter.verifier import Verifier
 
@@ -167,9 +167,9 @@ def report(
     page.heading("Training")
     records = read_metrics(config.directory / "metrics.csv")
     panels = [
-        partial(lines, records, {name: "roll-outs", f"{name}_held_out": "held out"}, name.replace("_", " "))
+        partial(draw_metrics, records, {name: "roll-outs", f"{name}_held_out": "held out"}, name.replace("_", " "))
         for name in ("reward", "tokens_per_cycle")
     ]
-    panels.append(partial(lines, records, {"verifier_weight": "weight"}, "mean weight of the verifier"))
+    panels.append(partial(draw_metrics, records, {"verifier_weight": "weight"}, "mean weight of the verifier"))
     page.picture(Picture("curves", "reward, tokens per cycle and the verifier's weight over steps", panels))
     close_page(page, config, summary, device)

@@ -25,7 +25,7 @@ from drafter.training.claim import claim
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.training.logs import Metrics
-from drafter.training.pictures import lines, read_metrics
+from drafter.training.pictures import draw_metrics, read_metrics
 from drafter.training.report import close_page, open_page
 from drafter.training.tokenizers import make_tokenizer
 
@@ -72,7 +72,7 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     write_json(directory / "summary.json", summary)
     page, records = open_page(config, summary), read_metrics(Metrics(directory).merged())
     names = {"loss": "training, nats per token", MONITOR: "held out, log-likelihood"}
-    panels = [partial(lines, records, {column: name}, name) for column, name in names.items()]
+    panels = [partial(draw_metrics, records, {column: name}, name) for column, name in names.items()]
     page.picture(Picture("curves", "training loss and held-out likelihood over steps", panels))
     close_page(page, config, summary, device)
     print(f"{nll:.3f} nats per token on held-out text (perplexity {math.exp(nll):.1f})")

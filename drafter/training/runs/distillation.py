@@ -20,7 +20,14 @@ from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
-from drafter.evaluation.free_running import compare_speed, compare_writing, nats_of_text, quality_lines, quality_table, stages_table
+from drafter.evaluation.free_running import (
+    compare_speed,
+    compare_writing,
+    nats_of_text,
+    quality_lines,
+    quality_table,
+    stages_table,
+)
 from drafter.evaluation.report import Picture
 from drafter.export import push_forward
 from drafter.export.record import provenance

@@ -41,8 +41,18 @@ def test_the_judge_counts_its_tokens_behind_the_prompt():
     found = [reader.nll(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     assert sum(each for each, _ in found) == pytest.approx(total, rel=1e-4)
     assert sum(each for _, each in found) == count
-    assert reader.perplexity(prompts, answers) == pytest.approx(math.exp(total / count), rel=1e-4)
-    assert math.isnan(reader.perplexity(["ab"], [""]))
+    assert reader.perplexity(prompts, answers).value == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert math.isnan(reader.perplexity(["ab"], [""]).value)
+
+
+def test_the_interval_of_a_perplexity_lies_between_the_answers_own():
+    reader = Reader(make_verifier("llama"))
+    prompts, answers = ["q"] * 3, ["abc", "xyz and", "07"]
+    own = [reader.perplexity(["q"], [answer]) for answer in answers]
+    assert all(one.low == pytest.approx(one.value) == one.high for one in own)
+    every = reader.perplexity(prompts, answers)  # 27 draws, the extreme ones of one answer alone
+    assert (every.low, every.high) == pytest.approx((min(one.value for one in own), max(one.value for one in own)))
+    assert every.low < every.value < every.high
 
 
 def test_the_likelihood_judge_prefers_what_is_likelier():

@@ -63,7 +63,8 @@ def compare_writing(
     for name, answers in written.items():
         record: dict[str, Any] = {"way": name, **variety([before(one, stops) for one in answers]).as_dict()}
         if reader is not None:
-            record["perplexity"] = reader.perplexity(shown, texts[name])
+            how = reader.perplexity(shown, texts[name])
+            record |= {"perplexity": how.value, "perplexity_low": how.low, "perplexity_high": how.high}
             if name not in (TEXT, TEACHER):
                 rate = win_rate(shown, texts[name], texts[TEACHER], reader.prefers)
                 record |= {"likelier_than_teacher": rate.value, "low": rate.low, "high": rate.high}

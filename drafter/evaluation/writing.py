@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from drafter.evaluation.statistics import Estimate
+from drafter.evaluation.statistics import Estimate, estimate
 from drafter.verifier import Verifier
 
 Prefers = Callable[[str, str, str], bool]  # (prompt, first answer, second answer) -> whether the first is better
@@ -76,11 +76,14 @@ class Reader:
             self.read[prompt, answer] = total, len(own)
         return self.read[prompt, answer]
 
-    def perplexity(self, prompts: Sequence[str], answers: Sequence[str]) -> float:
-        """exp of the mean over all tokens of all answers; NaN without any."""
+    def perplexity(self, prompts: Sequence[str], answers: Sequence[str]) -> Estimate:
+        """exp of the mean over all tokens of all answers, with its interval over prompts; NaN without any."""
         found = [self.nll(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        count = sum(each for _, each in found)
-        return math.exp(sum(total for total, _ in found) / count) if count else float("nan")
+        total, count = torch.tensor(found, dtype=torch.float64).T[:, None]  # [1, P]
+        if not count.sum():
+            return Estimate(math.nan, math.nan, math.nan)
+        mean = estimate({"nll": total, "cycles": count}, "nll")
+        return Estimate(*(math.exp(one) for one in (mean.value, mean.low, mean.high)))
 
     def prefers(self, prompt: str, first: str, second: str) -> bool:
         """Whether the first is likelier per token: blind to repetition, as all perplexity is."""

@@ -83,7 +83,7 @@ class Reader:
         if not count.sum():
             return Estimate(math.nan, math.nan, math.nan)
         mean = estimate({"nll": total, "cycles": count}, "nll")
-        return Estimate(*(math.exp(one) for one in (mean.value, mean.low, mean.high)))
+        return Estimate(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
 
     def prefers(self, prompt: str, first: str, second: str) -> bool:
         """Whether the first is likelier per token: blind to repetition, as all perplexity is."""

@@ -66,6 +66,20 @@ def test_a_good_export_passes(good, name):
     json.dumps(report.as_dict())
 
 
+def test_rows_of_the_head_need_the_verifiers_own(good, tmp_path):
+    model, tokenizer = tiny.build(FAMILY)
+    model.config.save_pretrained(tmp_path)
+    model.generation_config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    report = check(good / "speculators", str(tmp_path), dynamic=False)
+    assert report.ok, str(report)
+    assert any("rows of the head were not compared" in note for note in report.notes)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    report = check(good / "speculators", str(tmp_path), dynamic=False)
+    assert report.ok, str(report)
+    assert not any("rows of the head" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(("name", "defect"), DEFECTS.items(), ids=DEFECTS)
 def test_a_defect_is_named(copied, name, defect, tmp_path):
     directory = copied(defect.layout)

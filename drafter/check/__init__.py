@@ -1,8 +1,8 @@
 """Check an export before it leaves: what engines would load without a word, wrong.
 
-The static part reads `config.json`, every tensor and the verifier's config and tokenizer. The dynamic part loads both
-models, in float32 unless the verifier is asked for in fewer bits, and decodes. An export without a finding is fit to be
-served.
+The static part reads `config.json`, every tensor, the verifier's config and tokenizer, and rows of its head where the
+export holds some. The dynamic part loads both models, in float32 unless the verifier is asked for in fewer bits, and
+decodes. An export without a finding is fit to be served.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from drafter.check.behaviour import TOLERANCE, check_behaviour
 from drafter.check.fields import check_fields
 from drafter.check.push_forward import check_push_forward
 from drafter.check.report import Finding, Report
-from drafter.check.tensors import check_files, check_tensors, check_tokenizer, check_vocabulary
+from drafter.check.tensors import check_files, check_head, check_tensors, check_tokenizer, check_vocabulary
 from drafter.check.verifier import VerifierFacts
 from drafter.export.record import longest_row, read_record
 from drafter.export.serve import serve_commands
@@ -64,7 +64,7 @@ def check(
         report.notes.append("training.json is not there or holds no facts: the config was not compared with training")
     report.findings += check_fields(config, layout, theirs, trained)
     report.findings += check_files(path)
-    _weights(path, config, layout, trained, record, report)
+    _weights(path, config, layout, theirs, trained, record, report)
     report.findings += check_tokenizer(record, theirs)
     longest = longest_row(dict(record))
     if longest is not None and longest < theirs.longest:
@@ -87,6 +87,7 @@ def _weights(
     path: Path,
     config: Mapping[str, Any],
     layout: Layout,
+    theirs: VerifierFacts,
     trained: Mapping[str, Any],
     record: Mapping[str, Any],
     report: Report,
@@ -106,3 +107,8 @@ def _weights(
         return
     report.findings += check_tensors(weights, layout, facts, record.get("sha256") or {})
     report.findings += check_vocabulary(path, weights, layout, facts)
+    if report.ok:  # else a row may be none
+        try:
+            report.findings += check_head(weights, theirs)
+        except ValueError as error:
+            report.notes.append(f"rows of the head were not compared with the verifier's: {error}")

@@ -17,6 +17,7 @@ from drafter.layouts import Layout
 from drafter.layouts.weights import CODES, INDEX, SINGLE, Weights
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import VOCABULARY_FILE, read_vocabulary
+from drafter.verifier import VerifierHead
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 BORROWED = {
@@ -146,6 +147,21 @@ def check_vocabulary(directory: Path, weights: Weights, layout: Layout, facts: M
             yield Finding("t2d", "t2d: must be true at exactly the ids of d2t; export again")
     elif "d2t" in weights or "t2d" in weights:
         yield Finding("d2t", "d2t, t2d: must be there together, as int64 and bool; export again")
+
+
+def check_head(weights: Weights, verifier: VerifierFacts) -> Iterator[Finding]:
+    """The head's rows of the draft vocabulary, where they are stored, against the verifier's as it stores them.
+
+    The verifier's file is mapped: of embedding and head, those rows alone come into memory.
+
+    Raises:
+        ValueError: the verifier's own can't be read.
+    """
+    if "lm_head.weight" in weights and "d2t" in weights:
+        stored, offsets = weights["lm_head.weight"], weights["d2t"]
+        theirs = VerifierHead.load(verifier.where, None).head[offsets + torch.arange(len(offsets))]
+        if not torch.equal(theirs.to(stored.dtype), stored):
+            yield Finding("lm_head.weight", "lm_head.weight: is not the verifier's, row d2t[i] + i; export again")
 
 
 def check_tokenizer(record: Mapping[str, Any], verifier: VerifierFacts) -> Iterator[Finding]:

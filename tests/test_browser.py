@@ -11,7 +11,16 @@ from html import unescape
 
 import pytest
 from conftest import ROOT
+from test_frontier import a_point
 from test_report import answered, saved  # noqa: F401
+from test_text_runs import finished, texts  # noqa: F401
+
+from drafter.evaluation import frontier
+from drafter.evaluation.cycles import Cycles
+from drafter.evaluation.frontier.ways import CONTROL, EXACT
+from drafter.evaluation.grid import Cell
+from drafter.evaluation.measured import Measured
+from drafter.evaluation.report.benchmarked import benchmark_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -69,11 +78,45 @@ def browse(page, folder, width, dark):
     return said, json.loads(unescape(found[1]))
 
 
+def save_map(path):
+    """A map with every kind of way."""
+    rules = ("static_ensemble:verifier_weight=0", "lenient:lenience=0.5", "typical_acceptance", "variation_budget:b=1")
+    points = [a_point(f"way {at}", 1.0 + at / 4, 0.9 - at / 9, rule) for at, rule in enumerate(rules)]
+    for family in (EXACT, CONTROL):
+        counts = points[0].counts
+        points.append(frontier.Point(frontier.Way(family, family, "speculative_sampling"), counts, 0.5, 9.0))
+    frontier.map_page(points, "exact_match", [], {"drafter": "own"}, "theory").save_html(path)
+
+
+def save_speed(path):
+    """A benchmark of two suites and two batch sizes."""
+    cells = [
+        Cell(suite, 0.0, size, drafts, Measured("", Cycles.of([]), 9, 5, 0.1), speed, ideal, None, 1.0, 1.1, 0.1, None)
+        for suite in ("one", "two")
+        for size in (1, 8)
+        for drafts, speed, ideal in (("0", 1.0, None), ("4", 1.2 / size, 1.3), ("tree 8", 1.3, None))
+    ]
+    benchmark_page(cells, {"drafter": "own"}).save_html(path)
+
+
+@pytest.fixture
+def page(request, tmp_path):
+    """A report by its name, made only if it is asked for."""
+    path = tmp_path / "report.html"
+    if request.param in ("map", "speed"):
+        {"map": save_map, "speed": save_speed}[request.param](path)
+        return path
+    if request.param == "ablation":
+        return ROOT / "docs/results/losses/report.html"
+    if request.param == "distillation":
+        return request.getfixturevalue("finished")[0].directory / "report.html"
+    return request.getfixturevalue({"run": "finished_run", "evaluation": "saved"}[request.param]) / "report.html"
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("which", ["evaluation", "ablation"])
-def test_a_report_is_read_in_a_browser(which, width, dark, saved, tmp_path):  # noqa: F811
-    page = saved / "report.html" if which == "evaluation" else ROOT / "docs/results/losses/report.html"
+@pytest.mark.parametrize("page", ["evaluation", "ablation", "run", "distillation", "map", "speed"], indirect=True)
+def test_a_report_is_read_in_a_browser(page, width, dark, tmp_path):
     said, found = browse(page, tmp_path, width, dark)
     assert said == []
     assert found["width"] == width
@@ -85,7 +128,7 @@ def test_a_report_is_read_in_a_browser(which, width, dark, saved, tmp_path):  # 
         assert one["right"] <= width, one
         assert one["text"] >= 8, one  # pixels of the smallest line of text
     assert all(found["reach"]), "something can't be reached by the keyboard"
-    assert len(found["reach"]) > 2
+    assert len(found["reach"]) >= 2
     assert (found["paper"] < 60) == dark
     assert abs(found["paper"] - found["ink"]) > 150
     assert abs(found["paper"] - found["drawn"]) > 150

@@ -72,7 +72,7 @@ def test_a_run_leaves_a_head_a_map_and_a_summary(finished):
     page = (finished / "report.html").read_text()
     assert page.count("<svg") == 5  # reward and distance; three curves
     assert "head: log_likelihood over the static ensembles" in page
-    assert "the control to beat: " in page
+    assert "The control to beat: " in page
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] <= 6
     assert summary["reward_over_static"]["seeds"] == 1

@@ -32,11 +32,11 @@ def findings(points: Sequence[Point], reward: str, gains: Sequence[Mapping[str, 
     relaxed = [point for point in points if point.way.family == RELAXED]
     if relaxed and not said:
         most = max(relaxed, key=lambda point: point.tokens_per_cycle.value)
-        said.append(f"most tokens per cycle: {_place(most, reward)}")
+        said.append(f"Most tokens per cycle: {_place(most, reward)}")
     controls = [point for point in points if point.way.family == CONTROL]
     if controls:
         best = max(controls, key=lambda point: point.reward.value)
-        said.append(f"the control to beat: {_place(best, reward)}")
+        said.append(f"The control to beat: {_place(best, reward)}")
     return said
 
 

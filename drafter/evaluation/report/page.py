@@ -54,11 +54,12 @@ class Page:
         self.markdown.append(text)
         self.html.append(f"<p>{html.escape(text)}</p>")
 
-    def picture(self, picture: Picture) -> None:
-        """Its panels on the page itself; in Markdown, the file that it is saved in."""
-        self.pictures.append(picture)
-        self.markdown.append(f"![{picture.text}]({picture.name}.png)")
-        self.html.append("\n".join(['<div class="pictures">', *picture.svgs(), "</div>"]))
+    def picture(self, *pictures: Picture) -> None:
+        """Their panels side by side on the page itself; in Markdown, the files that they are saved in."""
+        self.pictures += pictures
+        self.markdown += [f"![{one.text}]({one.name}.png)" for one in pictures]
+        panels = [panel for one in pictures for panel in one.svgs()]
+        self.html.append("\n".join(['<div class="pictures">', *panels, "</div>"]))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         lines = [head, ["---"] * len(head), *rows]

@@ -136,10 +136,11 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
 def report(config: AlignmentConfig, summary: dict[str, Any], untrained: Cycles, found: Cycles, device: str) -> None:
     """`report.html`: curves, slots before and after training, speeds."""
     page = open_page(config, summary)
-    page.picture(curves(read_metrics(config.directory / "metrics.csv")))
-    page.picture(kept_per_slot(untrained.kept_share, found.kept_share))
+    shown = [curves(read_metrics(config.directory / "metrics.csv"))]
+    shown.append(kept_per_slot(untrained.kept_share, found.kept_share))
     if "tokens_per_second" in summary:
-        page.picture(rates({"test prompts, one by one": summary["tokens_per_second"]}))
+        shown.append(rates({"test prompts, one by one": summary["tokens_per_second"]}))
+    page.picture(*shown)
     close_page(page, config, summary, device)
 
 

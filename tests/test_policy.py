@@ -84,14 +84,25 @@ def test_the_loss_is_its_definition(seed):
 
 def test_the_regulariser_lowers_the_weight_exactly_where_the_models_disagree():
     given = roll_outs(0)
-    given["rewards"] = torch.ones(3, dtype=torch.float64)  # nothing to learn from
     given["variation"][::2] = 0.0
     weight = given["weight"].requires_grad_()
-    loss, _ = ensemble_loss(**given, acceptance_weight=0.5, clip=0.2)
-    (gradient,) = torch.autograd.grad(loss, weight)
+    (loss, _), (without, _) = (ensemble_loss(**given, acceptance_weight=one, clip=0.2) for one in (0.5, 0.0))
+    (gradient,) = torch.autograd.grad(loss - without, weight)
     torch.testing.assert_close(gradient, 0.5 * given["variation"] / 3)
     assert (gradient[1::2] > 0).all()  # descent lowers w
     assert (gradient[::2] == 0).all()
+
+
+def test_a_batch_of_equal_rewards_teaches_nothing():
+    """Else acceptance alone is followed, at an optimiser's full rate, until no answer is the verifier's any more."""
+    given = roll_outs(1)
+    given["rewards"] = torch.zeros(3, dtype=torch.float64)
+    weight = given["weight"].requires_grad_()
+    loss, parts = ensemble_loss(**given, acceptance_weight=0.5, clip=0.2)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert loss == 0
+    assert parts["acceptance"] > 0
+    assert not gradient.any()
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

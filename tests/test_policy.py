@@ -90,7 +90,7 @@ def test_the_regulariser_lowers_the_weight_exactly_where_the_models_disagree():
     (gradient,) = torch.autograd.grad(loss - without, weight)
     torch.testing.assert_close(gradient, 0.5 * given["variation"] / 3)
     assert (gradient[1::2] > 0).all()  # descent lowers w
-    assert (gradient[::2] == 0).all()
+    assert gradient[::2].abs().max() < 1e-12
 
 
 def test_a_batch_of_equal_rewards_teaches_nothing():

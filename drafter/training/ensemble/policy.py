@@ -82,7 +82,7 @@ def ensemble_loss(
     old = mixture_log_prob(old_weight, verifier, draft)  # [N]
     policy = policy_loss(log_prob, old, gain, clip).sum() / len(rewards)
     kept = acceptance(weight, variation).sum() / len(rewards)
-    return policy - acceptance_weight * gain.any() * kept, {"policy": policy, "acceptance": kept}
+    return policy - acceptance_weight * (gain.any() * kept), {"policy": policy, "acceptance": kept}
 
 
 def budget_loss(weight: Tensor, variation: Tensor, budget: float) -> Tensor:

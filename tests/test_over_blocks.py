@@ -32,16 +32,16 @@ def documents():
     return found
 
 
-def tensors(dtype=torch.float64, value=WIDTH):
+def tensors(dtype=torch.float64, value=WIDTH, width=WIDTH):
     generator = torch.Generator().manual_seed(1)
     slots = COUNT * SIZE
-    shapes = [(slots, HEADS, WIDTH), (slots, GROUPS, WIDTH), (slots, GROUPS, value), (LENGTH, GROUPS, WIDTH)]
+    shapes = [(slots, HEADS, width), (slots, GROUPS, width), (slots, GROUPS, value), (LENGTH, GROUPS, width)]
     shapes.append((LENGTH, GROUPS, value))
     return [torch.randn(ROWS, *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
 def attended(kernel, packed, causal, window, inputs):
-    made = over_blocks(kernel, anchors(), LENGTH, SIZE, documents() if packed else None)
+    made = over_blocks(kernel, anchors(), LENGTH, SIZE, documents() if packed else None, WIDTH)
     return made(*inputs, causal=causal, window=window, scale=0.3)
 
 
@@ -135,8 +135,8 @@ def test_auto_goes_by_size_and_says_so(monkeypatch, caplog):
     few, many = torch.arange(4)[None], torch.arange(512)[None]
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            assert isinstance(over_blocks("auto", few, 100, 4, None), KERNELS["eager"])
-            assert isinstance(over_blocks("auto", many, 2048, 16, None), KERNELS["split"])
+            assert isinstance(over_blocks("auto", few, 100, 4, None, 64), KERNELS["eager"])
+            assert isinstance(over_blocks("auto", many, 2048, 16, None, 64), KERNELS["split"])
     assert [message.split(" (")[0] for message in caplog.messages] == [
         "attention over blocks: eager",
         "attention over blocks: split",
@@ -147,9 +147,27 @@ def test_what_cannot_be_is_refused_in_a_line():
     with pytest.raises(ValueError, match=r"training.attention='dense': choose one of auto, eager, split, flex"):
         TrainingConfig(attention="dense")
     with pytest.raises(ValueError, match=r"training.attention='flex': needs a CUDA device; use auto, split or eager"):
-        check_over_blocks("flex", "cpu")
-    check_over_blocks("flex", "cuda:0")
-    check_over_blocks("auto", "cpu")
+        check_over_blocks("flex", "cpu", 64)
+    with pytest.raises(ValueError, match=r"training.attention='flex': needs heads of 16 or more, not 8; use split"):
+        check_over_blocks("flex", "cuda:0", 8)
+    check_over_blocks("flex", "cuda:0", 16)
+    check_over_blocks("auto", "cpu", 8)
+
+
+@pytest.mark.parametrize(
+    ("device", "slots", "length", "width", "triton", "expected"),
+    [
+        ("cuda", 32, 160, 64, True, "eager"),
+        ("cuda", 512, 270, 64, True, "split"),
+        ("cuda", 8192, 2048, 64, True, "flex"),
+        ("cuda", 8192, 2048, 8, True, "split"),  # heads too narrow
+        ("cuda", 8192, 2048, 64, False, "split"),  # nothing to compile with
+        ("cpu", 8192, 2048, 64, True, "split"),
+    ],
+)
+def test_auto_takes_flex_where_it_runs_and_pays(monkeypatch, device, slots, length, width, triton, expected):
+    monkeypatch.setattr(rooms, "find_spec", lambda name: triton or None)
+    assert rooms.choice(torch.device(device), slots, length, width) == expected
 
 
 @pytest.mark.gpu
@@ -160,9 +178,9 @@ def test_kernels_equal_the_dense_one_on_a_device(kernel, packed):
     for causal, window in KINDS:
         found = []
         for one in (kernel, "eager"):
-            inputs = [each.to(device).requires_grad_() for each in tensors(torch.float32)]
+            inputs = [each.to(device).requires_grad_() for each in tensors(torch.float32, 16, 16)]
             packs = documents().to(device) if packed else None
-            out = over_blocks(one, anchors().to(device), LENGTH, SIZE, packs)(
+            out = over_blocks(one, anchors().to(device), LENGTH, SIZE, packs, 16)(
                 *inputs, causal=causal, window=window, scale=0.3
             )
             found.append([out.detach(), *torch.autograd.grad(out.sin().sum(), inputs)])

@@ -1,5 +1,6 @@
 """What a training step scores, slot by slot in float64: inputs, labels, weights of the head, the verifier's law."""
 
+import copy
 from types import SimpleNamespace
 
 import naive
@@ -256,6 +257,18 @@ def test_a_compiled_step_gives_the_same_gradients(rows, make):
     found, _ = gradients(rows, make, "training.compile=true")
     for name, gradient in whole.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_only_passes_with_a_gradient_are_compiled(rows, make, monkeypatch):
+    drafter, calls = make_drafter(make_verifier("llama")), []
+    monkeypatch.setattr("drafter.models.layers._compiled", lambda run: lambda *inputs: calls.append(1) or run(*inputs))
+    gradients(rows, lambda _, *words: make(drafter, *words), "training.compile=true")
+    assert len(calls) == len(drafter.layers)
+    with torch.no_grad():
+        walking = copy.deepcopy(drafter)
+        size, width = drafter.block_size, drafter.config.hidden_size
+        walking(torch.zeros(1, 2, size, width), torch.zeros(1, 9, drafter.fc.in_features), torch.tensor([[2, 5]]))
+    assert len(calls) == len(drafter.layers)
 
 
 def test_blocks_that_their_answers_end_cuts_do_not_count_as_short(rows):

@@ -15,7 +15,8 @@ class TrainingConfig(FittingConfig):
         anchors: blocks drawn per row; `auto`: as many as `memory_gb` holds, by arithmetic.
         memory_gb: that a step may take, the verifier's body left out.
         attention: kernel over the blocks of a row: `eager` (one dense mask), `split` (context and own block apart),
-            `flex` (compiled FlexAttention, CUDA alone), or `auto`: eager where blocks are few and short, else split.
+            `flex` (compiled FlexAttention, CUDA alone), or `auto`: eager where blocks are few and short,
+            flex where many blocks stand behind long rows on CUDA, else split.
         sampled_tokens: with a restricted vocabulary, random tokens that stand in for the missing ones in every step,
             so that the full head serves the same drafter; 0 for none.
         chunk_size: slots whose logits exist at a time.

@@ -176,7 +176,7 @@ class BlockDiffusionDrafter(PreTrainedModel):
             normed hidden states, [B, A, K, D].
         """
         batch, count, size, width = block.shape
-        attention = over_blocks(self.attention, anchors, taps.shape[1], size, documents)
+        attention = over_blocks(self.attention, anchors, taps.shape[1], size, documents, self.config.head_dim)
         context = self.context(taps)
         hidden = block.reshape(batch, count * size, width).to(context.dtype)
         if documents is None:

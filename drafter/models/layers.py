@@ -1,8 +1,10 @@
 """Layers of the block-diffusion drafter: whoever calls them says what a block attends to besides itself."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, rotate_half
 
@@ -38,10 +40,15 @@ class DrafterAttention(nn.Module):
 
 
 class DrafterLayer(nn.Module):
-    """Pre-norm attention and SwiGLU MLP."""
+    """Pre-norm attention and SwiGLU MLP.
+
+    Attributes:
+        compiled: passes that have a gradient are compiled; walks and decoding, whose shapes are many, are not.
+    """
 
     def __init__(self, config: Any, index: int):
         super().__init__()
+        self.compiled = False
         slides = (config.layer_types or ())[index] == SLIDING
         self.window = config.sliding_window if slides else None
         self.causal = slides if config.is_causal is None else config.is_causal
@@ -51,8 +58,18 @@ class DrafterLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, attend)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        run = _compiled(_run) if self.compiled and torch.is_grad_enabled() else _run
+        return run(self, hidden, rope, attend)
+
+
+def _run(layer: DrafterLayer, hidden: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    hidden = hidden + layer.self_attn(layer.input_layernorm(hidden), rope, attend)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+@cache
+def _compiled(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(run, dynamic=True)
 
 
 def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

@@ -79,8 +79,7 @@ class DrafterModule(lightning.LightningModule):
         for layer in self.drafter.layers:
             if settings.checkpointing:
                 checkpoint(layer)
-            if settings.compile:  # one by one: they share what is compiled of the first
-                layer.compile(dynamic=True)
+            layer.compiled = settings.compile
 
     @property
     def walked(self) -> Cycles | None:

@@ -86,7 +86,6 @@ def prepare(config: AlignmentConfig) -> Material:
     """
     settings = config.training
     device = own_device(settings.devices, choose_device(config.verifier.device))
-    check_over_blocks(settings.attention, device)
     world = ranks(settings.devices, device, settings.nodes)
     remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
     known = world == 1 or settings.precision != "auto" or device != "cpu"
@@ -123,6 +122,7 @@ def prepare(config: AlignmentConfig) -> Material:
     require(longest + new <= context, "decoding.max_new_tokens", new, remedy)
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
+    check_over_blocks(settings.attention, device, drafter.config.head_dim)
     fast = choose(settings.precision, device)
     if settings.anchors == "auto":
         longest = max(len(row.ids) for row in sample)

@@ -1,6 +1,7 @@
 """`drafter doctor`, how commands end, and which errors become a line."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 
@@ -44,6 +45,20 @@ def test_faults_decide_the_exit_code(tmp_path, tiny_answers, capsys, monkeypatch
     assert "fault answers       data.answers='nowhere': no such file" in said
     assert "fault verifier      verifier.source='./none': no such file or directory" in said
     assert [one.state for one in doctor.check_recipe("tiny", ["training.rows=0"])] == ["fault"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("drafter.mask_token_id=-1", "drafter.mask_token_id=-1: is no id of the verifier; ids .* never uses: 259, 260"),
+        ("drafter.mask_token_id=1", "drafter.mask_token_id=1: is the verifier's bos; ids .* never uses: 259, 260"),
+        ("drafter.num_taps=9", "drafter.num_taps=9: the verifier has room for"),
+    ],
+)
+def test_what_of_a_drafter_does_not_fit_its_verifier_is_found_without_weights(override, message):
+    found = doctor.check_recipe("tiny", [override])[-1]
+    assert (found.name, found.state) == ("drafter", "fault")
+    assert re.match(message, found.text)
 
 
 def test_a_full_or_closed_disk_is_told(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_memorising
 
 from drafter.__main__ import main
 from drafter.config import AlignmentConfig, load_as
@@ -20,6 +20,7 @@ from drafter.engine.client import Failure
 from drafter.engine.command import serve_answers, serve_states
 from drafter.engine.parallel import LEAST_PATIENCE, Patience, in_parallel
 from drafter.engine.process import running
+from drafter.export import convert
 from drafter.export.serve import serve_commands
 
 
@@ -111,6 +112,22 @@ def test_the_command_for_hidden_states_counts_layers_as_the_engine_does():
     writes = json.loads(more[more.index("--kv-transfer-config") + 1])
     assert writes["kv_connector_extra_config"] == {"shared_storage_path": "/tmp/a b"}
     assert more[: len(words)] == words
+
+
+def test_a_recipe_and_an_export_give_the_command_that_decodes_with_it(capsys, tmp_path):
+    recipe = str(ROOT / "recipes/tiny.yaml")
+    make_memorising("llama").save_pretrained(tmp_path / "source")
+    for layout in ("canonical", "speculators", "transformers"):
+        convert(tmp_path / "source", tmp_path / layout, layout, verifier="tiny-llama")
+    main(["engine", recipe])
+    plain = shlex.split(capsys.readouterr().out)
+    for layout in ("canonical", "speculators"):
+        main(["engine", recipe, "--drafter", str(tmp_path / layout)])
+        *words, flag, asked = shlex.split(capsys.readouterr().out)
+        assert (words, flag) == (plain, "--speculative-config")
+        assert json.loads(asked) == {"method": "dflash", "model": str(tmp_path / layout), "num_speculative_tokens": 3}
+    with pytest.raises(SystemExit, match="of the transformers layout, vLLM reads canonical and speculators; convert"):
+        main(["engine", recipe, "--drafter", str(tmp_path / "transformers")])
 
 
 def test_a_recipe_gives_the_command(capsys):

@@ -27,6 +27,17 @@ def test_a_file_of_prompts_is_a_suite(tmp_path):
     ]
 
 
+def test_of_conversations_a_suite_asks_what_their_users_say(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    said = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "."},
+        {"from": "human", "value": "2?"},
+    ]
+    path.write_text(f"{json.dumps({'messages': said})}\n{json.dumps({'conversations': said[:1]})}\n")
+    assert [case.turns for case in read_cases(read_suite(str(path)))] == [("One?", "2?"), ("One?",)]
+
+
 def test_prompts_are_taken_evenly():
     assert evenly("abcdefgh", 3) == ["a", "c", "f"]
     assert evenly("abc", 8) == evenly("abc", None) == ["a", "b", "c"]
@@ -39,6 +50,11 @@ def test_prompts_are_taken_evenly():
         ('{"prompt": "One?"}\n{"prompt": "Tw', "line 2 is no JSON; mend or remove it"),
         ('{"text": "One?"}\n', "line 1 has no text in `prompt`"),
         ('{"prompt": " "}\n', "line 1 has no text in `prompt`"),
+        ('{"messages": [{"role": "user"}]}\n', r"line 1: empty content \(user\); mend or remove it"),
+        (
+            '{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}',
+            "line 1: a suite asks",
+        ),
     ],
 )
 def test_files_that_are_no_suites_are_named(tmp_path, content, message):

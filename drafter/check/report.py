@@ -47,7 +47,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"wrong: {one.message}" for one in self.findings]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"{name.replace('_', ' ')}: {value}" for name, value in self.measured.items()]
+        shown = {name: round(value, 4) if isinstance(value, float) else value for name, value in self.measured.items()}
+        lines += [f"{name.replace('_', ' ')}: {value}" for name, value in shown.items()]
         if not self.ok:
             lines.append(f"{self.export}: {len(self.findings)} wrong; not fit to be served")
             return "\n".join(lines)

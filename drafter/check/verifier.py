@@ -20,6 +20,7 @@ class VerifierFacts:
         longest: its context.
         special: id → what it is used for, of tokens that end, begin or pad text.
         tokens: token → id.
+        spare: ids that text never uses: of no token, or of special ones without a use here and in the chat template.
         tokenizer: hash of the tokenizer, or None.
     """
 
@@ -30,6 +31,7 @@ class VerifierFacts:
     special: dict[int, str] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
+    spare: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, source: str) -> "VerifierFacts":
@@ -69,7 +71,18 @@ class VerifierFacts:
             special,
             tokenizer.get_vocab(),
             tokenizer_hash(tokenizer),
+            _spare(tokenizer, config.vocab_size, special),
         )
+
+
+def _spare(tokenizer: Any, size: int, special: dict[int, str]) -> tuple[int, ...]:
+    known, template = set(tokenizer.get_vocab().values()), str(tokenizer.chat_template or "")
+    named = [
+        one
+        for one, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and one < size and one not in special and token.content not in template
+    ]
+    return tuple([one for one in range(size) if one not in known] + named)
 
 
 def _special(*sources: Any) -> dict[int, str]:

@@ -89,9 +89,11 @@ def check_recipe(recipe: str, overrides: list[str]) -> list["Fact"]:
     except ValueError as error:
         return [Fact("recipe", "fault", str(error))]
     found = [Fact("recipe", "ok", f"{config.name}: writes to {config.directory}")]
-    looks = {"answers": ("data", _answers), "verifier": ("verifier", _verifier)}
+    looks = {"answers": ("data", _answers), "verifier": ("verifier", _verifier), "drafter": ("drafter", _drafter)}
     for name, (section, look) in looks.items():
         if not hasattr(config, section):  # a system that needs none
+            continue
+        if name == "drafter" and found[-1].state == "fault":  # nothing is known of its verifier
             continue
         try:
             found.append(Fact(name, "ok", look(config)))
@@ -114,3 +116,19 @@ def _verifier(config: Any) -> str:
     truths = facts.truths
     size = f"{truths['num_target_layers']} layers of width {truths['hidden_size']}, {truths['vocab_size']} tokens"
     return f"{facts.name}: {size}, context {facts.longest}"
+
+
+def _drafter(config: Any) -> str:
+    from drafter.check.verifier import VerifierFacts
+    from drafter.config import require
+    from drafter.training.plan import outline
+    from drafter.verifier.tokenizer import text_config
+
+    facts, mask = VerifierFacts.load(config.verifier.source), config.drafter.mask_token_id
+    known = mask not in facts.special and 0 <= mask < facts.truths["vocab_size"]
+    use = f"is the verifier's {facts.special[mask]}" if mask in facts.special else "is no id of the verifier"
+    spare = ", ".join(map(str, facts.spare[:4])) or "none is known"
+    require(known, "drafter.mask_token_id", mask, f"{use}; ids that its text never uses: {spare}")
+    shape = outline(config, text_config(config.verifier.source))
+    taps = ", ".join(map(str, shape.dflash_config["target_layer_ids"]))
+    return f"{shape.num_hidden_layers} layers, blocks of {shape.block_size}, taps of layers {taps}, mask token {mask}"

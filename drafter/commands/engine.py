@@ -1,4 +1,4 @@
-"""The command of a vLLM server for a recipe's verifier: for its answers, or for its hidden states.
+"""The command of a vLLM server for a recipe's verifier: for its answers, with a drafter, or for its hidden states.
 
 Prints it; start it where the verifier fits. With --start it runs here, on loopback, until Ctrl-C.
 """
@@ -10,7 +10,9 @@ from pathlib import Path
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--states", metavar="FOLDER", help="serve hidden states, written into this folder")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--drafter", metavar="EXPORT", help="decode with this drafter")
+    what.add_argument("--states", metavar="FOLDER", help="serve hidden states, written into this folder")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, bfloat16, float32, ...")
@@ -47,7 +49,7 @@ def command_of(parsed: Namespace) -> list[str]:
     import shlex
 
     from drafter.config import AlignmentConfig, load_as
-    from drafter.engine.command import serve_answers, serve_states
+    from drafter.engine.command import serve_answers, serve_drafts, serve_states
     from drafter.models.block_config import evenly_spaced
     from drafter.verifier.conversion import resolve
     from drafter.verifier.tokenizer import text_config
@@ -60,9 +62,31 @@ def command_of(parsed: Namespace) -> list[str]:
         name = config.served_as
         longest = min(longest, config.data.sequence_length + 1)  # it writes a token behind each row
     words = serve_answers(source, name, parsed.host, parsed.port, longest, parsed.dtype)
+    if parsed.drafter:
+        words = serve_drafts(words, parsed.drafter, drafts_of(parsed.drafter))
     if parsed.states:
         layers = config.drafter.tap_layers or evenly_spaced(found.num_hidden_layers, config.drafter.num_taps)
         last = found.num_hidden_layers if config.asks_last else None
         folder = str(Path(parsed.states).resolve()) if parsed.start else parsed.states
         words = serve_states(words, folder, layers, last, parsed.connector)
     return [*words, *shlex.split(parsed.more)]
+
+
+def drafts_of(export: str) -> int:
+    """Tokens that an export proposes per cycle.
+
+    Raises:
+        ValueError: it is no drafter in a layout that vLLM reads.
+    """
+    from drafter.export.serve import READS
+    from drafter.layouts import detect
+    from drafter.layouts.reading import read_facts
+    from drafter.models.storage import read_config
+
+    config = read_config(Path(export))
+    layout = detect(config)
+    if layout.name not in READS["vLLM"]:
+        remedy = f"vLLM reads {' and '.join(READS['vLLM'])}; convert it by `drafter export {export} OUT`"
+        raise ValueError(f"drafter={export!r}: of the {layout.name} layout, {remedy}")
+    drafts: int = read_facts(config, layout)["block_size"] - 1
+    return drafts

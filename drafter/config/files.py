@@ -15,6 +15,10 @@ from drafter.config.run import RunConfig
 from drafter.config.shipped import find_recipe, place_data
 
 Schema = TypeVar("Schema", bound=RunConfig)
+HINTS = {  # where to find what only the user can say
+    "data.answers": ": where `drafter regenerate RECIPE` shall write the verifier's answers",
+    "drafter.mask_token_id": "; `drafter doctor RECIPE drafter.mask_token_id=-1` names ids that text never uses",
+}
 
 
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -49,7 +53,8 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
         check_keys(plain, system(), "")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(system), layers))
     except MissingMandatoryValue as error:
-        raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe") from None
+        hint = HINTS.get(str(error.full_key), "")
+        raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe{hint}") from None
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {error.full_key}={error.value!r}: {str(error.msg).splitlines()[0]}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

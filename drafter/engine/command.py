@@ -1,4 +1,4 @@
-"""The command that serves a verifier: for answers, or for its hidden states.
+"""The command that serves a verifier: for answers, with a drafter, or for its hidden states.
 
 vLLM's layer i is the output of our layer i - 1, its layer 0 the embedding's; its last one comes before the final norm.
 """
@@ -20,6 +20,18 @@ def serve_answers(verifier: str, name: str, host: str, port: int, context: int, 
     words = [*SERVER, "--model", verifier, "--served-model-name", name, "--host", host, "--port", str(port)]
     words += ["--dtype", dtype, "--max-model-len", str(context)]
     return [*words, "--generation-config", "vllm"]  # no penalties that the model's own file may name
+
+
+def serve_drafts(answers: Sequence[str], drafter: str, drafts: int) -> list[str]:
+    """The same for a verifier that decodes with a drafter.
+
+    Args:
+        answers: words of `serve_answers`.
+        drafter: directory of an export in the canonical or the speculators layout.
+        drafts: tokens proposed per cycle.
+    """
+    asked = {"method": "dflash", "model": drafter, "num_speculative_tokens": drafts}
+    return [*answers, "--speculative-config", json.dumps(asked)]
 
 
 def serve_states(

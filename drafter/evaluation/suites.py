@@ -19,6 +19,7 @@ from drafter.data.conversations import Prompt
 from drafter.data.rows import part_of
 from drafter.sources import BadRow, BadRows
 from drafter.sources.files import parquet_rows
+from drafter.sources.records import Fields, conversation_of
 from drafter.sources.standard_library import KINDS, functions
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ class Suite:
     Args:
         package, inside, requirement: the Python package that carries its file, where in it, and what pip installs.
         published: where its authors give the file, said where nobody named one.
-        path: of the file, JSONL (plain or gzipped), a JSON list, or Parquet.
+        path: of the file, JSONL (plain or gzipped), a JSON list, or Parquet; of conversations (`messages`,
+            `conversations`) users' turns are asked, and the verifier's own answers follow them.
         standard_library: questions of each kind about Python's own library, in place of a file, of which those of
             documents stay that a run of `validation_share` tests on.
         prompt: field with the text; `turns`: field with a list of what a user says, one after another.
@@ -203,6 +205,8 @@ def _parquet(named: str, path: Path) -> Iterator[tuple[int, Any]]:
 
 def _case(suite: Suite, number: int, record: dict) -> Case:
     said = record.get(suite.turns) if suite.turns else None
+    if said is None and suite.prompt not in record:
+        said = _said_by_users(suite, number, record)
     turns = [said] if isinstance(said, str) else said if said is not None else [record.get(suite.prompt)]
     if not isinstance(turns, list) or not turns or not all(isinstance(one, str) and one.strip() for one in turns):
         where = suite.turns if said is not None else suite.prompt
@@ -214,6 +218,21 @@ def _case(suite: Suite, number: int, record: dict) -> Case:
         str(record[key]) if key and record.get(key) else "" for key in (suite.category, suite.language)
     )
     return Case(f"{_named(suite)}/{number}", texts, category, language or suite.language_is)
+
+
+def _said_by_users(suite: Suite, number: int, record: dict) -> list[str] | None:
+    """What its user says in a conversation, turn by turn; None of a record that holds none."""
+    if not record.get("messages") and not record.get("conversations"):
+        return None
+    where = f"suite={_named(suite)!r}: line {number}"
+    try:
+        found = conversation_of(record, Fields(), suite.name, number)
+    except BadRow as error:
+        raise ValueError(f"{where}: {error}; mend or remove it") from None
+    roles = {message["role"] for message in found["messages"]}
+    if not roles <= {"user", "assistant"} or "tools" in found:
+        raise ValueError(f"{where}: a suite asks what users say, no system, no tools; leave them out, or the line")
+    return [message["content"] for message in found["messages"] if message["role"] == "user"]
 
 
 def _named(suite: Suite) -> str:

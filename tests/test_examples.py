@@ -26,7 +26,7 @@ from drafter.verifier import tiny
 STAND_INS = {
     "smollm2": "tiny-llama",
     "VERIFIER": "tiny-llama",
-    "Qwen/Qwen3-8B": "tiny-qwen3",
+    "Qwen/Qwen3-8B": "tiny-llama",
     "Qwen/Qwen3-32B": "tiny-qwen3",
     "NAME": "quickstart",
 }

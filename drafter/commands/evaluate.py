@@ -99,8 +99,8 @@ def run(parsed: Namespace) -> None:
     written = [parsed.json] if parsed.json else []
     written += [parsed.out / one for one in ("report.html", record.NAME, "evaluation.csv")] if parsed.out else []
     after = ["benchmark", parsed.drafter, "--verifier", parsed.verifier, "--suites", *parsed.suites]
-    found = f"{report['all']['tokens_per_cycle']:.3f} tokens per cycle; what they are worth in time is measured next"
-    print(ending(found, written, [after]))
+    headline = f"{report['all']['tokens_per_cycle']:.3f} tokens per cycle; what they are worth in time is measured next"
+    print(ending(headline, written, [after]))
 
 
 def _check(parsed: Namespace, suite: "Suite") -> None:

@@ -1,12 +1,15 @@
 """A control for the study of heads: one that is told what matters in sums, and need not learn it from rewards.
 
-    python benchmarks/digits_head.py diversed_quickstart name=digits ensemble.drafter=DIR
+    python benchmarks/digits_head.py diversed_quickstart name=digits ensemble.drafter=DIR --heads DIR DIR
 
 The head is fitted, on the training tasks, to weigh the verifier alone where the verifier's likeliest next token holds a
 digit, and the drafter alone elsewhere. It is written where a run's would be, for `drafter frontier --head`: whether it
-is above the static ensembles says whether one layer over both states could be, on these tasks with this pair.
+is above the static ensembles says whether one layer over both states could be, on these tasks with this pair. Of the
+heads that are named it is told, on tasks that no head was trained on, how much they weigh the verifier at digits and
+elsewhere: whether they found out.
 """
 
+import argparse
 import sys
 
 import torch
@@ -44,27 +47,36 @@ def fit(head: EnsembleHead, drafter_hidden: Tensor, verifier_hidden: Tensor, wan
         return float(((head(drafter_hidden, verifier_hidden) > 0.5) == (wanted > 0.5)).float().mean())
 
 
-def main(recipe: str, *overrides: str) -> None:
-    config = load_as(EnsembleConfig, recipe, overrides)
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    parser.add_argument("--heads", nargs="*", default=[], metavar="DIR")
+    parsed = parser.parse_args(words)
+    config = load_as(EnsembleConfig, parsed.recipe, parsed.overrides)
     if config.ensemble.drafter is None:
         sys.exit("ensemble.drafter: name the drafter that a run of this recipe made, DIR/pair/export")
-    training, held_out, _ = tasks_of(config)
+    heads = {path: EnsembleHead.load(path) for path in parsed.heads}
+    training, held_out, test = tasks_of(config)
     verifier, reward = load(config)
     drafter = kind_of(config.ensemble.drafter).beside(config.ensemble.drafter, verifier)
     head = EnsembleHead(describe(config, verifier, drafter)).to(verifier.device)
     module = EnsembleModule(config, verifier, drafter, head, training, held_out, reward)
     seen = [module.answer(training, module.behaviour, seed)[1] for seed in range(BATCHES)]
     drafted, verified = (torch.cat([getattr(one, name) for one in seen]).float() for name in STATES)
-    wanted = holds_digit(verifier, verified)
-    right = fit(head, drafted, verified, wanted)
-    _, other, _ = module.answer(held_out, module.behaviour, BATCHES)
-    with torch.no_grad():
-        weight = head(other.drafter_hidden, other.verifier_hidden)
-    same = (weight > 0.5) == (holds_digit(verifier, other.verifier_hidden) > 0.5)
+    right = fit(head, drafted, verified, holds_digit(verifier, verified))
     head.save(config.directory / "head")
-    said = f"{len(wanted)} tokens, {wanted.mean():.2f} of them digits"
-    print(f"{said}: right on {right:.3f}, on held-out tasks {same.float().mean():.3f}")
+    _, other, _ = module.answer(held_out + test, module.behaviour, BATCHES)
+    digit = holds_digit(verifier, other.verifier_hidden) > 0.5
+    share = digit.float().mean()
+    print(
+        f"right on {right:.3f} of {len(verified)} tokens; on {len(digit)} of other tasks, {share:.2f} of them digits:"
+    )
+    for name, one in {"this head": head, **heads}.items():
+        with torch.no_grad():
+            weight = one.to(verifier.device)(other.drafter_hidden, other.verifier_hidden)
+        print(f"{name}: weight {weight[digit].mean():.3f} at digits, {weight[~digit].mean():.3f} elsewhere")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -38,6 +38,10 @@ def test_the_head_stands_where_a_runs_would(tmp_path, capsys):
         f"output={tmp_path}",
         "name=digits",
     ]
-    digits_head.main("diversed_quickstart", *words)
-    assert "on held-out tasks" in capsys.readouterr().out
+    EnsembleHead(HeadConfig(64, 64), 0.25).save(tmp_path / "quarter")
+    digits_head.main(["diversed_quickstart", *words, "--heads", str(tmp_path / "quarter")])
+    said = capsys.readouterr().out
+    assert "this head: weight" in said
+    assert "quarter: weight" in said
+    assert "0.250 elsewhere" in said
     assert EnsembleHead.load(tmp_path / "digits/head").linear.weight.abs().max() > 0

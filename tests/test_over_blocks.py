@@ -8,7 +8,7 @@ import torch
 from conftest import make_drafter, make_verifier
 
 from drafter.attention import over_blocks as rooms
-from drafter.attention.over_blocks import KERNELS, check_over_blocks, over_blocks, split
+from drafter.attention.over_blocks import KERNELS, check_over_blocks, flex, over_blocks, split
 from drafter.config import TrainingConfig
 
 ROWS, LENGTH, COUNT, SIZE, HEADS, GROUPS, WIDTH = 3, 30, 7, 4, 6, 3, 8
@@ -148,26 +148,40 @@ def test_what_cannot_be_is_refused_in_a_line():
         TrainingConfig(attention="dense")
     with pytest.raises(ValueError, match=r"training.attention='flex': needs a CUDA device; use auto, split or eager"):
         check_over_blocks("flex", "cpu", 64)
-    with pytest.raises(ValueError, match=r"training.attention='flex': needs heads of 16 or more, not 8; use split"):
+    with pytest.raises(
+        ValueError, match=r"training.attention='flex': needs heads of 16 or more, not 8; use auto, split or eager"
+    ):
         check_over_blocks("flex", "cuda:0", 8)
-    check_over_blocks("flex", "cuda:0", 16)
     check_over_blocks("auto", "cpu", 8)
 
 
 @pytest.mark.parametrize(
-    ("device", "slots", "length", "width", "triton", "expected"),
+    ("triton", "compiler", "why"),
     [
-        ("cuda", 32, 160, 64, True, "eager"),
-        ("cuda", 512, 270, 64, True, "split"),
-        ("cuda", 8192, 2048, 64, True, "flex"),
-        ("cuda", 8192, 2048, 8, True, "split"),  # heads too narrow
-        ("cuda", 8192, 2048, 64, False, "split"),  # nothing to compile with
-        ("cpu", 8192, 2048, 64, True, "split"),
+        (True, True, None),
+        (False, True, "needs Triton, which is not installed"),
+        (True, False, "needs a C compiler: gcc, clang or one that $CC names"),
     ],
 )
-def test_auto_takes_flex_where_it_runs_and_pays(monkeypatch, device, slots, length, width, triton, expected):
-    monkeypatch.setattr(rooms, "find_spec", lambda name: triton or None)
-    assert rooms.choice(torch.device(device), slots, length, width) == expected
+def test_flex_needs_what_it_is_compiled_with(monkeypatch, triton, compiler, why):
+    monkeypatch.setattr(flex, "find_spec", lambda name: triton or None)
+    monkeypatch.setattr(flex, "which", lambda name: "/usr/bin/cc" if compiler and name == "gcc" else None)
+    monkeypatch.delenv("CC", raising=False)
+    assert flex.missing("cuda:0", 16) == why
+
+
+@pytest.mark.parametrize(
+    ("slots", "length", "why", "expected"),
+    [
+        (32, 160, None, "eager"),
+        (512, 270, None, "split"),
+        (8192, 2048, None, "flex"),
+        (8192, 2048, "needs a CUDA device", "split"),
+    ],
+)
+def test_auto_takes_flex_where_it_runs_and_pays(monkeypatch, slots, length, why, expected):
+    monkeypatch.setattr(rooms, "missing", lambda device, width: why)
+    assert rooms.choice(torch.device("cuda"), slots, length, 64) == expected
 
 
 @pytest.mark.gpu

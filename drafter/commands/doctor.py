@@ -44,19 +44,22 @@ def run(parsed: Namespace) -> None:
 
 
 def kernels() -> list["Fact"]:
-    """Which attention kernels and graphs decoding will use, and why not others."""
+    """Which kernels and graphs will be used, and why not others."""
     import torch
 
     from drafter.attention import choose_replay
     from drafter.attention.flash import missing
+    from drafter.attention.over_blocks import flex
     from drafter.machine.environment import Fact
 
     why = missing()
     flash = Fact("flash_attn", "note", f"{why}; attention is torch's sdpa") if why else Fact("flash_attn", "ok", "")
     cuda = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    graphs = choose_replay("auto", cuda)
+    graphs, lacks = choose_replay("auto", cuda), flex.missing(cuda, flex.WIDTH)
+    sparse = Fact("flex", "note", f"{lacks}; training attends by split") if lacks else Fact("flex", "ok", "")
     return [
         flash,
+        sparse,
         Fact("CUDA graphs", *(("ok", "") if graphs else ("note", "need a CUDA device; passes run as they are"))),
     ]
 

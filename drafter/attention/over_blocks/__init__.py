@@ -8,14 +8,13 @@ and `narrowed` say: context strictly before its anchor in its document, and its 
 
 import logging
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from drafter.attention.over_blocks.eager import Eager
-from drafter.attention.over_blocks.flex import Flex
+from drafter.attention.over_blocks.flex import Flex, missing
 from drafter.attention.over_blocks.split import Split
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,6 @@ DENSE_SCORES = 1 << 16
 
 FLEX_SCORES = 1 << 24
 """Slots x keys of a row from which `auto` takes flex on CUDA: below, compiling it takes longer than it saves."""
-
-FLEX_WIDTH = 16  # of a head, at least: its kernels are made of tiles that wide
 
 
 class OverBlocks(Protocol):
@@ -56,10 +53,9 @@ KERNELS: dict[str, Callable[..., OverBlocks]] = {
 
 def check_over_blocks(requested: str, device: torch.device | str, width: int) -> None:
     """Raise a ValueError where the kernel can't train heads of that width on the device."""
-    if requested == "flex" and torch.device(device).type != "cuda":
-        raise ValueError("training.attention='flex': needs a CUDA device; use auto, split or eager")
-    if requested == "flex" and width < FLEX_WIDTH:
-        raise ValueError(f"training.attention='flex': needs heads of {FLEX_WIDTH} or more, not {width}; use split")
+    why = missing(device, width) if requested == "flex" else None
+    if why:
+        raise ValueError(f"training.attention='flex': {why}; use auto, split or eager")
 
 
 def choice(device: torch.device, slots: int, length: int, width: int) -> str:
@@ -67,8 +63,7 @@ def choice(device: torch.device, slots: int, length: int, width: int) -> str:
     scores = slots * (length + slots)
     if scores <= DENSE_SCORES:
         return "eager"
-    compiles = device.type == "cuda" and width >= FLEX_WIDTH and find_spec("triton") is not None
-    return "flex" if compiles and scores >= FLEX_SCORES else "split"
+    return "flex" if scores >= FLEX_SCORES and missing(device, width) is None else "split"
 
 
 def over_blocks(

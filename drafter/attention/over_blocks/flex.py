@@ -3,8 +3,11 @@
 Without a CUDA device torch has its forward pass alone, and no gradient.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
@@ -12,6 +15,21 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from drafter.blocks import document_starts
+
+WIDTH = 16  # of a head, at least: its kernels are made of tiles that wide
+
+
+def missing(device: torch.device | str, width: int) -> str | None:
+    """Why flex can't train heads of that width on the device; None where it can."""
+    if torch.device(device).type != "cuda":
+        return "needs a CUDA device"
+    if width < WIDTH:
+        return f"needs heads of {WIDTH} or more, not {width}"
+    if find_spec("triton") is None:
+        return "needs Triton, which is not installed"
+    if not (os.environ.get("CC") or which("gcc") or which("clang")):
+        return "needs a C compiler: gcc, clang or one that $CC names"
+    return None
 
 
 class Flex:

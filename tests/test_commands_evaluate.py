@@ -117,7 +117,7 @@ def test_two_ranks_give_the_figures_of_one(drafter_directory, suite, tmp_path, c
     for what in ("suites", "all", "slices", "slots", "prompts"):
         assert one[what] == two[what]
     assert len(one["prompts"]["turns"]) == 7
-    assert capfd.readouterr().out.count("tokens per cycle are not speed") == 1
+    assert capfd.readouterr().out.count("tokens per cycle; what they are worth in time") == 1
 
 
 WRONG = {

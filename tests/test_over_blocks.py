@@ -180,7 +180,7 @@ def test_flex_needs_what_it_is_compiled_with(monkeypatch, triton, compiler, why)
     ],
 )
 def test_auto_takes_flex_where_it_runs_and_pays(monkeypatch, slots, length, why, expected):
-    monkeypatch.setattr(rooms, "missing", lambda device, width: why)
+    monkeypatch.setattr(flex, "missing", lambda device, width: why)
     assert rooms.choice(torch.device("cuda"), slots, length, 64) == expected
 
 

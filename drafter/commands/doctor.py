@@ -47,20 +47,19 @@ def kernels() -> list["Fact"]:
     """Which kernels and graphs will be used, and why not others."""
     import torch
 
-    from drafter.attention import choose_replay
-    from drafter.attention.flash import missing
+    from drafter.attention import choose_replay, flash
     from drafter.attention.over_blocks import flex
     from drafter.machine.environment import Fact
 
-    why = missing()
-    flash = Fact("flash_attn", "note", f"{why}; attention is torch's sdpa") if why else Fact("flash_attn", "ok", "")
-    cuda = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    graphs, lacks = choose_replay("auto", cuda), flex.missing(cuda, flex.WIDTH)
-    sparse = Fact("flex", "note", f"{lacks}; training attends by split") if lacks else Fact("flex", "ok", "")
+    def fact(name: str, lacks: str | None, instead: str) -> Fact:
+        return Fact(name, "note", f"{lacks}; {instead}") if lacks else Fact(name, "ok", "")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    graphs = None if choose_replay("auto", device) else "need a CUDA device"
     return [
-        flash,
-        sparse,
-        Fact("CUDA graphs", *(("ok", "") if graphs else ("note", "need a CUDA device; passes run as they are"))),
+        fact("flash_attn", flash.missing(), "attention is torch's sdpa"),
+        fact("flex", flex.missing(device, flex.WIDTH), "training attends by split"),
+        fact("CUDA graphs", graphs, "passes run as they are"),
     ]
 
 

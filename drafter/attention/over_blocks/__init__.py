@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from drafter.attention.over_blocks import flex
 from drafter.attention.over_blocks.eager import Eager
-from drafter.attention.over_blocks.flex import Flex, missing
+from drafter.attention.over_blocks.flex import Flex
 from drafter.attention.over_blocks.split import Split
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ KERNELS: dict[str, Callable[..., OverBlocks]] = {
 
 def check_over_blocks(requested: str, device: torch.device | str, width: int) -> None:
     """Raise a ValueError where the kernel can't train heads of that width on the device."""
-    why = missing(device, width) if requested == "flex" else None
+    why = flex.missing(device, width) if requested == "flex" else None
     if why:
         raise ValueError(f"training.attention='flex': {why}; use auto, split or eager")
 
@@ -63,7 +64,7 @@ def choice(device: torch.device, slots: int, length: int, width: int) -> str:
     scores = slots * (length + slots)
     if scores <= DENSE_SCORES:
         return "eager"
-    return "flex" if scores >= FLEX_SCORES and missing(device, width) is None else "split"
+    return "flex" if scores >= FLEX_SCORES and flex.missing(device, width) is None else "split"
 
 
 def over_blocks(

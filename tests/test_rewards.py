@@ -13,7 +13,7 @@ from conftest import make_answers, make_prompts, make_verifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.evaluation.rewards import REWARDS, Answered, Task, make_reward
+from drafter.evaluation.rewards import REWARDS, Answered, Task, check_tasks, make_reward
 from drafter.evaluation.rewards.doctests import _candidates, _sound
 from drafter.evaluation.rewards.exact_match import exact_match, last_number
 from drafter.evaluation.rewards.log_likelihood import LogLikelihood
@@ -163,3 +163,10 @@ def test_the_library_passes_its_own_examples_and_an_empty_body_does_not(monkeypa
     assert reward([Answered(task, sources[task.entry]) for task in tasks]) == [1.0] * 6
     assert reward([Answered(task, "pass") for task in tasks]) == [0.0] * 6
     assert not run(program_of(tasks[0], "")).passed  # the library's own does not stand in for a missing one
+
+
+def test_tasks_without_what_a_reward_compares_with_are_refused_at_once():
+    check_tasks("log_likelihood", [Task("a", "b")])
+    check_tasks("rouge_2", [Task("a", "b", "c")])
+    with pytest.raises(ValueError, match="reward='unit_tests': task 'a' has no `check`; choose tasks that have one"):
+        check_tasks("unit_tests", [Task("a", "b", "c")])

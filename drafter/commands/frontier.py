@@ -41,7 +41,7 @@ def run(parsed: Namespace) -> None:
     from drafter.evaluation import frontier
     from drafter.evaluation.measured import table
     from drafter.evaluation.prediction import predict
-    from drafter.evaluation.rewards import make_reward
+    from drafter.evaluation.rewards import check_tasks, make_reward
     from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
     from drafter.export.record import hardware, provenance
     from drafter.files import write_csv, write_json
@@ -64,11 +64,13 @@ def run(parsed: Namespace) -> None:
     *_, tasks = split_tasks(load_tasks(parsed.tasks, 16 * parsed.count, 0))
     if not tasks:
         raise ValueError(f"tasks={parsed.tasks!r}: none of them is kept for tests; name a larger file")
+    tasks = tasks[: parsed.count]
+    check_tasks(parsed.reward, tasks)
     kind, device = kind_of(parsed.drafter), choose_device(parsed.device)
     verifier = Verifier.load(parsed.verifier, decoding.choose_dtype(parsed.dtype, device), device)
     drafter, reward = kind.beside(parsed.drafter, verifier), make_reward(parsed.reward, verifier)
     ways = frontier.usual_ways(drafter, heads)
-    measured = frontier.measure(verifier, drafter, tasks[: parsed.count], reward, ways, setting)
+    measured = frontier.measure(verifier, drafter, tasks, reward, ways, setting)
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
     gains = frontier.gains(points, made)

@@ -4,9 +4,9 @@
 `log_likelihood` asks the verifier, for prompts that nobody has answered.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from drafter.evaluation.rewards.base import Answered, Reward, Task
+from drafter.evaluation.rewards.base import Answered, Reward, Task, require_field
 from drafter.evaluation.rewards.exact_match import exact_match
 from drafter.evaluation.rewards.log_likelihood import LogLikelihood
 from drafter.evaluation.rewards.rouge import rouge_2
@@ -21,6 +21,9 @@ REWARDS: dict[str, Callable[[Verifier, Limits | None], Reward]] = {
     "log_likelihood": lambda verifier, limits: LogLikelihood(verifier),
 }
 """What makes each, from the verifier and the limits of programs."""
+
+NEEDS = {"exact_match": "reference", "rouge_2": "reference", "unit_tests": "check"}
+"""The field of a task that a reward compares with, where it does."""
 
 
 def make_reward(name: str, verifier: Verifier, limits: Limits | None = None) -> Reward:
@@ -37,4 +40,14 @@ def make_reward(name: str, verifier: Verifier, limits: Limits | None = None) -> 
     return REWARDS[name](verifier, limits)
 
 
-__all__ = ["REWARDS", "Answered", "Limits", "Reward", "Task", "make_reward"]
+def check_tasks(name: str, tasks: Sequence[Task]) -> None:
+    """Before anything is decoded.
+
+    Raises:
+        ValueError: a task lacks what the reward of that name compares with.
+    """
+    if name in NEEDS:
+        require_field(tasks, NEEDS[name], name)
+
+
+__all__ = ["NEEDS", "REWARDS", "Answered", "Limits", "Reward", "Task", "check_tasks", "make_reward"]

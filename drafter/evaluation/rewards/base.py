@@ -52,4 +52,4 @@ def require_field(tasks: Sequence[Task], field: str, reward: str) -> None:
     """Raise a ValueError unless every task has what a reward compares with."""
     for task in tasks:
         if not getattr(task, field):
-            raise ValueError(f"reward={reward!r}: task {task.source!r} has no {field}; choose tasks that have one")
+            raise ValueError(f"reward={reward!r}: task {task.source!r} has no `{field}`; choose tasks that have one")

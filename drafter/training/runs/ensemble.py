@@ -18,7 +18,7 @@ from drafter.config import EnsembleConfig, require
 from drafter.evaluation import frontier
 from drafter.evaluation.measured import table
 from drafter.evaluation.report import Picture
-from drafter.evaluation.rewards import Limits, Reward, Task, make_reward
+from drafter.evaluation.rewards import Limits, Reward, Task, check_tasks, make_reward
 from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
 from drafter.export.original import weights_of
 from drafter.export.record import provenance
@@ -99,7 +99,7 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
     """Tasks to train on, to validate by, to test by: no source is in two of them.
 
     Raises:
-        ValueError: there are too few.
+        ValueError: there are too few, or one lacks what the reward compares with.
     """
     settings = config.tasks
     training, validation, test = split_tasks(load_tasks(settings.kind, settings.count, config.seed))
@@ -107,6 +107,7 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
     enough = bool(training and validation and test)
     remedy = f"gives {len(training)} to train on, {len(validation)} to validate and {len(test)} to test; ask for more"
     require(enough, "tasks.count", settings.count, remedy)
+    check_tasks(config.reward.kind, [*training, *validation, *test])
     return training, validation, test
 
 

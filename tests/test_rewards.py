@@ -107,7 +107,7 @@ def test_rewards_by_name():
     ("name", "field"), [("exact_match", "reference"), ("rouge_2", "reference"), ("unit_tests", "check")]
 )
 def test_tasks_that_do_not_fit_are_refused(name, field):
-    with pytest.raises(ValueError, match=f"reward='{name}': task 'here' has no {field}"):
+    with pytest.raises(ValueError, match=f"reward='{name}': task 'here' has no `{field}`"):
         make_reward(name, make_verifier("llama"))([Answered(Task("here", "?"), "answer")])
 
 

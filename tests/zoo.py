@@ -164,7 +164,7 @@ def reason(what):
     what = re.sub(r"; name a hub id, .*| but it was not found in your environment\. .*(?=\))", "", what)
     what = re.sub(r" \(by [^)]*\)", "", what.removesuffix(TAPS_ONLY).rstrip("; ").removesuffix("; choose another"))
     what = re.sub(r"\w+(ForCausalLM|LMHeadModel|Decoder|WithLMHead)\b:? ?", "", what).strip()
-    return what.replace("of  ", "of it ").replace("of are", "are")
+    return what.replace("of  ", "of it ").replace("of are", "are").replace("the layers of do not", "its layers do not")
 
 
 def page(found):

@@ -86,7 +86,7 @@ def test_a_file_cut_off_is_refused(tmp_path, keep):
 
 
 def test_missing_empty_and_foreign_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no such file; make it with `python -m drafter regenerate RECIPE`"):
+    with pytest.raises(ValueError, match=r"no such file; make it with `drafter regenerate RECIPE`"):
         answers.read(tmp_path / "none.parquet")
     answers.write(tmp_path / "empty.parquet", [], ORIGIN)
     with pytest.raises(ValueError, match=r"empty\.parquet': holds no rows; check data\.sources"):
@@ -122,7 +122,7 @@ def test_a_damaged_shard_is_named_with_its_remedy(tmp_path, damage):
     shard = folder / "shard-00001.parquet"
     content = shard.read_bytes()
     shard.write_bytes(damage(content)) if damage else shard.unlink()
-    with pytest.raises(ValueError, match=r"^data\.answers='.*shard-00001\.parquet': .*; delete this file and run `py"):
+    with pytest.raises(ValueError, match=r"^data\.answers='.*shard-00001\.parquet': .*; delete this file and run `dr"):
         answers.read(folder)
     assert open_answers(folder).load(0) == [answer(number) for number in range(3)]
     if damage:
@@ -145,7 +145,7 @@ def make_missing(folder):
 def test_an_unfinished_folder_is_no_training_data(tmp_path):
     with Store(tmp_path / "folder", ORIGIN, 3) as store:
         store.draw((prompt(number) for number in range(7)), {})
-    with pytest.raises(ValueError, match=r"unfinished \(0 of 3 shards\); go on with `python -m drafter regenerate"):
+    with pytest.raises(ValueError, match=r"unfinished \(0 of 3 shards\); go on with `drafter regenerate"):
         answers.read(tmp_path / "folder")
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match=r"other': no folder of answers \(it lacks manifest\.json\)"):

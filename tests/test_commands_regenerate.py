@@ -1,4 +1,4 @@
-"""`python -m drafter regenerate`: what it prints and writes; the settings that it refuses."""
+"""`drafter regenerate`: what it prints and writes; the settings that it refuses."""
 
 import json
 

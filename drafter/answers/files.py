@@ -101,9 +101,7 @@ def check_columns(path: Path, names: list[str]) -> None:
     """Refuse a Parquet file of something else."""
     absent = [name for name in SCHEMA.names if name not in (*names, *OPTIONAL)]
     if absent:
-        raise ValueError(
-            f"data.answers={str(path)!r}: lacks the columns {absent}; make it with `python -m drafter regenerate`"
-        )
+        raise ValueError(f"data.answers={str(path)!r}: lacks the columns {absent}; make it with `drafter regenerate`")
 
 
 def asked(answer: Answer) -> tuple[list[dict[str, Any]], list[Any] | None]:

@@ -9,9 +9,9 @@ import pyarrow
 from drafter.answers.files import Answer, inspect, parse
 from drafter.answers.manifest import Manifest
 
-MAKE = "make it with `python -m drafter regenerate RECIPE`"
+MAKE = "make it with `drafter regenerate RECIPE`"
 AGAIN = "make it again"
-ONE_SHARD = "delete this file and run `python -m drafter regenerate RECIPE`, which makes only what is missing"
+ONE_SHARD = "delete this file and run `drafter regenerate RECIPE`, which makes only what is missing"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_answers(path: Path) -> Answers:
             finished = sum(1 for shard in manifest.shards if shard.sha256)
             raise ValueError(
                 f"data.answers={str(path)!r}: unfinished ({finished} of {len(manifest.shards)} shards); "
-                "go on with `python -m drafter regenerate RECIPE`"
+                "go on with `drafter regenerate RECIPE`"
             )
         numbers = [number for number, shard in enumerate(manifest.shards) if shard.rows]
         files = tuple(path / shard_name(number) for number in numbers)
@@ -103,7 +103,7 @@ def check_origin(
         tokenizer: hash of its vocabulary.
         template: hash of its chat template; None is not compared.
     """
-    remedy = "make answers with `python -m drafter regenerate`"
+    remedy = "make answers with `drafter regenerate`"
     made_by = manifest.get("verifier")
     if made_by not in (None, fingerprint):
         raise ValueError(

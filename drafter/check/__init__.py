@@ -77,7 +77,7 @@ def check(
     elif dynamic:
         report.notes.append("nothing was decoded: correct the above first")
     if not (report.ok or trained):
-        report.notes.append(f"`python -m drafter export {directory} OUT` writes every field that is missing here")
+        report.notes.append(f"`drafter export {directory} OUT` writes every field that is missing here")
     if report.ok:
         report.serve = serve_commands(str(directory), layout.name, layout.read(config), theirs.where)
     return report

@@ -58,7 +58,7 @@ def run(parsed: Namespace) -> None:
     if suites:
         add_results(parsed.out, {"suites": suites})
     print(f"{parsed.out}: written in the {parsed.layout} layout; check it: ", end="")
-    print(f"python -m drafter check {parsed.out} --verifier {verifier or 'VERIFIER'}")
+    print(f"drafter check {parsed.out} --verifier {verifier or 'VERIFIER'}")
     if parsed.push and verifier:
         from drafter.check import check
 

@@ -1,7 +1,7 @@
 """Export: a drafter in the layout that an engine reads, written atomically, read back, with what is known of its run.
 
 Beside the weights stands `training.json`: the recipe, the verifier's fingerprint, the tokens per cycle measured in
-training and on a few probe prompts, and a checksum of every tensor. `python -m drafter check` holds the export to it.
+training and on a few probe prompts, and a checksum of every tensor. `drafter check` holds the export to it.
 """
 
 from collections.abc import Mapping

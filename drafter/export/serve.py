@@ -20,7 +20,7 @@ def serve_commands(directory: str, layout: str, facts: Mapping[str, Any], verifi
         lines, where, has = [], directory, layout
         if layout not in layouts:
             has, where = layouts[0], f"{directory.rstrip('/')}-{layouts[0]}"
-            lines = [f"python -m drafter export {shlex.quote(directory)} {shlex.quote(where)} --layout {has}"]
+            lines = [f"drafter export {shlex.quote(directory)} {shlex.quote(where)} --layout {has}"]
             if engine == "transformers":
                 lines[0] = f"# {lines[0]}"
         commands[engine] = "\n".join([*lines, *_MAKERS[engine](where, has, facts["block_size"], verifier)])

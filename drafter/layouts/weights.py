@@ -84,7 +84,7 @@ def _placed(directory: Path) -> dict[str, Path]:
     index, single = directory / INDEX, directory / SINGLE
     if not index.is_file():
         if not single.is_file():
-            raise ValueError(f"{directory}: has no {SINGLE}; name a directory that `python -m drafter export` wrote")
+            raise ValueError(f"{directory}: has no {SINGLE}; name a directory that `drafter export` wrote")
         return {}
     if single.is_file():
         raise ValueError(f"{directory}: has both {SINGLE} and {INDEX}; engines may read either: export again")

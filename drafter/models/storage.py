@@ -149,7 +149,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     if not path.is_file():
-        raise ValueError(f"{directory}: has no config.json; name a directory that `python -m drafter export` wrote")
+        raise ValueError(f"{directory}: has no config.json; name a directory that `drafter export` wrote")
     return read_object(path)
 
 

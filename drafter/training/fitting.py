@@ -30,6 +30,7 @@ logging.getLogger(STARTER).setLevel(logging.INFO)
 for name in ("lightning.pytorch", "lightning.fabric"):  # what matters of theirs is said in our own words
     logging.getLogger(name).setLevel(logging.WARNING)
 OF_NO_CONCERN = (
+    ".*Mismatch dtype between input and weight.*",  # norms in float32 beside bfloat16 are meant so
     ".*treespec, LeafSpec.*",  # between the trainer and its tree library
     ".*exists and is not empty.*",  # that is what resuming is
     ".*in eval mode at the start of training.*",  # which mode a part is in is its module's affair

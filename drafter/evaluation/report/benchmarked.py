@@ -61,10 +61,11 @@ def _draw(suite: str, cells: Sequence[Cell], axes: Axes) -> None:
         groups.setdefault((cell.temperature, cell.batch_size), []).append(cell)
     for (temperature, size), group in groups.items():
         label = f"temperature {temperature:g}, batch {size}"
-        names = [cell.drafts for cell in group]
-        (line,) = axes.plot(names, [cell.speedup for cell in group], marker="o", label=label)
+        places = range(len(group))
+        axes.set_xticks(places, [cell.drafts for cell in group])
+        (line,) = axes.plot(places, [cell.speedup for cell in group], marker="o", label=label)
         ideals = [1.0 if cell.drafts == "0" else cell.ideal or math.nan for cell in group]
-        axes.plot(names, ideals, linestyle="--", color=line.get_color(), alpha=0.5)
+        axes.plot(places, ideals, linestyle="--", color=line.get_color(), alpha=0.5)
     axes.axhline(1, color=ink(), linewidth=0.5)
     axes.set(xlabel="drafts", ylabel="speed-up over draft length 0", title=suite)
     axes.legend(fontsize=8)

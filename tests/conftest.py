@@ -14,6 +14,8 @@ import torch
 from drafter.blocks import every_anchor, slot_ids, slot_labels
 from drafter.config import load
 from drafter.data.rows import Row, pad
+from drafter.evaluation import race
+from drafter.evaluation.report import Picture
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for
 from drafter.regenerate import regenerate
@@ -25,6 +27,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 USERS_CACHE = os.environ.get("BLOCK_DRAFTER_CACHE")
+BY_THE_CLOCK = race.timed
 NEW_TOKENS = 28
 MASK_TOKEN = 2
 
@@ -44,6 +47,22 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def steady_races():
+    """Races take a millisecond a token: on a busy machine a whole answer may take no longer than its first token.
+
+    It would then have no speed (NaN), and equal nothing.
+    """
+
+    def timed(device, run, *arguments):
+        taken, result = BY_THE_CLOCK(device, run, *arguments)
+        return arguments[1] / 1000 if len(arguments) == 2 else taken, result  # a way's prompts, and their limit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, "timed", timed)
+        yield
+
+
 @pytest.fixture(scope="module")
 def users_cache(own_cache):
     """The user's cache, for the real verifier: converting it takes half a minute."""
@@ -53,6 +72,19 @@ def users_cache(own_cache):
         else:
             patch.setenv("BLOCK_DRAFTER_CACHE", USERS_CACHE)
         yield
+
+
+@pytest.fixture
+def drawn():
+    """For a test that looks at pictures."""
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request, monkeypatch):
+    """Pictures are a good part of a tiny run's time: those of a test's own runs are blank, those of shared ones not."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Picture, "svgs", lambda picture: [])
+        monkeypatch.setattr(Picture, "save", lambda picture, folder: (folder / f"{picture.name}.png").touch())
 
 
 @cache
@@ -147,7 +179,10 @@ def memorise(verifier, known, block_size=4, **settings):
     return drafter.requires_grad_(False)
 
 
-@pytest.fixture(params=tiny.FAMILIES)
+QUICK = ("llama", "gemma3")  # of the others, each differs from llama by less: biases; norms of queries and keys
+
+
+@pytest.fixture(params=[one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in tiny.FAMILIES])
 def family(request):
     """Each family in turn; a test that needs one only says `parametrize("family", ["llama"])`."""
     return request.param

@@ -24,6 +24,7 @@ from drafter.evaluation.report.benchmarked import benchmark_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.usefixtures("drawn"),
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; install the system package"),
 ]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_memorising, make_prompts, make_verifier
+from conftest import BY_THE_CLOCK, make_memorising, make_prompts, make_verifier
 from test_export_layouts import exported
 
 from drafter.__main__ import main
@@ -25,6 +25,7 @@ def clock(monkeypatch):
     """Time that passes only when a way of decoding says so."""
     now = [0.0]
     monkeypatch.setattr(racing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(racing, "timed", BY_THE_CLOCK)
     return now
 
 
@@ -120,7 +121,7 @@ def test_cells_compare_with_draft_length_0():
     assert len({len(line) for line in table([vars(cell) for cell in cells], COLUMNS).splitlines()}) == 1
 
 
-def test_the_command_writes_table_csv_report_and_json(tmp_path, capsys):
+def test_the_command_writes_table_csv_report_and_json(tmp_path, capsys, drawn):
     drafter = exported(tmp_path / "drafter", make_memorising("llama"))
     suite = tmp_path / "own.jsonl"
     suite.write_text("".join(json.dumps({"prompt": f"Question {i}?"}) + "\n" for i in range(5)))
@@ -150,7 +151,7 @@ def test_the_command_writes_table_csv_report_and_json(tmp_path, capsys):
         main(["benchmark", str(drafter), *words, "--temperatures", "0", "-1"])
 
 
-def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own():
+def test_trees_and_lengths_chosen_by_cost_are_cells_of_their_own(drawn):
     verifier, drafter, prompts = make_verifier("llama"), make_memorising("llama"), make_prompts()[:2]
     drafts = [Drafts(2), Drafts("auto"), Drafts(nodes=4), Drafts(nodes="auto")]
     cells = list(measure(verifier, drafter, {"some": prompts}, Grid([0.0], [2], drafts, max_new_tokens=8, repeats=1)))

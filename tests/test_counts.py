@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import make_memorising, make_verifier
 from test_export_layouts import exported
-from tiny_run import RECIPE, make_run
+from tiny_run import RECIPE, write_answers
 
 from drafter.__main__ import main
 from drafter.answers import read, write
@@ -53,7 +53,7 @@ def test_files_that_count_nothing_are_named(tmp_path, content):
 
 
 def test_recipes_name_what_counts(tmp_path, counted, caplog):
-    answers = make_run(tmp_path).parent / "answers.parquet"
+    answers = write_answers(tmp_path)
 
     def asked(words):
         return load(RECIPE, [f"data.answers={answers}", "data.validation_rows=4", f"drafter.vocabulary={words}"])

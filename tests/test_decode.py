@@ -70,8 +70,8 @@ def test_a_ragged_batch_of_eight_is_each_row_alone(verifier, memorising, prompts
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_bad_drafts_cost_nothing_but_calls(verifier, answers, prompts, batch_size):
     drafter = make_drafter(verifier)
-    found = SpeculativeDecoder(verifier, drafter).generate(prompts, NEW_TOKENS, batch_size=batch_size)
-    assert ids(found) == answers
+    found = SpeculativeDecoder(verifier, drafter).generate(prompts[:3], NEW_TOKENS, batch_size=batch_size)
+    assert ids(found) == answers[:3]
 
 
 @pytest.mark.parametrize("family", ["qwen3"])
@@ -123,8 +123,8 @@ def test_stop_tokens_cut_cycles(verifier, memorising, answers, prompts, monkeypa
     stop = answers[0][cut - 1]
     monkeypatch.setattr(verifier.model.generation_config, "eos_token_id", [stop])
     for batch_size in (1, 3):
-        found = SpeculativeDecoder(verifier, memorising).generate(prompts, NEW_TOKENS, batch_size=batch_size)
-        for one, answer in zip(found, answers, strict=True):
+        found = SpeculativeDecoder(verifier, memorising).generate(prompts[:3], NEW_TOKENS, batch_size=batch_size)
+        for one, answer in zip(found, answers[:3], strict=True):
             end = answer.index(stop) + 1 if stop in answer else len(answer)
             assert one.token_ids == answer[:end]
             assert one.stop == ("stop" if stop in answer else "length")

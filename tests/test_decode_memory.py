@@ -20,7 +20,7 @@ def live_bytes():
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("tokens", [300, pytest.param(4096, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tokens", [160, pytest.param(4096, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", [{}, {"tree_nodes": 8}], ids=["chain", "tree"])
 def test_memory_is_flat(how, tokens, monkeypatch):
     verifier = make_verifier("llama")

@@ -73,7 +73,7 @@ def p_value(answers, law, count):
 
 
 @pytest.mark.parametrize(
-    "draws", [pytest.param(20_000, id="20k"), pytest.param(200_000, id="200k", marks=pytest.mark.slow)]
+    "draws", [pytest.param(10_000, id="10k"), pytest.param(200_000, id="200k", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(("rule", "temperature", "top_p", "top_k", "allowed", "proposal"), CASES.values(), ids=CASES)
 def test_the_decoder_emits_the_verifiers_law(

@@ -157,7 +157,7 @@ def test_a_recipe_gives_the_command(capsys):
 SERVER = """#!/bin/sh
 exec {python} - "$@" << 'CODE'
 import http.server, subprocess, sys
-child = subprocess.Popen(["sleep", "60"])
+child = subprocess.Popen(["sleep", "600"])
 print("child", child.pid, flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -181,23 +181,41 @@ def gone(pid):
         return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
-def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path, capsys, number):
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C, of a shell's background"],
+)
+def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path, monkeypatch, number, ignored):
     program, port, output = tmp_path / "python", free_port(), tmp_path / "logs/engine.log"
     program.write_text(SERVER.format(python=sys.executable))
     program.chmod(0o755)
+    ready, ended, told = threading.Event(), threading.Event(), []
+
+    def noting(*words, **_):
+        told.append(" ".join(map(str, words)))
+        if "ready at" in told[-1]:
+            ready.set()
 
     def end():
-        while "ready at" not in (said := capsys.readouterr().out):
-            time.sleep(0.05)
-        told.append(said)
+        ready.wait(60)
         os.kill(os.getpid(), number)
+        if not ended.wait(20):  # in vain: the test fails, and waits no longer
+            os.killpg(os.getpgid(int(output.read_text().split()[1])), signal.SIGKILL)
 
-    told = []
-    threading.Thread(target=end, daemon=True).start()
+    monkeypatch.setattr("builtins.print", noting)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
     words = ["--start", "--python", str(program), "--port", str(port), "--log", str(output), "--patience", "60"]
-    assert main(["engine", str(ROOT / "recipes/tiny.yaml"), *words]) == 0
-    assert f"ready at http://127.0.0.1:{port}/v1; Ctrl-C ends it" in told[0]
+    try:
+        assert main(["engine", str(ROOT / "recipes/tiny.yaml"), *words]) == 0
+        assert signal.getsignal(signal.SIGINT) is (signal.SIG_IGN if ignored else before)
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, before)
+        thread.join()
+    assert any(f"ready at http://127.0.0.1:{port}/v1; Ctrl-C ends it" in line for line in told)
     pid = int(output.read_text().split()[1])
     deadline = time.monotonic() + 30
     while not gone(pid):

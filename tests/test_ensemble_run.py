@@ -116,7 +116,7 @@ def test_decoding_by_the_head(finished, pair):
         assert len(answer.token_ids) == 8
 
 
-def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys):
+def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys, drawn):
     sizes = ["--count", "2", "--seeds", "1", "--max-new-tokens", "4", "--timed", "2", "--draft-length", "2"]
     other = tmp_path / "other/head"
     made = EnsembleHead.load(finished / "head").config

@@ -121,7 +121,7 @@ def test_slices_add_up(answered):
     assert Cycles.together([answered.cycles]) == answered.cycles
 
 
-def test_markdown_and_pictures_stand_beside_each_other(tmp_path):
+def test_markdown_and_pictures_stand_beside_each_other(tmp_path, drawn):
     page = Page("A page")
     page.picture(Picture("line", EVIL, [lambda axes: axes.plot([0, 1], label="a"), lambda axes: axes.set_title(EVIL)]))
     page.table(["a"], [[EVIL]])

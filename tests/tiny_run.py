@@ -13,8 +13,8 @@ SOURCE = f"tiny-{FAMILY}"
 RECIPE = Path(__file__).parent.parent / "recipes/tiny.yaml"
 
 
-def make_run(folder):
-    """Train in `folder`; returns the run's directory."""
+def write_answers(folder):
+    """The answers of the run, in `folder`; returns their file."""
     verifier = make_verifier(FAMILY)
     rows = [
         {
@@ -27,10 +27,15 @@ def make_run(folder):
         for index, answer in enumerate(make_answers(FAMILY) * 3)
     ]
     answers.write(folder / "answers.parquet", rows, {"verifier": verifier.fingerprint(), "rows": len(rows)})
+    return folder / "answers.parquet"
+
+
+def make_run(folder):
+    """Train in `folder`; returns the run's directory."""
     words = {
         "name": "tiny",
         "output": folder,
-        "data.answers": folder / "answers.parquet",
+        "data.answers": write_answers(folder),
         "data.validation_rows": 4,
         "data.test_rows": 4,
         "training.max_steps": 4,

@@ -137,8 +137,10 @@ def load_ablation(path: str | Path, words: Sequence[str] = ()) -> Ablation:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     spec.overrides += [word for word in words if word not in own]
-    for arm, seed in spec.runs():
-        spec.config(arm, seed)
+    for arm in spec.arms:
+        spec.config(arm, spec.seeds[0])
+    for seed in spec.seeds[1:]:
+        spec.config(spec.baseline, seed)
     spec.prompts()
     return spec
 

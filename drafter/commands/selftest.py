@@ -1,5 +1,6 @@
 """Train → export → check → decode on a random verifier, in a scratch folder: does this installation work?"""
 
+import json
 import logging
 import os
 import tempfile
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 from drafter.machine.environment import Fact
 
+PROMPTS = 32
 SETTINGS = (
     "training.max_steps=8",
     "training.validate_every=4",
@@ -34,13 +36,16 @@ def self_test() -> Fact:
 
 
 def _words(folder: Path) -> list[str]:
-    return [f"output={folder}", f"data.answers={folder / 'answers.parquet'}", *SETTINGS]
+    sources = f"data.sources=[{{kind: file, path: '{folder / 'prompts.jsonl'}'}}]"
+    return [f"output={folder}", f"data.answers={folder / 'answers.parquet'}", sources, *SETTINGS]
 
 
 def _regenerate(folder: Path) -> None:
     from drafter.config import load
     from drafter.regenerate import regenerate_recipe
 
+    prompts = [json.dumps({"prompt": f"Say {number} in words."}) for number in range(PROMPTS)]
+    (folder / "prompts.jsonl").write_text("\n".join(prompts))
     config = load("tiny", _words(folder))
     regenerate_recipe(config, Path(config.data.answers), lambda done, total: None)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,9 +50,9 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
         plain: Any = OmegaConf.to_container(layers)
-        system = _system(plain)
+        system: Any = _system(plain)
         check_keys(plain, system(), "")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(system), layers))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(system), layers))
     except MissingMandatoryValue as error:
         hint = HINTS.get(str(error.full_key), "")
         raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe{hint}") from None
@@ -73,6 +74,12 @@ def save(config: RunConfig, path: Path) -> None:
 def as_yaml(config: RunConfig) -> str:
     """The resolved config as a recipe's text."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+@cache
+def _schema(system: Any) -> Any:
+    """A system's schema as OmegaConf merges it, into a copy: to make one takes longer than all the rest of reading."""
+    return OmegaConf.structured(system)
 
 
 def _system(said: dict[str, Any]) -> type[RunConfig]:

@@ -89,16 +89,20 @@ def _end(process: subprocess.Popen) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end what is inside as Ctrl-C does."""
+    """Let SIGTERM end what is inside as Ctrl-C does, and Ctrl-C even where a shell put us in the background.
+
+    A shell lets those ignore SIGINT, and what they start with them; what has a handler here is as by default there.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _last(output: Path) -> str:

@@ -6,6 +6,7 @@ import random
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from drafter.sources.base import BadRows, Conversation, Source
@@ -75,12 +76,11 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
 
 def questions_of(max_characters: int | None = None) -> Iterator[Conversation]:
     """A question about every function of the library, whose code has 80 to `max_characters` characters, by file."""
-    for name, source, tree in modules():
-        for kind, code, own in _functions(Path(name).name, source, tree):
-            if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
-                messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
-                messages += [{"role": "assistant", "content": own}] if own else []
-                yield {"source": name, "kind": kind, "messages": messages}
+    for name, kind, code, own in _all_functions():
+        if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
+            messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
+            messages += [{"role": "assistant", "content": own}] if own else []
+            yield {"source": name, "kind": kind, "messages": messages}
 
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:
@@ -95,6 +95,12 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
             yield relative.as_posix(), source, ast.parse(source)
         except (SyntaxError, UnicodeDecodeError):
             continue
+
+
+@cache
+def _all_functions() -> list[tuple[str, str, str, str | None]]:
+    """(file, kind, code to quote, author's answer) of each function of the library: to parse it takes seconds."""
+    return [(name, *each) for name, source, tree in modules() for each in _functions(Path(name).name, source, tree)]
 
 
 def _functions(file: str, source: str, tree: ast.Module) -> Iterator[tuple[str, str, str | None]]:

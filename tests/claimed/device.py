@@ -64,6 +64,10 @@ load()
 import torch  # noqa: E402
 
 waits: collections.Counter[str] = collections.Counter()
+PLAIN = {bool, int, float, complex, str, type(None), torch.dtype, torch.layout, torch.memory_format}
+MADE = torch.ops.claimed_device
+TO_DEVICE, TO_HOST = MADE.to_device.default, MADE.to_host.default
+VIEW_OF, FOLLOW = MADE.view_of.default, MADE.follow.default
 state = {"forked": False}
 FALLBACK, ATEN = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
 
@@ -81,26 +85,35 @@ class Facts(NamedTuple):
 
     packet: str
     name: str
-    arguments: tuple[tuple[str, bool], ...]  # each with whether it is written to
+    tensors: tuple[tuple[int, str, bool], ...]  # arguments that are tensors, or lists of them: place, name, written to
     draws: bool  # random numbers
-    tensors: frozenset[int]  # places of arguments that are tensors
+    writes: bool  # to one of its arguments
+    waits: bool  # perhaps
 
 
 @functools.cache
 def facts(op: Any) -> Facts:
     schema = op._schema
     packet = schema.name.removeprefix("aten::")
-    written = [(one.name, one.alias_info is not None and one.alias_info.is_write) for one in schema.arguments]
+    found = [
+        (place, one.name, one.alias_info is not None and one.alias_info.is_write)
+        for place, one in enumerate(schema.arguments)
+        if "Tensor" in str(one.type)
+    ]
     draws = torch.Tag.nondeterministic_seeded in op.tags
-    tensors = frozenset(place for place, one in enumerate(schema.arguments) if str(one.type) == "Tensor")
-    return Facts(packet, f"{packet}.{schema.overload_name}".rstrip("."), tuple(written), draws, tensors)
+    waits = packet in WAITING | {"_to_copy", "copy_"}
+    name = f"{packet}.{schema.overload_name}".rstrip(".")
+    return Facts(packet, name, tuple(found), draws, any(written for *_, written in found), waits)
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """`function` of every leaf of lists, tuples and dicts; pytrees take longer than the operations themselves."""
-    if isinstance(value, (list, tuple)):
-        return type(value)([mapped(function, one) for one in value])
-    if isinstance(value, dict):
+    """`function` of every leaf of lists, tuples and dicts but plain ones; pytrees take longer than the operations."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is list or kind is tuple:
+        return kind([mapped(function, one) for one in value])
+    if kind is dict:
         return {key: mapped(function, one) for key, one in value.items()}
     return function(value)
 
@@ -111,9 +124,8 @@ def look(of: Facts, args: tuple, kwargs: dict[str, Any]) -> None:
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess; use the 'spawn' start method")
     if of.name in COPIES:
         return
-    given = {name: value for (name, _), value in zip(of.arguments, args, strict=False)} | kwargs
-    for name, written in of.arguments:
-        value = given.get(name)
+    for place, name, written in of.tensors:
+        value = args[place] if place < len(args) else kwargs.get(name)
         for tensor in value if isinstance(value, (list, tuple)) else (value,):
             if not isinstance(tensor, torch.Tensor) or tensor.is_cuda:
                 continue
@@ -132,21 +144,22 @@ def count(of: Facts, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 def kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
-    """Every operation of the device."""
+    """Every operation of the device. It is written for speed: a run asks for hundreds of thousands."""
     of = facts(op)
     look(of, args, kwargs)
-    count(of, args, kwargs)
-    made = torch.ops.claimed_device
+    if of.waits:
+        count(of, args, kwargs)
     hosts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by identity: a CPU twin, and what it stands for
     owners: dict[int, torch.Tensor] = {}  # by storage: whose views may come out
     drawn: list[tuple[torch.Generator, torch.Generator]] = []
 
     def host(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            twin = made.to_host(value) if value.is_cuda else value
-            hosts[id(twin)] = twin, value
+            twin = value
             if value.is_cuda:
+                twin = TO_HOST(value)
                 owners[twin.untyped_storage()._cdata] = value
+            hosts[id(twin)] = twin, value
             return twin
         if isinstance(value, torch.device) and value.type == "cuda":
             torch.cuda.set_device(value)  # refuses one that is not there
@@ -164,12 +177,11 @@ def kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
         if id(value) in hosts:
             return hosts[id(value)][1]
         owner = owners.get(value.untyped_storage()._cdata)
-        return made.to_device(value) if owner is None else made.view_of(owner, value)
+        return TO_DEVICE(value) if owner is None else VIEW_OF(owner, value)
 
-    numbers = of.tensors if any(isinstance(one, (int, float)) for one in args) else ()  # the dispatcher unwraps them
-    args = tuple(
-        torch.tensor(one) if at in numbers and isinstance(one, (int, float)) else one for at, one in enumerate(args)
-    )
+    for place, *_ in of.tensors:
+        if place < len(args) and type(args[place]) in (bool, int, float):  # the dispatcher unwraps numbers
+            args = (*args[:place], torch.tensor(args[place]), *args[place + 1 :])
     args, kwargs = mapped(host, args), mapped(host, kwargs)
     if of.draws and not drawn:  # from the device's own numbers, not the CPU's
         (own,) = torch.cuda.default_generators
@@ -181,9 +193,9 @@ def kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
         result = op(*args, **kwargs)
     for generator, used in drawn:
         generator.set_state(used.get_state())
-    for twin, tensor in hosts.values():
+    for twin, tensor in hosts.values() if of.writes else ():
         if twin.data_ptr() != tensor.data_ptr() or twin.shape != tensor.shape or twin.stride() != tensor.stride():
-            made.follow(tensor, twin)
+            FOLLOW(tensor, twin)
     return mapped(device, result)
 
 

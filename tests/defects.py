@@ -1,4 +1,4 @@
-"""Deliberate defects of an export, each with the rule by which `check` must name it; the table in docs/serving.md."""
+"""Deliberate defects of an export, each with the rule by which `check` must name it; the table in docs/results/serving."""
 
 import torch
 from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Deliberate defects of an export, each with the rule by which `check` must name it; the table in docs/results/serving."""
+"""Defects of an export, each with the rule by which `check` must name it; docs/results/serving has the table."""
 
 import torch
 from safetensors.torch import save_file

@@ -86,6 +86,18 @@ def test_a_run_ends_with_its_headline(finished_run):
     assert lines[-1] == f"  drafter check {finished_run / 'export'} --verifier tiny-llama"
 
 
+def test_an_ensemble_ends_with_how_its_head_decodes(tmp_path):
+    summary = {"tokens_per_cycle": 2.0, "reward": 0.5, "reward_over_static": {"value": 0.1, "low": -0.1, "high": 0.3}}
+    alone = run_ending(tmp_path, "V", summary, "ensemble")
+    assert alone == (
+        f"{tmp_path.name}: 2.000 tokens per cycle on held-out tasks, reward 0.500, over static ensembles +0.100 "
+        "[-0.100, +0.300]"
+    )
+    (tmp_path / "pair/export").mkdir(parents=True)
+    last = run_ending(tmp_path, "V", summary, "ensemble").splitlines()[-1]
+    assert f"generate {tmp_path}/pair/export --verifier V --rule dynamic_ensemble:head={tmp_path}/head " in last
+
+
 def test_a_run_ends_with_what_limits_took(tmp_path):
     limits = {"looked_at": 9, "left_out": 2, "cut": 3, "limit": 64, "beyond_max_rows": 1}
     assert run_ending(tmp_path, "tiny-llama", {"limits": limits}).splitlines()[1:] == [

@@ -25,7 +25,7 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
     reason = summary.get("not_decoded")
     export = directory / "export"
     files = ["report.html", "summary.json", "metrics.csv", "stages.csv", "writing.csv", "speed.csv", "frontier.csv"]
-    files += ["head", "stages", "checkpoints", "export"]
+    files += ["head", "pair", "stages", "checkpoints", "export"]
     named: list[str | Path] = [export, "--verifier", verifier]
     after: list[list[str | Path]] = [
         ["generate", *named, "--compare", "What does functools.partial do?"],
@@ -39,5 +39,9 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
         after = [["generate", "--verifier", export, "--plain", "--raw", "Return the"]]
     elif system == "distillation":
         after = [["generate", export, "Return the"]]
+    elif system == "ensemble":
+        export, rule = directory / "pair/export", f"dynamic_ensemble:head={directory / 'head'}"
+        named = [export, "--verifier", verifier, "--rule", rule]
+        after = [["generate", *named, "--temperature", "1", "What is 3 + 4?"]]
     found = [f"{directory.name}: {headline(summary) or 'finished'}", *of_limits(summary.get("limits", {}))]
     return ending("\n".join(found), [directory / name for name in files], after if export.is_dir() else [])

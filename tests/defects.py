@@ -76,6 +76,7 @@ WRONG_VALUES = {
     "wrong RoPE base in rope_parameters": field("rope_parameters", {"rope_type": "default", "rope_theta": 1e6}),
     "partial rotary": field("rope_parameters.partial_rotary_factor", 0.5, rule="rope_parameters"),
     "partial rotary, top level": field("partial_rotary_factor", 0.5),
+    "pairs of neighbours rotated": field("is_neox_style", False),
     "scaled RoPE": field("rope_parameters.rope_type", "yarn", rule="rope_parameters"),
     "rope_scaling set": field("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
     "block size larger than trained": field("block_size", 8),

@@ -17,8 +17,9 @@ from drafter.check import check
 from drafter.check.behaviour import leaks
 from drafter.check.verifier import VerifierFacts
 from drafter.evaluation.agreement import compare_greedy
-from drafter.export import convert
+from drafter.export import convert, export
 from drafter.layouts import FACTS, LAYOUTS, RULES
+from drafter.models.storage import facts_of
 from drafter.verifier import tiny
 
 LOAD = VerifierFacts.load
@@ -98,6 +99,16 @@ def test_the_table_in_the_documentation_names_every_defect():
     text = (Path(__file__).parent.parent / "docs/results/serving/README.md").read_text()
     assert not [name for name, defect in DEFECTS.items() if f"| {name} | `{defect.rule}` |" not in text]
     assert len(DEFECTS) >= 30
+
+
+def test_a_verifier_whose_embedding_an_engine_lends_unscaled_is_told(good, tmp_path):
+    drafter = make_drafter(make_verifier("gemma3"))
+    export(drafter, tmp_path / "gemma", {"facts": facts_of(drafter.config, torch.bfloat16)})
+    told, silent = (
+        [note for note in check(folder, source, dynamic=False).notes if "scales its embeddings outside" in note]
+        for folder, source in ((tmp_path / "gemma", "tiny-gemma3"), (good / "canonical", SOURCE))
+    )
+    assert (len(told), silent) == (1, [])
 
 
 def test_every_fact_of_a_drafter_has_a_rule():

@@ -124,6 +124,7 @@ WILD = {  # fields seen in the wild; what is read
         {"layer_types": ..., "dflash_config": NESTED | {"use_swa": True, "swa_window_size": 64}},
         {"layer_types": [SLIDING] * 5, "sliding_window": 64, "is_causal": False},
     ),
+    "halves rotated, in so many words": ({"is_neox_style": True}, {}),
     "no sinks": ({"dflash_config": NESTED | {"attention_sink_bias": False}}, {}),
 }
 
@@ -148,6 +149,7 @@ REFUSED = {
         {"partial_rotary_factor": 0.25},
         "partial_rotary_factor=0.25: this drafter rotates a part",
     ),
+    "pairs of neighbours rotated": (SMALL, {"is_neox_style": False}, "is_neox_style=false: it rotates pairs of neigh"),
     "two rotations": (SMALL, {"rope_parameters": {FULL: PLAIN, SLIDING: YARN}}, "layers of two rotary embeddings"),
     "dynamic": (SMALL, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic': must be one of"),
     "no factor": (SMALL, {"rope_scaling": {"type": "yarn"}}, "factor is missing: write that of training"),

@@ -26,6 +26,7 @@ HARMLESS = {
     "torch_dtype": None,
     "transformers_version": None,
     "use_cache": None,
+    "is_neox_style": exactly(True),
     "rope_scaling": exactly(None),
     "use_sliding_window": exactly(False),
 }

@@ -22,6 +22,7 @@ class VerifierFacts:
         tokens: token → id.
         spare: ids that text never uses: of no token, or of special ones without a use here and in the chat template.
         tokenizer: hash of the tokenizer, or None.
+        family: its `model_type`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class VerifierFacts:
     tokens: dict[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
     spare: tuple[int, ...] = ()
+    family: str = ""
 
     @classmethod
     def load(cls, source: str) -> "VerifierFacts":
@@ -72,6 +74,7 @@ class VerifierFacts:
             tokenizer.get_vocab(),
             tokenizer_hash(tokenizer),
             _spare(tokenizer, config.vocab_size, special),
+            config.model_type,
         )
 
 

@@ -44,6 +44,11 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     """
     if any(get(config, path) is True for path in ("sample_from_anchor", "dflash_config.sample_from_anchor")):
         raise ValueError("config.json: sample_from_anchor=true: such drafters predict from slot 0; choose another")
+    places = ("", "dflash_config.", "transformer_layer_config.")
+    if any(get(config, f"{place}is_neox_style") is False for place in places):
+        raise ValueError(
+            "config.json: is_neox_style=false: it rotates pairs of neighbours, no drafter here does; choose another"
+        )
     nested = config.get("dflash_config")
     nested = nested if isinstance(nested, Mapping) else {}
     for name, what in FOREIGN.items():

@@ -26,10 +26,10 @@ lint: install  ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then every quick test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the tests on the real verifier, and those of many seconds
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-browser: install  ## reports in a real browser, where there is chromium
 	$(BIN)/python -m pytest -m browser

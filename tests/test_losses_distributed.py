@@ -60,7 +60,8 @@ def averaged(rank):
 
 
 def test_two_ranks_give_the_gradient_and_the_terms_of_the_whole_batch(tmp_path):
-    multiprocessing.spawn(one_rank, (tmp_path / "store", tmp_path / "result.pt"), nprocs=2)
+    places = (tmp_path / "store", tmp_path / "result.pt")
+    multiprocessing.start_processes(one_rank, places, nprocs=2, start_method="fork")  # importing torch takes seconds
     result = torch.load(tmp_path / "result.pt")
     whole = [torch.cat(parts) for parts in zip(batch(0), batch(1), strict=True)]
     drafter = model()

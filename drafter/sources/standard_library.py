@@ -76,7 +76,7 @@ def functions(counts: Mapping[str, int], max_characters: int, seed: int) -> list
 
 def questions_of(max_characters: int | None = None) -> Iterator[Conversation]:
     """A question about every function of the library, whose code has 80 to `max_characters` characters, by file."""
-    for name, kind, code, own in _all_functions():
+    for name, kind, code, own in _all_functions(_root()):
         if len(code) >= 80 and (max_characters is None or len(code) <= max_characters):
             messages = [{"role": "user", "content": REQUEST[kind].format(code=code)}]
             messages += [{"role": "assistant", "content": own}] if own else []
@@ -85,7 +85,7 @@ def questions_of(max_characters: int | None = None) -> Iterator[Conversation]:
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:
     """Path below the library, text and syntax tree of each of its files."""
-    root = Path(sysconfig.get_path("stdlib"))
+    root = _root()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if any(part in SKIPPED for part in relative.parts):
@@ -97,9 +97,13 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
             continue
 
 
+def _root() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
 @cache
-def _all_functions() -> list[tuple[str, str, str, str | None]]:
-    """(file, kind, code to quote, author's answer) of each function of the library: to parse it takes seconds."""
+def _all_functions(root: Path) -> list[tuple[str, str, str, str | None]]:
+    """(file, kind, code to quote, author's answer) of each function of the library at `root`: parsing takes seconds."""
     return [(name, *each) for name, source, tree in modules() for each in _functions(Path(name).name, source, tree)]
 
 

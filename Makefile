@@ -34,7 +34,7 @@ test-slow: install  ## the tests on the real verifier, and those of many seconds
 test-browser: install  ## reports in a real browser, where there is chromium
 	$(BIN)/python -m pytest -m browser
 
-test-engine: install .venv-vllm/installed  ## the tests with a real vLLM on this CPU: a quarter of an hour
+test-engine: install .venv-vllm/installed  ## the tests with a real vLLM on this CPU: an hour on two shared cores
 	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m engine -s integration/test_engine.py
 
 # Of its own: it pins older transformers. torch first and alone; CUDA builds of its relatives break its imports.

@@ -190,7 +190,7 @@ def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path
     program, port, output = tmp_path / "python", free_port(), tmp_path / "logs/engine.log"
     program.write_text(SERVER.format(python=sys.executable))
     program.chmod(0o755)
-    ready, ended, told = threading.Event(), threading.Event(), []
+    ready, ended, told, vain = threading.Event(), threading.Event(), [], []
 
     def noting(*words, **_):
         told.append(" ".join(map(str, words)))
@@ -200,7 +200,8 @@ def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path
     def end():
         ready.wait(60)
         os.kill(os.getpid(), number)
-        if not ended.wait(20):  # in vain: the test fails, and waits no longer
+        if not ended.wait(20):  # the test fails, and waits no longer
+            vain.append(number)
             os.killpg(os.getpgid(int(output.read_text().split()[1])), signal.SIGKILL)
 
     monkeypatch.setattr("builtins.print", noting)
@@ -215,6 +216,7 @@ def test_a_started_server_ends_with_the_command_and_all_that_it_started(tmp_path
         ended.set()
         signal.signal(signal.SIGINT, before)
         thread.join()
+    assert vain == []
     assert any(f"ready at http://127.0.0.1:{port}/v1; Ctrl-C ends it" in line for line in told)
     pid = int(output.read_text().split()[1])
     deadline = time.monotonic() + 30

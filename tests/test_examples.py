@@ -90,7 +90,7 @@ ELSEWHERE = {
     ("python", "-m", "sglang.launch_server"): "gpu",
 }
 README = ROOT / "README.md"
-SLOW = {f"docs/{page}.md" for page in ("answers", "diversed", "losses", "memory", "report")}
+SLOW = {"README.md", *(f"docs/{page}.md" for page in ("answers", "diversed", "losses", "memory", "report"))}
 EVERYTHING = [
     (page, words) for page in PAGES for each in blocks(page) if each.language == "bash" for words in commands(each.text)
 ]

@@ -3,6 +3,7 @@
 Prints it; start it where the verifier fits. With --start it runs here, on loopback, until Ctrl-C.
 """
 
+import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -31,13 +32,14 @@ def run(parsed: Namespace) -> None:
     if not parsed.start:
         print(shlex.join(words))
         return
-    from drafter.engine.process import running
+    from drafter.engine.process import POLL, running
 
     print(shlex.join(words), flush=True)
     try:
         with running(words, parsed.host, parsed.port, parsed.log, parsed.patience) as process:
             print(f"ready at http://{parsed.host}:{parsed.port}/v1; Ctrl-C ends it; it writes {parsed.log}", flush=True)
-            process.wait()
+            while process.poll() is None:  # `wait` would lose a signal that comes just before it blocks
+                time.sleep(POLL)
     except KeyboardInterrupt:
         print("ended")
         return

@@ -18,14 +18,13 @@ RULES = {
     "typical_acceptance": "tab:purple",
 }
 
+VARIATION = "total variation per token"
+
 
 def map_of(points: Sequence[Point], reward: str) -> Picture:
     """Every point with its 95 % intervals and its number in the table, and a line through the static ensembles."""
     panels = [partial(_draw, points, name, label) for name, label in (("reward", reward), ("variation", VARIATION))]
     return Picture("frontier", f"{reward} and distance to the verifier over tokens per cycle, way by way", panels, 4.2)
-
-
-VARIATION = "total variation per token"
 
 
 def _draw(points: Sequence[Point], name: str, label: str, axes: Axes) -> None:

@@ -74,3 +74,23 @@ def test_an_arms_answers_must_be_of_the_verifiers_tokens(spec, tmp_path):
     answers.write(tmp_path / "own.parquet", rows, {"verifier": "another"})
     with pytest.raises(ValueError, match=r"own\.parquet': written by another verifier"):
         Shared(spec)
+
+
+def test_loops_are_cut_in_all_that_is_trained_on_and_walked(spec, tmp_path):
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "What?"}\n{"prompt": "Why?"}\n')
+    words = ["data.cut_loops=true", "data.max_new_tokens=4", f"suites=[{tmp_path}/asked.jsonl]"]
+    whole = Shared(load_ablation(tmp_path / "ablation.yaml", words))
+    (asked,) = (tmp_path / "out/answers").glob("*.parquet")
+    for path in (asked, tmp_path / "base.parquet", tmp_path / "own.parquet"):
+        rows, manifest = answers.read(path)
+        answers.write(path, [{**row, "answer_ids": [*row["answer_ids"], 7, 9, 7, 9, 7, 9]} for row in rows], manifest)
+    looping = Shared(load_ablation(tmp_path / "ablation.yaml", words))
+
+    def cut(rows):
+        return [[*row.answer, 7, 9] for row in rows]
+
+    assert [row.answer for row in looping.suites[words[2][8:-1]]] == cut(whole.suites[words[2][8:-1]])
+    for arm in spec.arms:
+        before, now = (one.training(spec.config(arm, 0)) for one in (whole, looping))
+        assert [row.answer for row in now] == cut(before)
+    assert [row.answer for row in looping.material.test] == cut(whole.material.test)

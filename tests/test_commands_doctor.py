@@ -99,13 +99,14 @@ def test_an_ensemble_ends_with_how_its_head_decodes(tmp_path):
 
 
 def test_a_run_ends_with_what_limits_took(tmp_path):
-    limits = {"looked_at": 9, "left_out": 2, "cut": 3, "limit": 64, "beyond_max_rows": 1}
+    limits = {"looked_at": 9, "left_out": 2, "cut": 3, "limit": 64, "loops": 4, "beyond_max_rows": 1}
     assert run_ending(tmp_path, "tiny-llama", {"limits": limits}).splitlines()[1:] == [
         "2 of 9 rows have no room for their answer in data.sequence_length=64 and are left out",
         "3 of 9 rows lose a part of their answer to data.sequence_length=64",
+        "4 of 9 answers end in a loop (data.cut_loops)",
         "1 training rows are beyond data.max_rows",
     ]
-    nothing = {**limits, "left_out": 0, "cut": 0, "beyond_max_rows": 0}
+    nothing = {**limits, "left_out": 0, "cut": 0, "loops": 0, "beyond_max_rows": 0}
     assert run_ending(tmp_path, "tiny-llama", {"limits": nothing}) == f"{tmp_path.name}: finished"
 
 

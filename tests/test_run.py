@@ -57,7 +57,7 @@ def test_the_summary_holds_what_a_run_must_show(finished_run):
     assert len(per_epoch) >= 3
     assert found["anchor_coverage"] == per_epoch[-1]
     assert 0.5 < found["anchor_coverage"] < 1
-    assert found["limits"] == {"looked_at": 48, "left_out": 0, "cut": 0, "limit": 512, "beyond_max_rows": 0}
+    assert found["limits"] == {"looked_at": 48, "left_out": 0, "cut": 0, "limit": 512, "loops": 1, "beyond_max_rows": 0}
 
 
 def test_a_run_leaves_its_files(finished_run):

@@ -1,7 +1,6 @@
 """Answers read as training goes on: each once an epoch by one reader, from where it stood, in little memory."""
 
 from collections import Counter
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pyarrow
@@ -13,7 +12,7 @@ from conftest import make_drafter, make_verifier
 from drafter import answers
 from drafter.config import load
 from drafter.data.on_disk import open_rows
-from drafter.data.rows import Row, make_rows, split, validation_and_test
+from drafter.data.rows import Cuts, Row, rows_and_cuts, split, validation_and_test
 from drafter.data.stream import Place, Stream, buffers
 from drafter.taps import LocalTaps
 from drafter.training.batches import StreamSteps, loader
@@ -160,7 +159,7 @@ def test_a_stream_goes_on_behind_any_batch(stream, config, workers):
 
 def test_streamed_rows_are_those_in_memory(tiny_answers, config):
     settings, verifier = config(), make_verifier("llama")
-    rows = make_rows(answers.read(tiny_answers)[0], verifier, 512)
+    rows, cuts = rows_and_cuts(answers.read(tiny_answers)[0], verifier, 512)
     training, held_out = split(rows, settings.data.validation_share)
     stream = Stream([tiny_answers], [None], 0)
     on_disk, found = open_rows(stream, verifier, settings.data)
@@ -169,7 +168,7 @@ def test_streamed_rows_are_those_in_memory(tiny_answers, config):
     streamed = [row for *_, answer in stream.part(0, 0, 1) if (row := on_disk.make("", answer))]
     assert sorted(row.ids for row in streamed) == sorted(row.ids for row in training)
     assert on_disk.survey.rows == len(training)
-    assert asdict(on_disk.cuts) == {"looked_at": 48, "left_out": 0, "cut": 0, "limit": 512}
+    assert on_disk.cuts == cuts == Cuts(looked_at=48, left_out=0, cut=0, limit=512, loops=1)
     assert on_disk.survey.tokens == sum(len(row.answer) for row in training)
     counts = Counter(token for row in training for token in row.answer)
     assert {token: int(n) for token, n in enumerate(on_disk.survey.counts) if n} == counts

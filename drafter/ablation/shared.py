@@ -158,7 +158,7 @@ class Shared:
         config, verifier = self.spec.config(arm, self.spec.seeds[0]), self.material.verifier
         found, manifest = answers.read(Path(config.data.answers))
         check_answers(config, verifier, manifest)
-        rows = make_rows(found, verifier, config.data.sequence_length)
+        rows = make_rows(found, verifier, config.data.sequence_length, config.data.cut_loops)
         return split(rows, config.data.validation_share)[0][: config.data.max_rows]
 
     def _named(self, path: str) -> str:
@@ -181,7 +181,7 @@ class Shared:
                     lambda done, _: bar.update(done - bar.n),
                 )
         rows, _ = answers.read(path)
-        return make_rows(rows, self.material.verifier, self._context)
+        return make_rows(rows, self.material.verifier, self._context, settings.cut_loops)
 
     @cached_property
     def _context(self) -> int:

@@ -23,6 +23,7 @@ TRAINING_ONLY = (
     "batch_size",
     "shard_prompts",
     "max_rows",
+    "cut_loops",
     "sequence_length",
     "validation_share",
     "validation_rows",
@@ -55,6 +56,7 @@ class DataConfig:
         shard_prompts: prompts whose answers make up a shard.
         server: who answers in the verifier's stead, if anybody.
         max_rows: training rows used, the first of the file; null for all.
+        cut_loops: of an answer that ends in a loop (its last tokens thrice the same ones), keep the first round alone.
         sequence_length: rows longer than this are cut.
         packing: put several documents into a row of `sequence_length`, so that little is padding; each stays by itself,
             `training.rows` counts the packed rows and `training.anchors` is of each document.
@@ -81,6 +83,7 @@ class DataConfig:
     shard_prompts: int = 4096
     server: ServerConfig = field(default_factory=ServerConfig)
     max_rows: int | None = None
+    cut_loops: bool = False
     sequence_length: int = 512
     packing: bool = False
     streaming: bool = False

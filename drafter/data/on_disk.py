@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from drafter.answers import Answer
 from drafter.config import DataConfig
-from drafter.data.rows import Cuts, Row, RowMaker, is_held_out, part_of, tell_of_cuts, validation_and_test
+from drafter.data.rows import Cuts, Row, RowMaker, is_held_out, loops_of, part_of, tell_of_cuts, validation_and_test
 from drafter.data.stream import Stream, Survey
 from drafter.verifier import VerifierHead
 
@@ -49,19 +49,21 @@ def open_rows(
     Raises:
         ValueError: there are no training or no held-out rows.
     """
-    make = RowMaker.of(verifier, data.sequence_length)
+    make = RowMaker.of(verifier, data.sequence_length, data.cut_loops)
     training = TrainingOnly(make, data.validation_share)
     found: dict[str, list[Row]] = {"training": [], "validation": [], "test": []}
     wanted = {"training": SAMPLE, "validation": data.validation_rows, "test": data.test_rows}
     whole: list[Row] = []
+    looked_at: list[Answer] = []
     for where, answer in stream.in_order():
         if all(len(found[part]) >= count for part, count in wanted.items()):
             break
         part = part_of(answer["source"], data.validation_share)
         if len(found[part]) < max(SAMPLE, wanted[part]):
+            looked_at.append(answer)
             whole.append(make.whole(where, answer))
             found[part] += filter(None, [whole[-1].cut(make.limit)])
-    cuts = tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make.limit)
+    cuts = tell_of_cuts(whole, [row.cut(make.limit) for row in whole], make, loops_of(looked_at))
     held_out = validation_and_test(
         found["validation"] + found["test"], data.validation_share, data.validation_rows, data.test_rows
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drafter.answers import Answer, asked
+from drafter.data.loops import before_repeating, cut_loop
 from drafter.verifier import VerifierHead
 from drafter.verifier.chat import prompt_ids
 from drafter.verifier.thoughts import empty_thought
@@ -86,17 +87,19 @@ class RowMaker:
     Args:
         vocabulary: ids that there are.
         limit: longer rows are cut: the verifier reads no more, or the recipe wants no more.
+        cut_loops: of an answer that ends in a loop, what only repeats is left out.
     """
 
     tokenizer: Any
     keep_reasoning: bool
     vocabulary: int
     limit: int
+    cut_loops: bool = False
 
     @classmethod
-    def of(cls, verifier: VerifierHead, sequence_length: int) -> "RowMaker":
+    def of(cls, verifier: VerifierHead, sequence_length: int, cut_loops: bool = False) -> "RowMaker":
         limit = min(sequence_length, verifier.context_length)
-        return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], limit)
+        return cls(verifier.tokenizer, verifier.keep_reasoning, verifier.head.shape[0], limit, cut_loops)
 
     def whole(self, where: str, answer: Answer) -> Row:
         """The answer behind its prompt in the chat template.
@@ -110,7 +113,7 @@ class RowMaker:
         """
         messages, tools = asked(answer)
         prompt = prompt_ids(self.tokenizer, messages, tools=tools, keep_reasoning=self.keep_reasoning)
-        ids = answer["answer_ids"]
+        ids = cut_loop(answer["answer_ids"]) if self.cut_loops else answer["answer_ids"]
         if ids and not 0 <= min(ids) <= max(ids) < self.vocabulary:
             raise ValueError(
                 f"data.answers: {where} holds an id outside the verifier's vocabulary of {self.vocabulary}"
@@ -125,42 +128,55 @@ class RowMaker:
 
 @dataclass(frozen=True)
 class Cuts:
-    """What the limit on a row's length took.
+    """What the limit on a row's length took, and what loops do.
 
     Args:
         looked_at: rows; left_out: of them, those without room for their answer; cut: those that lost a part of it.
         limit: tokens of a row at most.
+        loops: rows whose answer ends in a loop, cut or not.
     """
 
     looked_at: int
     left_out: int
     cut: int
     limit: int
+    loops: int = 0
 
 
-def make_rows(answers: list[Answer], verifier: VerifierHead, sequence_length: int) -> list[Row]:
+def make_rows(
+    answers: list[Answer], verifier: VerifierHead, sequence_length: int, cut_loops: bool = False
+) -> list[Row]:
     """The rows of `rows_and_cuts`."""
-    return rows_and_cuts(answers, verifier, sequence_length)[0]
+    return rows_and_cuts(answers, verifier, sequence_length, cut_loops)[0]
 
 
-def rows_and_cuts(answers: list[Answer], verifier: VerifierHead, sequence_length: int) -> tuple[list[Row], Cuts]:
+def rows_and_cuts(
+    answers: list[Answer], verifier: VerifierHead, sequence_length: int, cut_loops: bool = False
+) -> tuple[list[Row], Cuts]:
     """Put each answer behind its prompt in the verifier's chat template, cut at `sequence_length`.
 
     Raises:
         ValueError: an answer was made by another vocabulary, or no row has room for its answer.
     """
-    make = RowMaker.of(verifier, sequence_length)
+    make = RowMaker.of(verifier, sequence_length, cut_loops)
     whole = [make.whole(f"row {number}", answer) for number, answer in enumerate(answers)]
     rows = [row.cut(make.limit) for row in whole]
-    cuts = tell_of_cuts(whole, rows, make.limit)
+    cuts = tell_of_cuts(whole, rows, make, loops_of(answers))
     made = [row for row in rows if row]
     if not made:
         raise ValueError(f"data.sequence_length={make.limit}: no row has room for its answer; raise it")
     return made, cuts
 
 
-def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -> Cuts:
-    """Count, and say, how many rows lost their answer, or a part of it, to the cut at `limit`; name the first."""
+def loops_of(answers: Iterable[Answer]) -> int:
+    """How many answers end in a loop."""
+    return sum(before_repeating(one["answer_ids"]) < len(one["answer_ids"]) for one in answers)
+
+
+def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], make: RowMaker, loops: int) -> Cuts:
+    """Count, and say, how many rows lost their answer, or a part of it, to the cut at the limit; name the first. Say
+    how many answers end in a loop."""
+    limit = make.limit
     lost = [before for before, row in zip(whole, rows, strict=True) if row is None]
     cut = [before for before, row in zip(whole, rows, strict=True) if row and len(row.ids) < len(before.ids)]
     for found, what in ((lost, "have no room for their answer and are left out"), (cut, "lose a part of it")):
@@ -169,7 +185,14 @@ def tell_of_cuts(whole: Sequence[Row], rows: Sequence[Row | None], limit: int) -
                 "data.sequence_length=%d: %d of %d rows %s, the first of %r (%d tokens)",
                 *(limit, len(found), len(whole), what, found[0].source, len(found[0].ids)),
             )
-    return Cuts(len(whole), len(lost), len(cut), limit)
+    if loops:
+        said = (
+            "of which only the first round is kept"
+            if make.cut_loops
+            else "data.cut_loops=true keeps its first round alone"
+        )
+        log.info("%d of %d answers end in a loop; %s", loops, len(whole), said)
+    return Cuts(len(whole), len(lost), len(cut), limit, loops)
 
 
 def is_held_out(source: str, validation_share: float) -> bool:

@@ -108,7 +108,7 @@ def prepare(config: AlignmentConfig) -> Material:
         limits = taken(on_disk.cuts)
         check_enough(on_disk.survey.rows, per_step)
     else:
-        rows, cuts = rows_and_cuts(found.all(), verifier, config.data.sequence_length)
+        rows, cuts = rows_and_cuts(found.all(), verifier, config.data.sequence_length, config.data.cut_loops)
         training, held_out = split(rows, config.data.validation_share)
         limits = taken(cuts, len(training) - len(training[: config.data.max_rows]))
         training, counts = training[: config.data.max_rows], (config.data.validation_rows, config.data.test_rows)

@@ -63,6 +63,7 @@ def of_limits(limits: Mapping[str, int]) -> list[str]:
     said = {
         "left_out": f"of {rows} rows have no room for their answer in {length} and are left out",
         "cut": f"of {rows} rows lose a part of their answer to {length}",
+        "loops": f"of {rows} answers end in a loop (data.cut_loops)",
         "beyond_max_rows": "training rows are beyond data.max_rows",
     }
     return [f"{limits[name]} {words}" for name, words in said.items() if limits.get(name)]

@@ -88,7 +88,9 @@ class ParrotProposer(Proposer):
         self.length, self.size = length, verifier.head.shape[0]
 
     def new_state(self, batch, tokens):
-        nothing = SimpleNamespace(set_lengths=lambda lengths: None, copy_row=lambda source, rows, length: None)
+        nothing = SimpleNamespace(
+            set_lengths=lambda lengths: None, copy_row=lambda source, rows, length: None, shrink=lambda rows: None
+        )
         nothing.row = lambda index: nothing
         return nothing
 

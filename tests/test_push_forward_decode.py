@@ -17,14 +17,18 @@ FEW = 3  # tokens of a vocabulary so small that drafts of an untrained model are
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-@pytest.fixture(scope="module")
-def few():
+def make_few():
     """A verifier of few tokens, and an untrained model for it."""
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=FEW, max_position_embeddings=128, initializer_range=0.4, pad_token_id=None, **SIZES)
     config.eos_token_id = config.bos_token_id = None
     verifier = Verifier(LlamaForCausalLM(config))
     return verifier, PushForwardModel.from_verifier(verifier, 3).eval()
+
+
+@pytest.fixture(scope="module")
+def few():
+    return make_few()
 
 
 @pytest.fixture(scope="module")

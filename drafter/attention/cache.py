@@ -120,6 +120,20 @@ class KVCache:
         for stored in self._stacks:
             stored[:, rows, :length] = stored[:, source : source + 1, :length]
 
+    def shrink(self, rows: list[int]) -> None:
+        """Go on with `rows` alone, which ascend; passes are over so many from now on. Not for replayed passes."""
+        for place, row in enumerate(rows):
+            if place != row:
+                for stored in self._stacks:
+                    stored[:, place] = stored[:, row]
+        self.batch = len(rows)
+        self._keys, self._values = (
+            {size: stack[:, : self.batch] for size, stack in each.items()} for each in (self._keys, self._values)
+        )
+        self._spread()
+        self.lengths, self.seqlens = self.lengths[rows], self.seqlens[rows]
+        self._masks.clear()
+
     def set_lengths(self, lengths: list[int]) -> None:
         """Commit exactly `lengths` slots of each row."""
         self.longest = max(lengths)

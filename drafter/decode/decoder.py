@@ -126,7 +126,8 @@ class SpeculativeDecoder:
             pair = self._pair(size, max(len(row.prompt) for row in waiting) + max_new_tokens)
             listeners = Listeners(on_tokens, on_text, on_end)
             scheme = self._scheme(pair, decider, max_new_tokens)
-            Slots(scheme, size, max_new_tokens, verifier.stop_ids, listeners).run(waiting)
+            fixed = bool(verifier.replayed)
+            Slots(scheme, size, max_new_tokens, verifier.stop_ids, listeners, fixed).run(waiting)
             self._kept = pair if verifier.replayed else None
         return [row.result for row in rows]
 

@@ -82,5 +82,6 @@ class FreeDecoder:
             shape = (size, longest, self.kernel, self.replayed)
             scheme = FreeRunning(self.model, self.count, noise, temperature, *shape, penalty=self.penalty)
             listeners = Listeners(on_tokens, on_text, on_end)
-            Slots(scheme, size, max_new_tokens, self.model.stop_ids, listeners).run(waiting)
+            fixed = bool(self.replayed)
+            Slots(scheme, size, max_new_tokens, self.model.stop_ids, listeners, fixed).run(waiting)
         return [row.result for row in rows]

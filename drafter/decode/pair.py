@@ -33,6 +33,13 @@ class Pair:
         if self.state is not None:
             self.state.set_lengths(lengths)
 
+    def shrink(self, rows: list[int]) -> None:
+        """Go on with `rows` alone, which ascend."""
+        for whole in (self.cache, self.state):
+            if whole is not None:
+                whole.shrink(rows)
+        self.size = len(rows)
+
     def verify(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """The verifier's states [B, Q, D] of ids [B, Q], and the taps."""
         return self.verifier.step(ids, self.cache, self.tap_layers)

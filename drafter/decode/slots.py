@@ -26,10 +26,21 @@ class Slots:
         size: rows at a time.
         limit: longest answer.
         stop_ids: tokens that end an answer.
+        fixed: passes are always over `size` rows, as CUDA graphs are; else over those that have not ended, once no
+            more wait.
     """
 
-    def __init__(self, scheme: Scheme, size: int, limit: int, stop_ids: Collection[int], listeners: Listeners):
+    def __init__(
+        self,
+        scheme: Scheme,
+        size: int,
+        limit: int,
+        stop_ids: Collection[int],
+        listeners: Listeners,
+        fixed: bool = False,
+    ):
         self.scheme, self.limit, self.stop_ids, self.listeners = scheme, limit, stop_ids, listeners
+        self.fixed = fixed
         self.rows: list[Answering | None] = [None] * size
 
     def run(self, waiting: deque[Answering]) -> None:
@@ -37,8 +48,17 @@ class Slots:
         while waiting or any(self.rows):
             while waiting and (free := [slot for slot, row in enumerate(self.rows) if row is None]):
                 self.prefill(free, waiting)
+            if not waiting and not self.fixed:
+                self.shrink()
             if any(self.rows):
                 self.give(range(len(self.rows)), self.scheme.cycle(self.rows))
+
+    def shrink(self) -> None:
+        """Leave the slots of rows that have ended behind."""
+        left = [slot for slot, row in enumerate(self.rows) if row is not None]
+        if 0 < len(left) < len(self.rows):
+            self.scheme.shrink(left)
+            self.rows = [self.rows[slot] for slot in left]
 
     def prefill(self, free: list[int], waiting: deque[Answering]) -> None:
         """Take the next prompt, for all that wait with the same one and find room, up to their first tokens."""

@@ -48,6 +48,9 @@ class _Telling:
         self.watching.rows = rows
         return self.scheme.cycle(rows)
 
+    def shrink(self, slots: list[int]) -> None:
+        self.scheme.shrink(slots)
+
 
 def places(rows: Rows, found: Verification, slots: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of each drafted slot: whether its token was emitted, a draft or a correction; whose it is; its place there.

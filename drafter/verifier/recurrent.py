@@ -76,6 +76,13 @@ class Memory:
     def __post_init__(self) -> None:
         self.read, self.passed = [0] * self.rows, [None] * self.rows
 
+    def of(self, rows: list[int]) -> "Memory":
+        """That of `rows` alone."""
+        kept, ended = ({key: state[rows] for key, state in each.items()} for each in (self.kept, self.ended))
+        few = Memory(len(rows), kept, ended)
+        few.read, few.passed = [self.read[row] for row in rows], [self.passed[row] for row in rows]
+        return few
+
     def put(self, states: dict[Key, Tensor], rows: list[int]) -> None:
         """Remember what a pass over `rows` ended with."""
         for key, state in states.items():
@@ -120,6 +127,10 @@ class RecurrentCache(KVCache):
             kept[rows] = kept[source]
         for row in rows:
             self._memory.read[row], self._memory.passed[row] = length, None
+
+    def shrink(self, rows: list[int]) -> None:
+        super().shrink(rows)
+        self._memory, self._rows = self._memory.of(rows), list(range(len(rows)))
 
     @contextmanager
     def passing(self, ids: Tensor) -> Iterator[Recurrence]:

@@ -45,6 +45,9 @@ class State(Protocol):
     def copy_row(self, source: int, rows: list[int], length: int) -> None:
         """Give `rows` the first `length` tokens of row `source`."""
 
+    def shrink(self, rows: list[int]) -> None:
+        """Go on with `rows` alone, which ascend; it is a state of so many from now on."""
+
 
 class Proposer(Protocol):
     """A drafter beside a verifier, as the decoder asks it.

@@ -34,6 +34,10 @@ class Lagging:
         self.cache.copy_row(source, rows, length)
         self.last[rows] = self.last[source].clone()
 
+    def shrink(self, rows: list[int]) -> None:
+        self.cache.shrink(rows)
+        self.last = self.last[rows]
+
 
 class CausalProposer(Proposer):
     """A causal drafter beside a verifier.

@@ -33,6 +33,10 @@ class Known:
         self.cache.copy_row(source, rows, length)
         self.ids[rows, :length] = self.ids[source, :length]
 
+    def shrink(self, rows: list[int]) -> None:
+        self.cache.shrink(rows)
+        self.ids, self.lengths = self.ids[rows], [self.lengths[row] for row in rows]
+
     def places(self, starts: list[int], count: int) -> Tensor:
         """`count` places from each row's start on, [B, count]."""
         return tensor(starts, device=self.ids.device)[:, None] + arange(count, device=self.ids.device)

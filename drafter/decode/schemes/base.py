@@ -38,6 +38,9 @@ class Scheme(Protocol):
     def cycle(self, rows: Sequence[Answering | None]) -> Outcome:
         """At least one more token for the row in each slot; what empty slots (None) get means nothing."""
 
+    def shrink(self, slots: list[int]) -> None:
+        """Go on with the rows in `slots` alone, which ascend; they become slots 0, 1, ..."""
+
 
 class Verified:
     """What all schemes with a verifier share: its prefill, and where a cycle begins."""
@@ -48,6 +51,9 @@ class Verified:
     def prefill(self, slots: Sequence[int], rows: Sequence[Answering]) -> Outcome:
         hidden = self.pair.prefill(slots, rows[0].prompt)  # [1, D]
         return Outcome([[token] for token in self.decider.first(rows, hidden)], [0] * len(rows), None)
+
+    def shrink(self, slots: list[int]) -> None:
+        self.pair.shrink(slots)
 
     def begin(self, rows: Sequence[Answering | None]) -> Tensor:
         """Set all lengths, and go on to new random numbers; the anchors, [B, 1]."""

@@ -76,6 +76,12 @@ class FreeRunning:
         tokens = self.choose(logits, self.counts).tolist()  # the one place where the host waits
         return Outcome(tokens, [count] * len(rows), count, 0)
 
+    def shrink(self, slots: list[int]) -> None:
+        self.cache.shrink(slots)
+        self.warmth = self.warmth[slots]
+        if self.penalty:
+            self.counts = self.counts[slots]
+
     def choose(self, logits: Tensor, counts: Tensor) -> Tensor:
         """The likeliest tokens of logits [B, k, V]; where there is a penalty, one after the other: [B, k]."""
         if not self.penalty:

@@ -187,7 +187,7 @@ def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
         ("losses.chain_reward.weight=1", "losses: unknown key"),
         (
             "tasks.kind=products",
-            "tasks.kind='products': choose one of arithmetic, sums, doctests, explanations, or name a",
+            "tasks.kind='products': choose one of arithmetic, sums, worded_sums, doctests, explanations, or name a",
         ),
         ("tasks.count=2", "tasks.count=2: gives .* to test; ask for more"),
         ("reward.kind=bleu", "reward='bleu': no such reward"),

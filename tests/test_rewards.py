@@ -1,6 +1,7 @@
 """Rewards against their definitions, and the tasks that they score."""
 
 import math
+import re
 import statistics
 import sysconfig
 from collections import Counter
@@ -19,7 +20,15 @@ from drafter.evaluation.rewards.exact_match import exact_match, last_number
 from drafter.evaluation.rewards.log_likelihood import LogLikelihood
 from drafter.evaluation.rewards.rouge import rouge_2_of
 from drafter.evaluation.rewards.sandbox import run
-from drafter.evaluation.rewards.tasks import TASKS, _documented, arithmetic, explanations, split_tasks
+from drafter.evaluation.rewards.tasks import (
+    TASKS,
+    WORDINGS,
+    _documented,
+    arithmetic,
+    explanations,
+    split_tasks,
+    worded_sums,
+)
 from drafter.evaluation.rewards.unit_tests import UnitTests, code_of, program_of
 from drafter.sources.standard_library import questions_of
 
@@ -123,7 +132,7 @@ def few_functions(monkeypatch):
 
 
 @pytest.mark.usefixtures("few_functions")
-@pytest.mark.parametrize("name", ["arithmetic", "explanations"])
+@pytest.mark.parametrize("name", ["arithmetic", "explanations", "worded_sums"])
 def test_tasks_are_a_function_of_the_seed_and_split_by_source(name):
     once, again, other = (TASKS[name](60, seed) for seed in (0, 0, 1))
     assert once == again != other
@@ -144,6 +153,19 @@ def test_sums_are_right():
         assert int(task.reference) == (int(one) + int(other) if sign == "+" else int(one) - int(other)) >= 0
     assert len({task.source for task in arithmetic(10**6, 0)}) == 99 * 100
     assert exact_match([Answered(task, f"It is {task.reference}.") for task in arithmetic(5, 0)]) == [1] * 5
+
+
+def test_worded_sums_are_right_and_each_wording_is_held_out():
+    tasks = worded_sums(10**6, 0)
+    assert len({task.source for task in tasks}) == len(tasks) == 81 * len(WORDINGS)
+    for task in tasks:
+        one, other = map(int, re.findall(r"\d+", task.prompt))
+        assert int(task.reference) == one + other
+    held_out = [task.prompt for task in split_tasks(tasks)[2]]
+    assert len(held_out) >= 60
+    for wording in WORDINGS:
+        pattern = re.escape(wording).replace(r"\{\}", r"\d")
+        assert any(re.fullmatch(pattern, prompt) for prompt in held_out)
 
 
 @pytest.mark.usefixtures("few_functions")

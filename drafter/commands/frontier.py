@@ -16,7 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("drafter", metavar="DRAFTER", help="of any kind: directory, hub id or packaged name")
     parser.add_argument("--verifier", required=True, help="hub id, directory, GGUF file or packaged name")
     parser.add_argument(
-        "--tasks", default="arithmetic", help="sums, arithmetic, doctests, explanations, or a JSONL file"
+        "--tasks", default="arithmetic", help="sums, worded_sums, arithmetic, doctests, explanations, or a JSONL file"
     )
     parser.add_argument("--reward", default="exact_match", help="exact_match, rouge_2, unit_tests or log_likelihood")
     parser.add_argument("--count", type=int, default=24, help="test tasks, which no head has seen; default: 24")

@@ -73,8 +73,9 @@ class TasksConfig:
     """`tasks.*`: what is asked; a quarter of the sources is kept from training, half of that to validate, half to test.
 
     Args:
-        kind: `sums`, `arithmetic`, `doctests` or `explanations`, made on the spot; or a JSONL file, a `prompt` per line
-            with what its reward compares with (`reference`; or `entry`, `signature`, `setup` and `check`).
+        kind: `sums`, `worded_sums`, `arithmetic`, `doctests` or `explanations`, made on the spot; or a JSONL file, a
+            `prompt` per line with what its reward compares with (`reference`; or `entry`, `signature`, `setup` and
+            `check`).
         count: tasks, at most.
         validation, test: held-out tasks of each, at most.
         test_seeds: answers to each test task, by each way of decoding.

@@ -32,6 +32,37 @@ def sums(count: int, seed: int) -> list[Task]:
     ]
 
 
+WORDINGS = (
+    "What is {} + {}?",
+    "What is {} plus {}?",
+    "{} + {} = ?",
+    "Add {} and {}.",
+    "Calculate {} + {}.",
+    "Please add {} + {}.",
+    "What does {} + {} equal?",
+    "Solve {} + {}.",
+    "What number is {} + {}?",
+    "{} plus {} equals what?",
+    "{} + {} is what?",
+    "What is the result of {} + {}?",
+)
+
+
+def worded_sums(count: int, seed: int) -> list[Task]:
+    """The same sums in twelve wordings, 972 prompts in all, each a source of its own; scored by `exact_match`.
+
+    More prompts than sums: what is held out is a wording of a sum, and another one of it may be trained on.
+    """
+    prompts = {
+        wording.format(one, other): str(one + other)
+        for wording in WORDINGS
+        for one in range(1, 10)
+        for other in range(1, 10)
+    }
+    drawn = random.Random(seed).sample(list(prompts), min(count, len(prompts)))
+    return [Task(prompt, prompt, prompts[prompt]) for prompt in drawn]
+
+
 def explanations(count: int, seed: int) -> list[Task]:
     """Functions of the standard library to be explained, their docstring the reference; scored by `rouge_2`."""
     return random.Random(seed).sample(_documented(), min(count, len(_documented())))
@@ -64,6 +95,7 @@ def humaneval(count: int, seed: int) -> list[Task]:
 TASKS: dict[str, Callable[[int, int], list[Task]]] = {
     "arithmetic": arithmetic,
     "sums": sums,
+    "worded_sums": worded_sums,
     "doctests": doctests,
     "explanations": explanations,
 }

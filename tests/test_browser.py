@@ -86,7 +86,7 @@ def save_map(path):
     for family in (EXACT, CONTROL):
         counts = points[0].counts
         points.append(frontier.Point(frontier.Way(family, family, "speculative_sampling"), counts, 0.5, 9.0))
-    frontier.map_page(points, "exact_match", [], {"drafter": "own"}, "theory").save_html(path)
+    frontier.map_page(points, "exact_match", {}, {"drafter": "own"}, "theory").save_html(path)
 
 
 def save_speed(path):

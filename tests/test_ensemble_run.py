@@ -71,13 +71,20 @@ def test_a_run_leaves_a_head_a_map_and_a_summary(finished):
     assert 0 < float(lines["dynamic head"]["variation"]) < 1
     page = (finished / "report.html").read_text()
     assert page.count("<svg") == 5  # reward and distance; three curves
-    assert "head: log_likelihood over the static ensembles" in page
+    over = summary_of(finished)["reward_over_static"]
+    told = "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**over)
+    assert f"head: log_likelihood over the static ensembles at its tokens per cycle {told}" in page
     assert "The control to beat: " in page
-    summary = json.loads((finished / "summary.json").read_text())
+    summary = summary_of(finished)
     assert summary["steps"] <= 6
     assert summary["reward_over_static"]["seeds"] == 1
+    assert len((finished / "ways.jsonl").read_text().splitlines()) == 1 + len(lines)
     found = {name for line in records(finished) for name in line}
     assert {"reward", "tokens_per_cycle", "train/policy", "train/acceptance", "objective_held_out"} <= found
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
 
 
 @pytest.mark.parametrize("after", [1, 4])
@@ -122,12 +129,16 @@ def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys, draw
     made = EnsembleHead.load(finished / "head").config
     EnsembleHead(replace(made, training=made.training | {"name": "other", "seed": 1})).save(other)
     rest = ["--reward", "log_likelihood", "--head", str(finished / "head"), str(other), "--out", str(tmp_path)]
-    assert main(["frontier", str(pair), "--verifier", "tiny-llama", *sizes, *rest]) == 0
+    rest += ["--ways", "verifier alone", "block verification", "budget 0.3", "drafter alone"]
+    words = ["frontier", str(pair), "--verifier", "tiny-llama", *sizes, *rest]
+    assert main(words) == 0
     said = capsys.readouterr().out
     assert "| dynamic tiny " in said
     assert "tiny, other: log_likelihood over the static ensembles at its tokens per cycle" in said
-    with (tmp_path / "heads.csv").open() as file:
-        assert [line["heads"] for line in csv.DictReader(file)] == ["tiny", "other", "tiny, other"]
+    with (tmp_path / "gains.csv").open() as file:
+        told = {line["way"]: line for line in csv.DictReader(file)}
+    assert list(told) == ["tiny, other", "tiny", "other", "budget 0.3"]
+    assert float(told["tiny"]["low"]) <= float(told["tiny"]["value"]) <= float(told["tiny"]["high"])
     theory = json.loads((tmp_path / "theory.json").read_text())
     assert theory["draft_length"] == 2
     assert theory["speedup"] > 0
@@ -136,8 +147,13 @@ def test_frontier_draws_the_map_of_a_pair(finished, pair, tmp_path, capsys, draw
     assert "theory at alpha" in page
     with (tmp_path / "frontier.csv").open() as file:
         rates = {line["way"]: float(line["tokens_per_second"]) for line in csv.DictReader(file)}
-    assert {"static 0.25", "dynamic tiny", "drafter alone"} <= set(rates)  # NaN where an answer ended at once
+    assert set(rates) == {f"static {weight}" for weight in (0.75, 0.5, 0.25, 0.0)} | {
+        *("speculative sampling", "dynamic tiny", "dynamic other"),
+        *("verifier alone", "block verification", "budget 0.3", "drafter alone"),
+    }  # NaN where an answer ended at once
     assert min(rates["verifier alone"], rates["block verification"]) > 0
+    with pytest.raises(SystemExit, match=r"out='.*': holds a map of other setting; name another folder"):
+        main([*words, "--seeds", "2"])
 
 
 def test_a_run_makes_its_own_drafter_once(words, tmp_path, monkeypatch):

@@ -10,11 +10,12 @@ from conftest import make_prompts, make_relative, make_verifier
 from drafter.decode import SpeculativeDecoder
 from drafter.decode.sampling import Law
 from drafter.evaluation import frontier
-from drafter.evaluation.frontier.points import _interpolate, distance_along, distinct
+from drafter.evaluation.frontier.gains import _interpolate
+from drafter.evaluation.frontier.measuring import distance_along, distinct
 from drafter.evaluation.frontier.ways import EXACT, RELAXED
 from drafter.evaluation.rewards import Task, make_reward
 from drafter.models import CausalDrafter
-from drafter.models.ensemble_head import HeadConfig
+from drafter.models.ensemble_head import EnsembleHead, HeadConfig
 
 
 def a_point(name, emitted, reward, rule="static_ensemble:verifier_weight=0.5"):
@@ -53,6 +54,17 @@ def test_heads_are_averaged_and_drawn():
     assert (twins.low, twins.high) == pytest.approx((alone[1].low, alone[1].high))
 
 
+def test_gains_are_compared_draw_by_draw():
+    line = [a_point("a", 1.0, 0.9), a_point("b", 3.0, 0.5)]
+    heads, other = [a_point(str(gain), 2.0, 0.7 + gain) for gain in (0.1, 0.2)], a_point("o", 1.5, 0.85)
+    whole = frontier.gain_over(line, *heads)
+    both = frontier.gain_over(line, *heads, beside=other)
+    assert both.value == pytest.approx(whole.value - frontier.gain_over(line, other).value)
+    itself = frontier.gain_over(line, other, beside=other)
+    assert max(map(abs, (itself.value, itself.low, itself.high))) < 1e-12
+    assert frontier.gain_over(line, heads[1], beside=heads[0]).low == pytest.approx(0.1, abs=1e-9)
+
+
 def test_heads_of_one_recipe_are_a_family():
     def made(name, seed, **training):
         return HeadConfig(2, 2, training={"name": name, "seed": seed, "output": name, "system": "ensemble", **training})
@@ -62,11 +74,11 @@ def test_heads_of_one_recipe_are_a_family():
     assert frontier.families(heads) == [["a", "b", "c"]]
     line = [a_point("x", 1.0, 0.9), a_point("y", 3.0, 0.5)]
     points = [a_point(f"dynamic {name}", 2.0, 0.8, "dynamic_ensemble:head=x") for name in heads]
-    lines = frontier.gains([*line, *points], heads)
-    assert [one["heads"] for one in lines] == [*heads, "a, b, c"]
-    assert [one["count"] for one in lines] == [1] * 6 + [3]
-    found = frontier.findings(points, "reward", lines)
-    assert len(found) == len(lines)
+    rule = a_point("lenient 0.5", 2.0, 0.8, "lenient:lenience=0.5")
+    gains = frontier.gains([*line, *points, rule], heads)
+    assert list(gains) == ["a, b, c", *heads, "lenient 0.5"]
+    found = frontier.findings(points, "reward", gains)
+    assert len(found) == len(gains)
     assert all("reward over the static ensembles at its tokens per cycle +0.100 [+0." in one for one in found)
 
 
@@ -134,9 +146,58 @@ def test_ways_measured_on_the_same_tasks():
     assert points["speculative sampling"].tokens_per_second is None
 
 
+def a_setting(**changed):
+    return frontier.Setting(**{"max_new_tokens": 5, "seeds": 2, "timed": 0, "batch_size": 3} | changed)
+
+
+def test_ways_that_are_kept_answer_once(tmp_path, monkeypatch):
+    verifier, drafter = make_verifier("llama"), CausalDrafter(make_relative("llama"), 3)
+    head = EnsembleHead(HeadConfig(64, 64))
+    head.save(tmp_path / "head")
+    tasks = [Task(f"number {number}", f"Number {number}?") for number in range(2)]
+    names = ("speculative sampling", "static 0.25", "dynamic mine")
+    ways = [way for way in frontier.usual_ways(drafter, {"mine": str(tmp_path / "head")}) if way.name in names]
+    reward, answered, watched = make_reward("log_likelihood", verifier), [], frontier.Way.watched
+
+    def counting(way, *rest):
+        answered.append(way.name)
+        return watched(way, *rest)
+
+    def draw(ways, **changed):
+        kept = frontier.Kept(tmp_path / "ways.jsonl", tasks, a_setting(**changed), verifier="this")
+        return list(frontier.measure(verifier, drafter, tasks, reward, ways, a_setting(), kept))
+
+    monkeypatch.setattr(frontier.Way, "watched", counting)
+    draw(ways[:2])  # as far as a killed one came
+    whole = draw(ways)
+    assert answered == [names[0]] * 2 + [names[1]] * 2 + [names[2]] * 2
+    again = draw(ways, timed=3)
+    assert len(answered) == 6
+    for one, other in zip(whole, again, strict=True):
+        assert one.figures() == other.figures()
+        assert frontier.gain_over(whole[:2], one) == frontier.gain_over(again[:2], other)
+    torch.nn.init.constant_(head.linear.bias, -1.0)
+    head.save(tmp_path / "head")
+    draw(ways)
+    assert answered[6:] == [names[2]] * 2  # the head's weights are others
+    with pytest.raises(ValueError, match=r"out='.*': holds a map of other setting; name another folder"):
+        draw(ways, seeds=3)
+
+
+def test_ways_are_chosen_by_name():
+    ways = frontier.usual_ways(CausalDrafter(make_relative("llama"), 3), {"mine": "head"})
+    line = ["speculative sampling", "static 0.75", "static 0.5", "static 0.25", "static 0.0"]
+    assert [way.name for way in frontier.chosen(ways, [])] == [*line, "dynamic mine"]
+    found = frontier.chosen(ways, ["budget 0.3", "verifier alone"])
+    assert [way.name for way in found] == ["verifier alone", *line, "budget 0.3", "dynamic mine"]
+    for name in ("static 0.5", "budget"):
+        with pytest.raises(ValueError, match=f"ways='{name}': choose of verifier alone, block verification, lenient"):
+            frontier.chosen(ways, [name])
+
+
 def test_what_is_on_the_line():
     ways = {way.name: way for way in frontier.usual_ways(make_verifier("llama"), {"mine": "head"})}
-    on = {name for name, way in ways.items() if frontier.is_static(frontier.Point(way, {}, 0.0))}
+    on = {name for name, way in ways.items() if way.static}
     assert on == {"speculative sampling", "static 0.75", "static 0.5", "static 0.25", "static 0.0"}
     assert ways["dynamic mine"].rule == "dynamic_ensemble:head=head"
     assert ways["verifier alone"].family == EXACT

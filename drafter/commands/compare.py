@@ -22,7 +22,7 @@ def run(parsed: Namespace) -> None:
     from drafter.files import write_json
 
     found = compare_records(read_records(parsed.ours), read_records(parsed.theirs))
-    print(table(lines(found), tuple(lines(found)[0])))
+    print(table(lines(found)))
     if parsed.out:
         parsed.out.mkdir(parents=True, exist_ok=True)
         write_json(parsed.out / "comparison.json", found)

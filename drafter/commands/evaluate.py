@@ -91,7 +91,7 @@ def run(parsed: Namespace) -> None:
             name: ([one.ids for one in each.asked], suites[name][0].max_new_tokens) for name, each in found[0].items()
         }
         report["engine"] = served(parsed, asked, found[0])
-        print(table(report["engine"], tuple(report["engine"][0])))
+        print(table(report["engine"]))
     if parsed.json:
         write_json(parsed.json, report)
     if parsed.out:

@@ -22,6 +22,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=24, help="test tasks, which no head has seen; default: 24")
     parser.add_argument("--seeds", type=int, default=3, help="answers to each task; default: 3")
     parser.add_argument("--head", nargs="*", default=[], metavar="DIR", help="heads of dynamic ensembles")
+    parser.add_argument(
+        "--ways", nargs="*", metavar="NAME", help="only these beside static ensembles and heads; default: all"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer; default: 64")
     parser.add_argument("--draft-length", type=int, help="tokens proposed per cycle; default: the drafter's own number")
     parser.add_argument("--temperature", type=float, default=1.0, help="of both models; default: 1")
@@ -29,7 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="tasks answered together; default: 32")
     parser.add_argument("--dtype", choices=decoding.DTYPES, default="float32", help="of both models; default: float32")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and the tables here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and tables here; goes on there")
 
 
 def run(parsed: Namespace) -> None:
@@ -70,7 +73,14 @@ def run(parsed: Namespace) -> None:
     verifier = Verifier.load(parsed.verifier, decoding.choose_dtype(parsed.dtype, device), device)
     drafter, reward = kind.beside(parsed.drafter, verifier), make_reward(parsed.reward, verifier)
     ways = frontier.usual_ways(drafter, heads)
-    measured = frontier.measure(verifier, drafter, tasks, reward, ways, setting)
+    if parsed.ways is not None:
+        ways = frontier.chosen(ways, parsed.ways)
+    kept = None
+    if parsed.out:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        more = {name: getattr(parsed, name) for name in ("drafter", "verifier", "dtype", "reward")}
+        kept = frontier.Kept(parsed.out / "ways.jsonl", tasks, setting, **more)
+    measured = frontier.measure(verifier, drafter, tasks, reward, ways, setting, kept)
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
     gains = frontier.gains(points, made)
@@ -83,15 +93,13 @@ def run(parsed: Namespace) -> None:
         theory = predict(verifier, drafter, prompts, parsed.max_new_tokens, **how)
         print(theory)
     if parsed.out:
-        parsed.out.mkdir(parents=True, exist_ok=True)
         write_csv(parsed.out / "frontier.csv", [point.figures() for point in points])
-        if gains:
-            write_csv(parsed.out / "heads.csv", gains)
+        write_csv(parsed.out / "gains.csv", [{"way": name, **asdict(gain)} for name, gain in gains.items()])
         if theory:
             write_json(parsed.out / "theory.json", asdict(theory))
         facts = {name: str(value) for name, value in decoding.settings(parsed).items()}
         facts |= {"hardware": hardware(str(verifier.device)), **provenance()}
         told = str(theory) if theory else ""
         frontier.map_page(points, parsed.reward, gains, facts, told).save_html(parsed.out / "report.html")
-        files = ("report.html", "frontier.csv", "heads.csv", "theory.json")
+        files = ("report.html", "frontier.csv", "gains.csv", "ways.jsonl", "theory.json")
         print(ending("the map", [parsed.out / name for name in files], []))

@@ -32,7 +32,7 @@ def by_engine(parsed: Namespace, suites: "Mapping[str, tuple[Suite, list[Case]]]
         for name, (suite, cases) in suites.items()
     }
     found = served(parsed, asked)
-    print(table(found, tuple(found[0])))
+    print(table(found))
     if parsed.json:
         write_json(parsed.json, {"engine": found, "settings": decoding.settings(parsed), "provenance": provenance()})
 

@@ -129,19 +129,3 @@ def before(ids: Sequence[int], stops: set[int]) -> list[int]:
     """Ids up to the first that ends a text."""
     end = next((at for at, token in enumerate(ids) if token in stops), len(ids))
     return list(ids[:end])
-
-
-def quality_lines(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Records as the head and the rows of a table."""
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    return columns, [[_cell(record.get(name, "")) for name in columns] for record in records]
-
-
-def quality_table(records: Sequence[dict[str, Any]]) -> str:
-    """Records as a table of Markdown."""
-    columns, rows = quality_lines(records)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

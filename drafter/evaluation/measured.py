@@ -84,17 +84,29 @@ FORMATS = {
 }
 
 
-def table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Figures as a Markdown table, one line each; an empty cell where a line has no such figure."""
-    rows = [[column.replace("_", " ") for column in columns]]
-    rows += [[cell(column, line.get(column)) for column in columns] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+def table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Figures as a Markdown table, one line each; an empty cell where a line has no such figure.
+
+    Args:
+        columns: none: all that a line has.
+    """
+    head, rows = cells(lines, columns)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    ruled = [head, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in ruled)
+
+
+def cells(lines: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of that table, for a page."""
+    columns = columns or list(dict.fromkeys(name for line in lines for name in line))
+    rows = [[cell(column, line.get(column)) for column in columns] for line in lines]
+    return [column.replace("_", " ") for column in columns], rows
 
 
 def cell(column: str, value: Any) -> str:
-    """A figure as tables show it."""
+    """A figure as tables show it: to three digits where its column has no format."""
     if isinstance(value, list):  # a figure for each slot
         return " ".join("-" if one is None else f"{one:.2f}" for one in value)
-    return "" if value is None else FORMATS.get(column, "{}").format(value)
+    if value is None or value == "":
+        return ""
+    return FORMATS.get(column, "{:.3g}" if isinstance(value, float) else "{}").format(value)

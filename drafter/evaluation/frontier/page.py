@@ -1,12 +1,12 @@
 """The map on a page: what relaxing gained in a sentence, the picture, way by way."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from drafter.evaluation.frontier.picture import map_of
 from drafter.evaluation.frontier.points import COLUMNS, Point
-from drafter.evaluation.frontier.ways import CONTROL, RELAXED
+from drafter.evaluation.frontier.ways import CONTROL
 from drafter.evaluation.report.page import Page
+from drafter.evaluation.statistics import Estimate
 
 METHOD = (
     "Every way answers the same tasks with the same seeds and lengths. Tokens per cycle: tokens emitted by cycles over "
@@ -18,21 +18,17 @@ METHOD = (
 )
 
 
-def findings(points: Sequence[Point], reward: str, gains: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """In a sentence each: what heads gain over static ensembles or else what relaxing most costs; the best control.
+def findings(points: Sequence[Point], reward: str, gains: Mapping[str, Estimate]) -> list[str]:
+    """In a sentence each: what relaxed rules gain over the static ensembles; the best control.
 
     Args:
-        gains: lines of `heads.csv`.
+        gains: as `gains` gives them.
     """
     said = [
-        f"{one['heads']}: {reward} over the static ensembles at its tokens per cycle {one['gain']:+.3f} "
-        f"[{one['low']:+.3f}, {one['high']:+.3f}]"
-        for one in gains
+        f"{name}: {reward} over the static ensembles at its tokens per cycle {gain.value:+.3f} "
+        f"[{gain.low:+.3f}, {gain.high:+.3f}]"
+        for name, gain in gains.items()
     ]
-    relaxed = [point for point in points if point.way.family == RELAXED]
-    if relaxed and not said:
-        most = max(relaxed, key=lambda point: point.tokens_per_cycle.value)
-        said.append(f"Most tokens per cycle: {_place(most, reward)}")
     controls = [point for point in points if point.way.family == CONTROL]
     if controls:
         best = max(controls, key=lambda point: point.reward.value)
@@ -50,7 +46,7 @@ def add_map(page: Page, points: Sequence[Point], reward: str) -> None:
 
 
 def map_page(
-    points: Sequence[Point], reward: str, gains: Sequence[Mapping[str, Any]], facts: dict[str, str], theory: str = ""
+    points: Sequence[Point], reward: str, gains: Mapping[str, Estimate], facts: dict[str, str], theory: str = ""
 ) -> Page:
     """The page of `drafter frontier`.
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
-from drafter.evaluation.frontier.points import Point, is_static
+from drafter.evaluation.frontier.points import Point
 from drafter.evaluation.frontier.ways import CONTROL, EXACT, STATIC
 from drafter.evaluation.report.picture import Picture, ink
 
@@ -28,7 +28,7 @@ def map_of(points: Sequence[Point], reward: str) -> Picture:
 
 
 def _draw(points: Sequence[Point], name: str, label: str, axes: Axes) -> None:
-    line = sorted((point.tokens_per_cycle.value, getattr(point, name).value) for point in points if is_static(point))
+    line = sorted((point.tokens_per_cycle.value, getattr(point, name).value) for point in points if point.way.static)
     axes.plot([across for across, _ in line], [up for _, up in line], color=RULES[STATIC], alpha=0.4)
     told: set[str] = set()
     for number, point in enumerate(points, 1):

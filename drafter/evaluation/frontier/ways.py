@@ -1,5 +1,6 @@
 """Ways of decoding that are compared: exact ones, relaxed ones, and the controls that relaxed ones must beat."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,16 @@ class Way:
     rule: str = ""
     top_p: float = 1.0
     writer: str = "pair"
+
+    @property
+    def static(self) -> bool:
+        """Whether it is a static ensemble; speculative sampling is the strict end of their line."""
+        return self.rule.startswith(STATIC) or (self.rule == "speculative_sampling" and self.family == EXACT)
+
+    @property
+    def head(self) -> str:
+        """The directory of the head that weighs; empty where none does."""
+        return self.rule.partition("head=")[2]
 
     def decoding(self, temperature: float) -> Decoding:
         return Decoding(temperature, self.top_p, rule=self.rule or None)
@@ -104,3 +115,18 @@ def usual_ways(drafter: Drafter, heads: dict[str, str] | None = None) -> list[Wa
     if isinstance(drafter, CausalDrafter):
         ways.append(Way("drafter alone", CONTROL, writer="drafter"))
     return ways
+
+
+def chosen(ways: Sequence[Way], names: Collection[str]) -> list[Way]:
+    """The named ones, with the static ensembles and the heads, which are always among them.
+
+    Raises:
+        ValueError: none has such a name.
+    """
+    known = [way.name for way in ways if not way.static and not way.head]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"ways={name!r}: choose of {', '.join(known)}; static ensembles and heads are always there"
+            )
+    return [way for way in ways if way.name in names or way.static or way.head]

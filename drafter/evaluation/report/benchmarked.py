@@ -6,8 +6,8 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
+from drafter.evaluation import measured
 from drafter.evaluation.grid import COLUMNS, Cell
-from drafter.evaluation.measured import cell as shown
 from drafter.evaluation.report.page import Page
 from drafter.evaluation.report.picture import Picture, ink
 
@@ -29,8 +29,7 @@ def benchmark_page(cells: Sequence[Cell], facts: dict[str, str]) -> Page:
     page.lead(finding(cells))
     page.picture(speedups(cells))
     page.heading("Every cell")
-    rows = [[shown(name, cell.figures()[name]) for name in COLUMNS] for cell in cells]
-    page.table([name.replace("_", " ") for name in COLUMNS], rows)
+    page.table(*measured.cells([cell.figures() for cell in cells], COLUMNS))
     page.heading("How this was made")
     page.text(METHOD)
     page.table(["fact", "value"], list(facts.items()))

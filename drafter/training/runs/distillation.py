@@ -20,14 +20,8 @@ from transformers import AutoConfig
 
 from drafter.config import DistillationConfig, Stage, require
 from drafter.data.texts import TextRows, make_text_rows, read_documents
-from drafter.evaluation.free_running import (
-    compare_speed,
-    compare_writing,
-    nats_of_text,
-    quality_lines,
-    quality_table,
-    stages_table,
-)
+from drafter.evaluation.free_running import compare_speed, compare_writing, nats_of_text, stages_table
+from drafter.evaluation.measured import cells, table
 from drafter.evaluation.report import Picture
 from drafter.export import push_forward
 from drafter.export.record import provenance
@@ -88,7 +82,7 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     export(config, verifier, student, directory / "export", summary)
     offsets = stages_table(found, nats_of_text(verifier, rows.held_out))
     write_csv(directory / "stages.csv", offsets)
-    print(quality_table(offsets), end="\n\n")
+    print(table(offsets), end="\n\n")
     texts, tables = trial(config, verifier, student, rows.held_out, directory)
     summary |= {"offsets": offsets, **tables}
     write_json(directory / "summary.json", {**summary, "seconds": time.perf_counter() - began})
@@ -168,7 +162,7 @@ def trial(
     write_csv(directory / "speed.csv", speed)
     for name, text in texts.items():
         print(f"--- {name}\n{text}\n")
-    print(quality_table(writing), quality_table(speed), sep="\n\n")
+    print(table(writing), table(speed), sep="\n\n")
     return texts, {"writing": writing, "speed": speed}
 
 
@@ -181,7 +175,7 @@ def report(config: DistillationConfig, summary: dict[str, Any], texts: Mapping[s
     page.text(JUDGED)
     for title, records in (("How fast", summary["speed"]), ("What was written", summary["writing"])):
         page.heading(title)
-        page.table(*quality_lines(records))
+        page.table(*cells(records))
     for name, text in texts.items():
         page.passage(name, text)
     page.heading("Stage by stage")
@@ -192,7 +186,7 @@ def report(config: DistillationConfig, summary: dict[str, Any], texts: Mapping[s
         columns = {f"train/nll_{offset}": f"token {offset}" for offset in range(1, count + 1)}
         panels.append(partial(draw_metrics, records, columns, f"{count} per pass: nats behind the teacher's token"))
     page.picture(Picture("curves", "training loss of every token over steps, stage by stage", panels))
-    page.table(*quality_lines(summary["offsets"]))
+    page.table(*cells(summary["offsets"]))
     close_page(page, config, summary, device)
 
 

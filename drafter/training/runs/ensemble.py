@@ -5,7 +5,7 @@ Every stage goes on after a kill.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from drafter.evaluation.measured import table
 from drafter.evaluation.report import Picture
 from drafter.evaluation.rewards import Limits, Reward, Task, check_tasks, make_reward
 from drafter.evaluation.rewards.tasks import load_tasks, split_tasks
+from drafter.evaluation.statistics import Estimate
 from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
@@ -72,7 +73,8 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
 
     points = draw_map(config, verifier, drafter, test, reward, directory)
     dynamic = next(point for point in points if point.way.rule.startswith("dynamic_ensemble"))
-    over = frontier.gain_over([point for point in points if frontier.is_static(point)], dynamic)
+    gains = frontier.gains(points, {"head": head.config})
+    over = gains["head"]
     now = time.perf_counter()
     summary = {
         "tokens_per_cycle": dynamic.tokens_per_cycle.value,
@@ -87,7 +89,7 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
         "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
     }
     write_json(directory / "summary.json", summary)
-    report(config, summary, points, head, device)
+    report(config, summary, points, gains, device)
     print(
         f"reward over the static ensembles at the same tokens per cycle: {over.value:+.3f} "
         f"[{over.low:+.3f}, {over.high:+.3f}]"
@@ -145,7 +147,8 @@ def draw_map(
         config.tasks.test_seeds,
         timed=config.tasks.timed,
     )
-    measured = frontier.measure(verifier, drafter, test, reward, ways, setting)
+    kept = frontier.Kept(directory / "ways.jsonl", test, setting)
+    measured = frontier.measure(verifier, drafter, test, reward, ways, setting, kept)
     points = list(tqdm(measured, total=len(ways), desc="ways of decoding", leave=False))
     print(table([point.line() for point in points], frontier.COLUMNS))
     write_csv(directory / "frontier.csv", [point.figures() for point in points])
@@ -156,12 +159,11 @@ def report(
     config: EnsembleConfig,
     summary: dict[str, Any],
     points: Sequence[frontier.Point],
-    head: EnsembleHead,
+    gains: Mapping[str, Estimate],
     device: str,
 ) -> None:
     """`report.html`: the map, and how the head was trained."""
     page = open_page(config, summary)
-    gains = frontier.gains(points, {"head": head.config})
     for each in frontier.findings(points, config.reward.kind, gains):
         page.text(f"{each}.")
     frontier.add_map(page, points, config.reward.kind)

@@ -61,8 +61,8 @@ def without_replay(cache, parts, lengths):
     cache._memory.keep([cache._rows[place] for places in parts.values() for place in places])
 
 
-def as_if_of_one_length(cache, new, lengths, start=None, whole=sdpa.write):
-    return whole(cache, new, lengths.max().expand_as(lengths), start)
+def as_if_of_one_length(lengths, count, start=None, whole=sdpa.behind):
+    return whole(lengths.max().expand_as(lengths), count, start)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def as_if_of_one_length(cache, new, lengths, start=None, whole=sdpa.write):
         ("gpt_oss", plain, "attend", without_sinks),
         ("mistral", sdpa, "visible", without_window),
         ("llama", KVCache, "positions", from_the_start),
-        ("llama", sdpa, "write", as_if_of_one_length),
+        ("llama", sdpa, "behind", as_if_of_one_length),
         ("qwen3_next", RecurrentCache, "_replay", without_replay),
         ("lfm2", RecurrentCache, "_replay", without_replay),
     ],

@@ -87,7 +87,8 @@ class KVCache:
         self.kernel = kernel
         self.graphs = Graphs(replayed == Replay.REQUIRED) if replayed else None
         self.padded = False  # inside a pass that is replayed: nothing may depend on what the host knows of lengths
-        self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}
+        self._masks: dict[tuple[int, bool, int | None], Tensor | None] = {}  # of the pass that comes
+        self._places: dict[int, sdpa.Places] = {}  # of its new tokens
         self._branches: tuple[Tensor, Tensor] | None = None
 
     def _spread(self) -> None:
@@ -110,8 +111,8 @@ class KVCache:
             {size: stack[:, index : index + 1] for size, stack in each.items()} for each in (self._keys, self._values)
         )
         view._spread()
-        view.lengths, view.longest, view.kernel, view._masks = torch.zeros_like(self.lengths[:1]), 0, self.kernel, {}
-        view._branches = None
+        view.lengths, view.longest, view.kernel = torch.zeros_like(self.lengths[:1]), 0, self.kernel
+        view._masks, view._places, view._branches = {}, {}, None
         view.seqlens, view.graphs, view.padded = torch.zeros_like(self.seqlens[:1]), None, False
         return view
 
@@ -132,7 +133,7 @@ class KVCache:
         )
         self._spread()
         self.lengths, self.seqlens = self.lengths[rows], self.seqlens[rows]
-        self._masks.clear()
+        self._forget()
 
     def set_lengths(self, lengths: list[int]) -> None:
         """Commit exactly `lengths` slots of each row."""
@@ -141,7 +142,7 @@ class KVCache:
             raise ValueError(f"cache capacity={self.capacity}: {self.longest} slots are needed; make it larger")
         self.lengths.copy_(torch.tensor(lengths))  # in place: graphs know the address
         self.seqlens.copy_(self.lengths)
-        self._masks.clear()
+        self._forget()
 
     def advance(self, count: int) -> None:
         """Commit `count` more slots of every row; a negative number takes them back."""
@@ -150,7 +151,7 @@ class KVCache:
             raise ValueError(f"cache capacity={self.capacity}: {self.longest} slots are needed; make it larger")
         self.lengths.add_(count)  # in place: graphs know the address
         self.seqlens.add_(count)
-        self._masks.clear()
+        self._forget()
 
     def positions(self, count: int) -> Tensor:
         """Positions of `count` new tokens behind each row, [B, Q]."""
@@ -170,12 +171,12 @@ class KVCache:
             _logged.add("tree")
             log.info("attention kernel of trees: sdpa (flash_attn takes no mask)")
         self._branches = depths, ancestors
-        self._masks.clear()
+        self._forget()
         try:
             yield
         finally:
             self._branches = None
-            self._masks.clear()
+            self._forget()
 
     def keep(self, path: Tensor) -> None:
         """Move what was written in the slots `path` [B, P] behind each row's length to the P slots after the first.
@@ -201,7 +202,7 @@ class KVCache:
             return run(*inputs)
 
         def fresh(*inputs: Tensor) -> tuple[Tensor | None, ...]:
-            self._masks.clear()  # each recording makes its own
+            self._forget()  # each recording makes its own
             return run(*inputs)
 
         self.padded = True
@@ -209,7 +210,12 @@ class KVCache:
             return self.graphs((name, self._reach(inputs[0].shape[1])), fresh, inputs)
         finally:
             self.padded = False
-            self._masks.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        """What layers share in a pass is of its lengths alone."""
+        self._masks.clear()
+        self._places.clear()
 
     def _reach(self, count: int) -> int:
         """How many slots are looked at when `count` new tokens come."""
@@ -221,9 +227,12 @@ class KVCache:
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store key [B, Q, Hk, D] and value [B, Q, Hk, D'] behind the committed slots, without committing them."""
-        start = self.longest if self.batch == 1 and not self.padded else None
-        sdpa.write(self.keys[layer], key, self.lengths, start)
-        sdpa.write(self.values[layer], value, self.lengths, start)
+        count = key.shape[1]
+        if count not in self._places:
+            start = self.longest if self.batch == 1 and not self.padded else None
+            self._places[count] = sdpa.behind(self.lengths, count, start)
+        self.keys[layer][self._places[count]] = key
+        self.values[layer][self._places[count]] = value
 
     def attend(
         self,

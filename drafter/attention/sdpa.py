@@ -12,14 +12,15 @@ WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 every step of training and every prompt has a shape of its own."""
 
 
-def write(cache: Tensor, new: Tensor, lengths: Tensor, start: int | None = None) -> None:
-    """Put `new` [B, Q, H, D] into `cache` [B, S, H, D] at each row's length; at `start` where the host knows it."""
-    batch, count = new.shape[:2]
+Places = tuple[slice | Tensor, slice | Tensor]  # rows and slots of a cache [B, S, ...]
+
+
+def behind(lengths: Tensor, count: int, start: int | None = None) -> Places:
+    """Where `count` new tokens of each row go: at its length, or at `start` where the host knows it."""
     if start is not None:
-        cache[:, start : start + count] = new
-        return
-    slots = lengths[:, None] + torch.arange(count, device=new.device)  # [B, Q]
-    cache[torch.arange(batch, device=new.device)[:, None], slots] = new
+        return slice(None), slice(start, start + count)
+    rows = torch.arange(len(lengths), device=lengths.device)[:, None]  # [B, 1]
+    return rows, lengths[:, None] + torch.arange(count, device=lengths.device)
 
 
 def visible(

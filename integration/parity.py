@@ -19,6 +19,7 @@ import statistics
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
@@ -134,22 +135,23 @@ def measure(drafter, verifier: Verifier, batches: list[tuple[Rows, Tensor]]) -> 
 
 
 def report(out: Path) -> None:
-    """Print differences from `here`, of the seeds that all sources have."""
-    read = {tuple(path.stem.split("_")): json.loads(path.read_text()) for path in sorted(out.glob("*_*.json"))}
-    names = list(dict.fromkeys(name for name, _ in read))
-    seeds = [
-        seed for seed in sorted({seed for _, seed in read}, key=int) if all((name, seed) in read for name in names)
-    ]
-    counts = {
-        name: {what: torch.tensor([read[name, seed][what] for seed in seeds]).double() for what in COUNTS}
-        for name in names
-    }
-    for name in names:
-        rates = by_seed(counts[name])
-        print(f"{name:7} {' '.join(f'{rate:.4f}' for rate in rates)}  mean {statistics.mean(rates):.4f}")
-    for one, other in [("served", "here"), ("signs", "here"), ("served", "signs")]:
-        if one in names and other in names:
-            print(f"{one} - {other}: {difference(counts[one], counts[other])}")
+    """Print tokens per cycle of each run, and what two sources differ by in the seeds that both have."""
+    read: dict[str, dict[int, dict[str, list[int]]]] = {}
+    for path in sorted(out.glob("*_*.json")):
+        name, seed = path.stem.rsplit("_", 1)
+        read.setdefault(name, {})[int(seed)] = json.loads(path.read_text())
+    for name, runs in read.items():
+        counts = counted(runs, sorted(runs))
+        print(f"{name:6} " + " ".join(f"{rate:.4f}" for rate in by_seed(counts)))
+    for one, other in combinations(read, 2):
+        seeds = sorted(set(read[one]) & set(read[other]))
+        if seeds:
+            print(f"{other} - {one}: {difference(counted(read[other], seeds), counted(read[one], seeds))}")
+
+
+def counted(runs: dict[int, dict[str, list[int]]], seeds: list[int]) -> Counts:
+    """What runs counted, [seeds, rows]."""
+    return {name: torch.tensor([runs[seed][name] for seed in seeds]).double() for name in COUNTS}
 
 
 def difference(one: Counts, other: Counts) -> str:

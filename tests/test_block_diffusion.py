@@ -3,10 +3,12 @@
 import naive
 import pytest
 import torch
+import zoo
 from conftest import MASK_TOKEN, make_drafter, make_verifier
 
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for, evenly_spaced
+from drafter.verifier import VerifierHead
 
 ANCHORS = [[4, 5, 13], [0, 9, 19]]
 LENGTH = 20
@@ -138,6 +140,32 @@ def test_config_takes_the_verifiers_shape(verifier):
     parameters = theirs.rope_parameters
     parameters = parameters.get("full_attention", parameters)
     assert drafter.config.rope_parameters["rope_theta"] == parameters["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "expected"),
+    [
+        ("gpt_neox", {"layer_norm_eps": 2e-4}, (8, 4, 48, 2e-4)),  # names no key heads
+        ("starcoder2", {"norm_epsilon": 3e-4}, (8, 2, 48, 3e-4)),  # no RMS norm
+        ("gemma4_text", {"global_head_dim": 16, "rms_norm_eps": 4e-4}, (16, 2, 48, 4e-4)),  # layers differ: the last's
+    ],
+)
+def test_config_takes_the_shape_of_any_family(family, settings, expected):
+    verifier = VerifierHead(zoo.build(family, **settings))
+    config = config_for(verifier, num_layers=1, block_size=4, tap_layers=[0, 2], mask_token_id=40)
+    found = (config.head_dim, config.num_key_value_heads, config.intermediate_size, config.rms_norm_eps)
+    assert found == expected
+
+
+def test_layers_of_two_widths_have_a_config_and_a_fingerprint():
+    """What differs from layer to layer, transformers refuses to read as the model's."""
+    model = zoo.build("llama")
+    same = VerifierHead(model).fingerprint()
+    model.config.per_layer_config = {3: {"intermediate_size": 96}}
+    verifier = VerifierHead(model)
+    config = config_for(verifier, num_layers=1, block_size=4, tap_layers=[0, 2], mask_token_id=40)
+    assert config.intermediate_size == 96
+    assert verifier.fingerprint() != same
 
 
 @pytest.mark.parametrize(

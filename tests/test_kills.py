@@ -3,6 +3,7 @@ is left behind for good."""
 
 import ctypes
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ from drafter.data.rows import Row
 from drafter.export import export
 from drafter.files import UNFINISHED, Scratch, atomically, sha256_of, sweep, write_csv, write_json
 from drafter.taps import TapCache
+from drafter.taps.shards import Shards
+from drafter.verifier import Verifier
 from drafter.verifier.conversion import _once
 
 
@@ -175,18 +178,31 @@ def test_two_processes_lose_nothing(tmp_path):
     assert all(torch.equal(again[index], each) for index, each in zip((0, 2, 3), true, strict=True))
 
 
-def test_one_of_two_processes_makes_taps_that_both_want_at_once(tmp_path):
+def test_one_of_two_processes_makes_taps_that_both_want_at_once(tmp_path, monkeypatch):
+    """Both find nothing there before either begins."""
+    begun = multiprocessing.get_context("fork").Barrier(2)
+
+    class Together(Shards):
+        def __init__(self, *words):
+            super().__init__(*words)
+            begun.wait(60)
+
+    made, taps, verifier = [], Verifier.taps, make_verifier("llama")
+    monkeypatch.setattr("drafter.taps.cache.Shards", Together)
+    monkeypatch.setattr(Verifier, "taps", lambda *words: made.append(1) or taps(*words))
     children = []
     for _ in range(2):
         child = os.fork()
         if child == 0:
-            cache = TapCache(make_verifier("llama"), make_rows(), [1, 3], tmp_path)
-            os._exit(0 if cache.shards.whole else 1)
+            with suppress(BaseException):
+                whole = TapCache(verifier, make_rows(), [1, 3], tmp_path).shards.whole
+                os._exit(len(made) if whole else 98)
+            os._exit(99)
         children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    passes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(passes) == [0, 1]
     (manifest,) = tmp_path.glob("*/manifest.json")
-    parts = [part for entry in json.loads(manifest.read_text())["files"].values() for part in entry["parts"]]
-    assert len(parts) == len(set(parts))
+    assert [entry["parts"] for entry in json.loads(manifest.read_text())["files"].values()] == [[0]]
 
 
 def test_files_are_hashed_once_and_again_when_they_changed(tmp_path, monkeypatch):

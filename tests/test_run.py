@@ -7,12 +7,18 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, make_verifier, memorise
 
+from drafter import answers
 from drafter.config import load
+from drafter.data.rows import make_rows, split, validation_and_test
+from drafter.decode import SpeculativeDecoder, tokens_per_cycle
+from drafter.export import export
+from drafter.models import BlockDiffusionDrafter
 from drafter.training.logs import Metrics
 from drafter.training.runs.alignment import train
 
@@ -49,15 +55,38 @@ def test_the_summary_holds_what_a_run_must_show(finished_run):
     found = summary(finished_run)
     assert found.keys() >= REQUIRED
     assert found["greedy_mismatches"] == 0
-    assert found["tokens_per_cycle_decoded"] == found["tokens_per_cycle_walk_of_decoded"]
-    assert 1 <= found["tokens_per_cycle"] <= 4
-    assert 0 < found["steps"] <= 50
     assert found["verifier_calls"] <= found["verifier_calls_plain"]
     per_epoch = [float(row["anchor_coverage"]) for row in records(finished_run) if "anchor_coverage" in row]
     assert len(per_epoch) >= 3
     assert found["anchor_coverage"] == per_epoch[-1]
     assert 0.5 < found["anchor_coverage"] < 1
     assert found["limits"] == {"looked_at": 48, "left_out": 0, "cut": 0, "limit": 512, "loops": 1, "beyond_max_rows": 0}
+
+
+def test_figures_of_a_run_are_the_decoders_own(tiny_words, tmp_path):
+    """It starts from a drafter that knows most of the held-out answers; in one step it can't unlearn them.
+
+    The headline is of other documents than those that chose the checkpoint.
+    """
+    words = ["drafter.vocabulary=full", "training.max_steps=1", "training.learning_rate=1e-9", "decoding.prompts=3"]
+    words += ["data.validation_rows=3", "data.test_rows=3"]
+    recipe, *overrides = tiny_words(tmp_path, *words, f"drafter.start={tmp_path / 'start'}")
+    config, verifier = load(recipe, overrides), make_verifier("llama")
+    made, data = answers.read(Path(config.data.answers))[0], config.data
+    _, held_out = split(make_rows(made, verifier, data.sequence_length), data.validation_share)
+    parts = validation_and_test(held_out, data.validation_share, data.validation_rows, data.test_rows)
+    known = [(row.ids[: row.start], row.answer) for part in parts for row in part]
+    export(memorise(verifier, known, tap_layers=[1, 2, 3]), tmp_path / "start", {})
+    found = train(config)
+    drafter = BlockDiffusionDrafter.from_pretrained(tmp_path / "tiny/export", dtype=torch.float32)
+    decoder, longest = SpeculativeDecoder(verifier, drafter), max(len(row["answer_ids"]) for row in made)
+    validation, test = (
+        tokens_per_cycle(decoder.generate([row.ids[: row.start] for row in part], longest, batch_size=8))
+        for part in parts
+    )
+    assert found["tokens_per_cycle"] == test > 1.2
+    assert found["tokens_per_cycle_validation"] == validation != test
+    assert found["tokens_per_cycle_decoded"] == found["tokens_per_cycle_walk_of_decoded"] > 1.2
 
 
 def test_a_run_leaves_its_files(finished_run):

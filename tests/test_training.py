@@ -18,6 +18,7 @@ from drafter.training.head import Head
 from drafter.training.module import DrafterModule
 from drafter.training.prepare import start
 from drafter.training.watched import Watched, tokens_of_whole_blocks
+from drafter.verifier.output import OutputHead
 from losses import BlockScores
 
 PACKING = {"padded": [], "packed": ["data.packing=true", "data.sequence_length=128", "training.rows=2"]}
@@ -230,6 +231,21 @@ def test_taps_keep_their_dtype_in_mixed_precision(rows, make, monkeypatch):
         module.scores(batch)
     assert seen[0].dtype is torch.bfloat16
     assert seen[0].data_ptr() == batch.taps.data_ptr()
+
+
+def test_a_walk_makes_its_head_once(rows, make, monkeypatch):
+    """It may be a copy of the verifier's, in another dtype or of a part of the vocabulary."""
+    drafter = make_drafter(make_verifier("llama"))
+    drafter.vocabulary = torch.arange(0, 288, 2)
+    module, _ = make(drafter)
+    made, to = [], OutputHead.to
+    monkeypatch.setattr(OutputHead, "to", lambda head, dtype: made.append(len(head.weight)) or to(head, dtype))
+    batches = [(pad([row]), make_verifier("llama").taps(torch.tensor([row.ids]), [1, 3]).clone()) for row in rows[:3]]
+    together = module.leading(batches)
+    assert made == [144]
+    assert together == [row for batch in batches for row in module.leading([batch])]
+    assert module.leading([]) == []
+    assert len(made) == 4
 
 
 def gradients(rows, make, *words):

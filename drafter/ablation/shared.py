@@ -18,7 +18,7 @@ from drafter.config.data import ELSEWHERE
 from drafter.data.conversations import Prompt
 from drafter.data.rows import Row, Rows, make_rows, pad, split
 from drafter.evaluation.cycles import Cycles
-from drafter.evaluation.walk import leading_matches, walk
+from drafter.evaluation.walk import exact_head, leading_matches, walk
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
 from drafter.machine.precision import choose
@@ -141,7 +141,7 @@ class Shared:
     def walks(self, drafter: BlockDiffusionDrafter) -> dict[str, list[Cycles]]:
         """Cycles along the answer to each prompt of each suite, in float32."""
         verifier, length = self.material.verifier, drafter.block_size - 1
-        found = {}
+        head, found = exact_head(drafter, verifier), {}
         for name, rows in self.suites.items():
             taps = self.taps(name, rows, drafter, torch.float32)
             order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
@@ -149,7 +149,7 @@ class Shared:
             for start in tqdm(range(0, len(order), ROWS_PER_PASS), desc=f"walk of {name}", leave=False):
                 some = order[start : start + ROWS_PER_PASS]
                 batch = pad([rows[index] for index in some]).to(verifier.device)
-                leading = leading_matches(drafter, verifier, batch, taps.padded(some).to(verifier.device))
+                leading = leading_matches(drafter, verifier, batch, taps.padded(some).to(verifier.device), head)
                 walks |= {index: walk([row], length) for index, row in zip(some, leading, strict=True)}
             found[name] = [walks[index] for index in range(len(rows))]
         return found

@@ -44,13 +44,15 @@ def leading_matches(
     verifier: VerifierHead,
     rows: Rows,
     taps: Tensor,
+    head: OutputHead | None = None,
 ) -> list[list[int]]:
     """For every anchor of every row, how many greedy drafts match the answer before the first miss.
 
     Args:
         taps: of the rows, [B, S, T*D].
+        head: `exact_head`, where there are many batches.
     """
-    return leading_of(slot_hits(drafter, verifier, rows, taps))
+    return leading_of(slot_hits(drafter, verifier, rows, taps, head))
 
 
 def leading_of(hits: Iterable[tuple[Tensor, Tensor]]) -> list[list[int]]:
@@ -86,17 +88,28 @@ def blocks_along(drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: R
         yield Blocks(some, use, hidden, *slot_labels(rows.ids, rows.supervised, some, use, size))
 
 
+def exact_head(drafter: BlockDiffusionDrafter, verifier: VerifierHead) -> OutputHead:
+    """The head over what may be proposed, in float32: a copy of the verifier's, unless it is that already."""
+    return verifier.output.rows(drafter.vocabulary).to(torch.float32)
+
+
 @torch.no_grad()
 def slot_hits(
-    drafter: BlockDiffusionDrafter, verifier: VerifierHead, rows: Rows, taps: Tensor
+    drafter: BlockDiffusionDrafter,
+    verifier: VerifierHead,
+    rows: Rows,
+    taps: Tensor,
+    head: OutputHead | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Per row, for every anchor and slot: whether the greedy draft is the answer's token, and whether there is one.
 
+    Args:
+        head: as in `leading_matches`.
     Returns:
         hits, valid: both [anchors, G], on the CPU; what `drafter.evaluation.metrics` takes.
     """
     vocabulary = drafter.vocabulary
-    head = verifier.output.rows(vocabulary).to(torch.float32)
+    head = head or exact_head(drafter, verifier)
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(len(rows.ids))]
     for _, use, hidden, labels, valid in blocks_along(drafter, verifier, rows, taps):
         drafted = torch.zeros_like(labels)

@@ -9,6 +9,7 @@ from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from drafter.layouts import CANONICAL
 from drafter.layouts.rope import lost_of, rope_of
 from drafter.verifier import VerifierHead
+from drafter.verifier.head import one_layer
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,14 @@ def evenly_spaced(num_layers: int, count: int) -> list[int]:
 
 
 def sizes_of(config: Any) -> dict[str, int]:
-    """Sizes that a drafter takes from the text config of its verifier."""
+    """Sizes that a drafter takes from the text config of its verifier; where layers differ, from the last one's."""
+    config = one_layer(config)
     heads = config.num_attention_heads
     return {
         "hidden_size": config.hidden_size,
         "intermediate_size": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         "num_attention_heads": heads,
-        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,  # may differ from layer to layer
+        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
         "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
     }
 

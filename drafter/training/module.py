@@ -15,7 +15,7 @@ from drafter.config import AlignmentConfig
 from drafter.data.coverage import Coverage
 from drafter.data.rows import Rows
 from drafter.evaluation.cycles import Cycles
-from drafter.evaluation.walk import leading_matches, walk
+from drafter.evaluation.walk import exact_head, leading_matches, walk
 from drafter.export.original import weights_of
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import facts_of
@@ -177,11 +177,14 @@ class DrafterModule(lightning.LightningModule):
     ) -> list[list[int]]:
         """Leading matches at every anchor of rows with their taps, in float32 whatever the training precision."""
         drafter = drafter or self.drafter
-        with torch.autocast(self.device.type, enabled=False):
+        if not batches:  # of other ranks than the first
+            return []
+        head, device = exact_head(drafter, self.verifier), self.device
+        with torch.autocast(device.type, enabled=False):
             return [
                 row
                 for rows, taps in batches
-                for row in leading_matches(drafter, self.verifier, rows.to(self.device), taps.to(self.device))
+                for row in leading_matches(drafter, self.verifier, rows.to(device), taps.to(device), head)
             ]
 
     def walk(self, drafter: BlockDiffusionDrafter | None = None) -> Cycles:

@@ -103,7 +103,8 @@ class VerifierHead:
         They are rounded to bfloat16, so that it is the same in every dtype. A body that differs between the same ends
         is not seen: only its own fingerprint tells.
         """
-        digest = hashlib.sha256(json.dumps([getattr(self.config, name, None) for name in IDENTITY]).encode())
+        known = [getattr(one_layer(self.config), name, None) for name in IDENTITY]
+        digest = hashlib.sha256(json.dumps(known).encode())
         found = [self._body.get_input_embeddings().weight, self.output.weight, self.output.bias]
         with suppress(ValueError):  # a norm without a gain
             found.append(self.final_norm)
@@ -171,3 +172,8 @@ class VerifierHead:
                 f"drafter.tap_layers={list(tap_layers)}: name distinct layers in ascending order from 0 to {last - 1} "
                 f"(the last of the verifier's {self.num_layers} is normed by engines before they read it)"
             )
+
+
+def one_layer(config: Any) -> Any:
+    """The config of the last layer, where layers differ and transformers refuses to read what differs; else `config`."""
+    return config.per_layer_config[-1] if getattr(config, "is_heterogeneous", False) else config

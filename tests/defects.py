@@ -90,6 +90,9 @@ WRONG_VALUES = {
     "width of another verifier": field("hidden_size", 128),
     "vocabulary of the tokenizer, not of the head": field("vocab_size", 259),
     "context shorter than the verifier's": field("max_position_embeddings", 512),
+    "context shorter than the verifier's, unrecorded": Defect(
+        unrecorded(field("max_position_embeddings", 512)).spoil, "max_position_embeddings"
+    ),
     "head count swapped": field("num_attention_heads", 2),
     "key heads that do not divide": field("num_key_value_heads", 3),
     "head width halved": field("head_dim", 8),

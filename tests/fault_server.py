@@ -15,6 +15,7 @@ class FaultServer(ThreadingHTTPServer):
         faults: last user turn → what becomes of its first requests, one after the other; "*" for all others.
         requests: each request's body and headers, in order of arrival.
         busiest: the most requests at a time.
+        hanging: requests that hang now.
         together: where requests of the fault of that name wait until as many are there as it has parties.
     """
 
@@ -25,7 +26,7 @@ class FaultServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.requests, self.times = {}, [], []
         self.count_prompt, self.busy, self.busiest, self.lock = None, 0, 0, threading.Lock()
-        self.released, self.together = threading.Event(), threading.Barrier(1)
+        self.released, self.together, self.hanging = threading.Event(), threading.Barrier(1), 0
 
     @property
     def url(self):
@@ -78,7 +79,10 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "disconnect":
             return None
         if fault == "hang":
-            return self.server.released.wait(20)
+            self.server.hanging += 1
+            self.server.released.wait(20)
+            self.server.hanging -= 1
+            return None
         if fault == "drip":
             self.send_response(200)
             self.send_header("Content-Length", "1000")

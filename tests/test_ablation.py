@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -293,8 +296,10 @@ def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
             assert command[1:3] == ["-m", "drafter"]
             main(command[3:])
 
-        def wait(self):
-            return 0
+        returncode = 0
+
+        def poll(self):
+            return self.returncode
 
         def terminate(self):
             ended.append(True)
@@ -308,6 +313,54 @@ def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
     assert done == [("uniform", 0), ("uniform", 1), ("full", 0), ("full", 1)]
     assert "4 of 4 finished" in (tmp_path / "out/report.md").read_text()
     assert len(ended) == 2
+
+
+def spread(monkeypatch, kind, count):
+    """Share an ablation of nothing among so many processes of a kind."""
+    monkeypatch.setattr(runner, "Popen", kind)
+    for name in ("Shared", "make_taps"):
+        monkeypatch.setattr(runner, name, lambda one: one)
+    monkeypatch.setattr(runner, "unfinished", lambda spec: [spec])
+    monkeypatch.setattr(runner, "POLL", 0)
+    runner.spread(SimpleNamespace(processes=count), [])
+
+
+def test_processes_are_looked_at_and_not_waited_for(monkeypatch):
+    """A signal that comes just before a wait blocks would be lost until a process ends of itself."""
+    looks, ended = [], []
+
+    class Busy:
+        def __init__(self, command, env):
+            self.returncode = None
+
+        def poll(self):
+            looks.append(self)
+            if len(looks) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return self.returncode
+
+        def wait(self):
+            pytest.fail("waited for")
+
+        def terminate(self):
+            ended.append(self)
+
+    with pytest.raises(KeyboardInterrupt):
+        spread(monkeypatch, Busy, 2)
+    assert len(set(looks)) == 1  # none has ended before the first of them
+    assert len(ended) == 2
+
+
+def test_processes_that_end_early_are_counted(monkeypatch, caplog):
+    codes = iter([0, 3, 0])
+
+    class Ended:
+        def __init__(self, command, env):
+            self.returncode = next(codes)
+            self.poll, self.terminate = lambda: self.returncode, lambda: None
+
+    spread(monkeypatch, Ended, 3)
+    assert "1 of 3 processes ended early; start again to go on" in caplog.text
 
 
 # ------------------------------------------------------------------ what arms share

@@ -111,6 +111,14 @@ def test_a_verifier_whose_embedding_an_engine_lends_unscaled_is_told(good, tmp_p
     assert (len(told), silent) == (1, [])
 
 
+@pytest.mark.parametrize(("family", "told"), [("glm4", 1), ("ernie4_5", 1), ("cohere", 1), (FAMILY, 0)])
+def test_versions_that_rotate_a_drafter_as_its_verifier_are_named(good, tmp_path, monkeypatch, family, told):
+    theirs = replace(known(), family=family)
+    monkeypatch.setattr(VerifierFacts, "load", lambda source: theirs)
+    notes = check(good / "canonical", SOURCE, dynamic=False).notes
+    assert sum("vLLM built between its pull requests 51655 and 54373" in note for note in notes) == told
+
+
 def test_every_fact_of_a_drafter_has_a_rule():
     assert set(FACTS) <= set(RULES)
 

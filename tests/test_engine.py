@@ -261,3 +261,15 @@ def test_commands_that_serve_an_export_quote_paths(layout):
     python = "\n".join(line for line in commands["transformers"].splitlines() if not line.startswith("#"))
     compile(python, "served", "exec")
     assert json.dumps(verifier) in python
+
+
+@pytest.mark.parametrize("layout", ["canonical", "speculators", "transformers"])
+def test_an_engine_is_given_a_layout_that_it_reads(layout):
+    """Of transformers' layout vLLM 0.32 reads no taps, and its first draft fails: it is converted first."""
+    commands = serve_commands("export", layout, {"block_size": 8}, "v")
+    first = {engine: command.splitlines()[0].lstrip("# ") for engine, command in commands.items()}
+    reads = {"vLLM": ("canonical", "speculators"), "SGLang": ("canonical",), "transformers": ("transformers",)}
+    for engine, layouts in reads.items():
+        converts = f"drafter export export export-{layouts[0]} --layout {layouts[0]}"
+        assert (first[engine] == converts) == (layout not in layouts)
+        assert (f"export-{layouts[0]}" in commands[engine]) == (layout not in layouts)

@@ -35,10 +35,7 @@ def smollm2(users_cache):
 
 @pytest.fixture(scope="module")
 def shipped(config):
-    path = ROOT / config.data.answers
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    return answers.read(path)
+    return answers.read(ROOT / config.data.answers)
 
 
 def same_but_for_ties(verifier, prompt, one, other):
@@ -110,8 +107,8 @@ def test_a_drafter_of_the_verifiers_own_layers_decodes_the_same(smollm2, config)
     prompts = [smollm2.chat_ids(text) for text in ("Count to ten.", "Write hello world in Python.")]
     agreement = compare_greedy(smollm2, drafter, prompts, 32)
     assert agreement.mismatches == 0
-    walked = walk_along(agreement.plain, prompts, smollm2, drafter)
-    assert [one.emitted for one in agreement.speculative] == walked.emitted or agreement.ties
+    walked = walk_along(agreement.speculative, prompts, smollm2, drafter)  # where two tokens tie, along its own
+    assert [one.emitted for one in agreement.speculative] == walked.emitted
 
 
 def test_walk_and_decoder_agree_on_fifty_prompts(smollm2, shipped, config):

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections import Counter
 from contextlib import suppress
 from statistics import mean
@@ -193,10 +192,9 @@ def test_a_rank_that_dies_ends_the_others_in_a_line_and_nothing_is_lost(tiny_wor
     make_answers("llama")
     whole = trained(words_of(tiny_words, tmp_path / "alone", *ALONE), 1)
     words = words_of(tiny_words, tmp_path / "killed", *SHARED)
-    began = time.monotonic()
     assert started(a_rank_that_waits, words, tmp_path) == [3, -signal.SIGKILL]
-    assert time.monotonic() - began < 300  # long before ranks give up waiting, which takes half an hour
     said = (tmp_path / "said").read_text()
+    assert "imed out" not in said  # it heard of it: ranks give up waiting after half an hour
     assert re.fullmatch(r"training: rank 0 lost another one behind step 3 \(.+\); .* goes on from the last .*", said)
     _, losses, weights = trained(words_of(tiny_words, tmp_path / "killed", *ALONE), 1)
     assert losses == pytest.approx(whole[1][3:], rel=1e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from drafter.ablation import report, tables
+from drafter.config import load
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs/results"
@@ -140,3 +141,44 @@ def test_uniform_is_where_the_texts_say():
     seeds = sorted(report.by_seed(found.counts["held_out"]["uniform"]))
     text = " ".join((RESULTS / "losses_qwen3/README.md").read_text().split())
     assert f"Uniform's own seeds lie between {seeds[0]:.2f} and {seeds[-1]:.2f} tokens per cycle" in text
+
+
+def test_what_a_loss_costs_is_not_read_off_a_busy_machine():
+    """Two losses of equal work are as far apart as any: no ratio of a shared machine's seconds is a claim."""
+    with (RESULTS / "rivals/runs.csv").open() as file:
+        seconds = {row["arm"]: float(row["train_seconds"]) for row in csv.DictReader(file)}
+    text, _, corrected = (RESULTS / "rivals/README.md").read_text().partition("**Corrected")
+    took = f"took {seconds['total_variation']:.0f} and {seconds['lk_alpha']:.0f} seconds"
+    assert took in " ".join(text.split())
+    assert "times as long" not in text
+    assert "was the machine's noise" in corrected
+
+
+TUNED = {
+    "losses": (4e-3, 400, "nothing is known between 4e-3 and 8e-3"),
+    "losses_qwen3": (1.5e-3, 800, "The learning rate, 1.5e-3, is the uniform arm's best of six at 400 steps"),
+}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_what_is_not_known_of_a_learning_rate_is_said(name):
+    rate, steps, said_of_it = TUNED[name]
+    with (RESULTS / name / "about.csv").open() as file:
+        recipe = dict(csv.reader(file))["base recipe"].split()
+    overrides = [word for word in recipe if word.startswith("training.")]
+    settings = load(ROOT / recipe[0], ["data.answers=a", *overrides]).training
+    assert (settings.learning_rate, settings.max_steps) == (rate, steps)
+    text = " ".join((RESULTS / name / "README.md").read_text().split())
+    assert said_of_it in text
+    assert f"{steps} steps" in text
+
+
+def test_texts_of_both_ways_are_counted_in_every_dtype():
+    """In bfloat16 they differ: how often, by how little, and that none is a mismatch."""
+    counted = json.loads((RESULTS / "decoding/exactness.json").read_text())["dtypes"]
+    text = (RESULTS / "decoding/README.md").read_text().replace("**", "")
+    for dtype, found in counted.items():
+        tokens = f"{found['tokens']:,}".replace(",", " ")
+        cells = [dtype, found["prompts"], tokens, *(found[name] for name in ("same", "tie", "explained", "mismatch"))]
+        assert f"| {' | '.join(map(str, cells))} |" in text
+    assert counted["bfloat16"]["same"] < counted["bfloat16"]["prompts"]

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, make_verifier
+from conftest import ROOT, make_drafter, make_verifier
 
 from drafter.data.rows import part_of
 from drafter.decode import Generation, SpeculativeDecoder
 from drafter.evaluation.asking import ask
+from drafter.evaluation.decoding import Decoding
+from drafter.evaluation.running import How, run_suite
 from drafter.evaluation.suites import Case, Suite, evenly, load_suite, read_cases, read_suite
 from drafter.regenerate.self_prompting import self_prompts
 from drafter.verifier import Verifier, tiny
@@ -170,6 +172,19 @@ def test_second_turns_follow_the_answers_to_the_first():
     assert all(text in heard[1][0] for text in ("One?", "Well.", "Two?"))
     with pytest.raises(ValueError, match="raw: a second turn needs the chat template"):
         ask(cases, verifier, answer, raw=True)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_a_suite_may_be_asked_with_thoughts_and_without(monkeypatch, trained, thinking):
+    """A drafter that was trained in one of both modes is measured in either, and then in its own again."""
+    verifier, seen, chat_ids = make_verifier("llama"), [], Verifier.chat_ids
+    monkeypatch.setattr(Verifier, "chat_ids", lambda self, *a: seen.append(self.keep_reasoning) or chat_ids(self, *a))
+    monkeypatch.setattr(verifier, "keep_reasoning", trained)
+    suite = Suite("mine", path="mine.jsonl", thinking=thinking, max_new_tokens=3)
+    run_suite(suite, [Case("a", ("One?",))], verifier, make_drafter(verifier), How(Decoding(), 3))
+    assert seen == [trained if thinking is None else thinking]
+    assert verifier.keep_reasoning == trained
 
 
 @pytest.fixture

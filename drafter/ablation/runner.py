@@ -18,6 +18,7 @@ import torch
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import AlignmentConfig
+from drafter.engine.process import POLL
 from drafter.files import write_json
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
@@ -193,12 +194,13 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
         for index in range(spec.processes):
             command = [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"]
             running.append(Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}))
-        codes = [process.wait() for process in running]
+        while any(process.poll() is None for process in running):
+            time.sleep(POLL)  # `wait` would lose a signal that comes just before it blocks
     finally:
         for process in running:
             process.terminate()  # nothing, where it has ended
-    if any(codes):
-        log.warning("%d of %d processes ended early; start again to go on", sum(map(bool, codes)), len(codes))
+    if early := sum(bool(process.returncode) for process in running):
+        log.warning("%d of %d processes ended early; start again to go on", early, len(running))
 
 
 def results(spec: Ablation) -> list[Result]:

@@ -77,6 +77,11 @@ def check(
             f"a {theirs.family} verifier scales its embeddings outside of the table that vLLM lends (read in 0.32): "
             "there this drafter, trained on scaled ones, keeps few drafts; transformers scales them"
         )
+    if theirs.rotates_neighbours:
+        report.notes.append(
+            f"a {theirs.family} verifier rotates pairs of neighbours, this drafter halves: vLLM built between its pull "
+            "requests 51655 and 54373 (2026) rotates the drafter as its verifier and keeps few drafts; 0.32 is later"
+        )
     if dynamic and report.ok:
         check_behaviour(path, verifier, record, report, tolerance, device, verifier_dtype)
     elif dynamic:

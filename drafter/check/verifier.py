@@ -8,6 +8,7 @@ from drafter.verifier.conversion import resolve
 from drafter.verifier.tokenizer import tokenizer_hash
 
 SGLANGS_MASK = "<|MASK|>"
+NEIGHBOURS = {"cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "glm", "glm4", "glm_moe_dsa", "helium"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class VerifierFacts:
     tokenizer: str | None = None
     spare: tuple[int, ...] = ()
     family: str = ""
+
+    @property
+    def rotates_neighbours(self) -> bool:
+        """Whether it rotates pairs of neighbouring dimensions, where a drafter rotates halves."""
+        return self.family in NEIGHBOURS
 
     @classmethod
     def load(cls, source: str) -> "VerifierFacts":

@@ -175,5 +175,5 @@ class VerifierHead:
 
 
 def one_layer(config: Any) -> Any:
-    """The config of the last layer, where layers differ and transformers refuses to read what differs; else `config`."""
+    """The config of the last layer where layers differ, since transformers lets none read what differs; or `config`."""
     return config.per_layer_config[-1] if getattr(config, "is_heterogeneous", False) else config

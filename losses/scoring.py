@@ -40,8 +40,8 @@ def score_slots(hidden: Tensor, head: Tensor, labels: Tensor, chunk_size: int = 
         labels: [N] in 0..V-1.
         chunk_size: slots per chunk; the peak is some 6 bytes * chunk_size * V for a 16-bit head.
     Returns:
-        nll [N], float32 or float64, and hit [N], bool: of logits in the head's dtype. In bfloat16 some are equal that
-            are not in float32 (with 49 152 tokens 5 % of slots had such a tie, 3 % another argmax); the first wins.
+        nll [N], float32 or float64, of logits in the head's dtype; and hit [N], bool, of those that rounding to it did
+            not make equal (with 49 152 tokens in bfloat16, the two highest are for 5 % of slots; in 3 % another wins).
     """
     scores = score(hidden, head, labels, chunk_size)
     return scores.nll, scores.hit

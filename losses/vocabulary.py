@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from losses.divergences import DIVERGENCES
 
+EQUALS = 4
+
 
 @dataclass(frozen=True)
 class Look:
@@ -56,9 +58,10 @@ class LookUp(torch.autograd.Function):
             torch.mm(hidden[part].to(head.dtype), head.T, out=logits)
             if narrow:
                 z.copy_(logits)
-            slope = None if look.softcap is None else soft_capped(z, look.softcap)  # [C, V] or None
-            top, best = z.max(-1, keepdim=True)  # [C, 1] both
+            best = likeliest(z, hidden[part], head) if narrow else z.max(-1, keepdim=True).indices  # [C, 1]
             hit[part] = (best == label).squeeze(1)
+            slope = None if look.softcap is None else soft_capped(z, look.softcap)  # [C, V] or None
+            top = z.gather(1, best)  # [C, 1]
             if look.top_k is not None:
                 in_top_k[part] = (z > z.gather(1, label)).sum(1) < look.top_k
             if divergences and look.verifier_hidden is not None:
@@ -93,6 +96,18 @@ class LookUp(torch.autograd.Function):
                 pulled = gradient * slope_of[name][:, None]  # [N, D]
                 total = pulled if total is None else total.add_(pulled)
         return None if total is None else total.to(gradient.dtype), None, None
+
+
+def likeliest(z: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
+    """[C, 1] where the highest of the logits hidden @ head.T [C, V] stands, which `z` holds as the head's dtype does.
+
+    Rounding keeps their order, but makes some equal: the highest is among those that are highest in `z`, and their
+    products in float32 tell which. Of more than `EQUALS` that are equal, as many are looked at.
+    """
+    values, ids = z.topk(min(EQUALS, z.shape[1]))  # [C, E] both
+    exact = (hidden.to(head.dtype)[:, None].to(z.dtype) * head[ids].to(z.dtype)).sum(-1)  # [C, E]
+    exact.masked_fill_(values < values[:, :1], -torch.inf)
+    return ids.masked_fill(exact < exact.amax(-1, keepdim=True), z.shape[1]).amin(-1, keepdim=True)
 
 
 def soft_capped(z: Tensor, softcap: float) -> Tensor:

@@ -75,6 +75,24 @@ def test_bfloat16_is_exact_given_its_logits(scale):
     assert (errors <= 0.01 * expected.norm(dim=1) + 1e-6).all()  # at each slot: also where the gradient vanishes
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5], ids=["plain", "capped"])
+def test_a_hit_is_one_before_its_logit_is_rounded(softcap):
+    """In bfloat16 the highest logit is often that of several tokens: the first of them is not the one."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(256, 32, generator=generator).bfloat16()
+    head = (0.3 * torch.randn(9001, 32, generator=generator)).bfloat16()
+    exact, rounded = (hidden.double() @ head.double().T).argmax(-1), (hidden @ head.T).argmax(-1)
+    other = exact != rounded
+    assert 3 < other.sum() < 30
+    assert score(hidden, head, exact, 100, softcap=softcap).hit.all()
+    assert torch.equal(score(hidden, head, rounded, 100, softcap=softcap).hit, ~other)
+
+
+def test_of_logits_that_are_equal_unrounded_the_first_is_hit():
+    head = torch.tensor([[0.5, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.001]]).bfloat16()  # 1.001 is rounded to 1
+    assert score(torch.ones(3, 2).bfloat16(), head, torch.tensor([1, 2, 3])).hit.tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e3])
 def test_extreme_probabilities_stay_finite(scale):
     hidden, head, labels = problem(40, 8, 30, torch.float32)

@@ -118,6 +118,8 @@ def test_the_readme_quotes_the_quickstart_and_the_decoder():
     assert f"gave {least}" in quickstart
     assert f"speed-up {most}" in quickstart
     assert all(float(least) <= float(one) <= float(most) for one in re.findall(r"1\.\d\d", row))
+    assert load(ROOT / "recipes/quickstart.yaml").decoding.prompts == 6
+    assert f"{least} to {most} from run to run on six prompts of the training kind; on HumanEval" in text
     over = f"{float(ours['over_loop']):.2f} over its own plain loop, {float(ours['speedup']):.2f} over transformers'"
     assert f"on HumanEval and MT-bench {over}" in text
 

@@ -7,7 +7,7 @@ from conftest import make_answers, make_memorising, make_prompts, make_verifier
 from drafter.decode import Costs, SpeculativeDecoder
 from drafter.decode.deciding import Decider
 from drafter.evaluation.agreement import compare_greedy, first_difference, margin
-from drafter.evaluation.measured import table
+from drafter.evaluation.measured import cells, table
 from drafter.evaluation.parts import best_draft_length, between, measure_costs
 from drafter.evaluation.race import race_plain
 from drafter.evaluation.walk import walk_along
@@ -117,3 +117,11 @@ def test_all_ways_decode_the_same_number_of_tokens(pair):
     lines = table([one.figures() for one in speeds], ("name", "seconds", "tokens_per_cycle", "none such")).splitlines()
     assert len(lines) == 5
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_table_shows_what_any_line_has():
+    lines = [{"k": 1, "nats 1": 2.34567, "low": 0.12345}, {"k": "two", "whole_match": None, "nats 1": ""}]
+    head, rows = cells(lines)
+    assert head == ["k", "nats 1", "low", "whole match"]
+    assert rows == [["1", "2.35", "0.123", ""], ["two", "", "", ""]]
+    assert table(lines).splitlines()[2] == "| 1   | 2.35   | 0.123 |             |"

@@ -168,9 +168,8 @@ def test_a_bfloat16_verifier_may_be_kept_in_float32_and_a_float32_one_in_bfloat1
 def test_passes_are_made_when_first_asked_for_and_kept(tmp_path, monkeypatch):
     rows = make_rows(12)
     groups = [[3, 1, 7], [0, 2, 4], [5, 6, 8], [9, 10, 11]]
-    passes, taps = [], Verifier.taps
+    verifier, passes, taps = make_verifier("llama"), [], Verifier.taps
     monkeypatch.setattr(Verifier, "taps", lambda self, ids, layers: passes.append(ids) or taps(self, ids, layers))
-    verifier = make_verifier("llama")
     lazy = TapCache(verifier, rows, LAYERS, tmp_path, passes=groups)
     assert passes == []
     first = lazy.padded([0, 2, 4])
@@ -182,7 +181,9 @@ def test_passes_are_made_when_first_asked_for_and_kept(tmp_path, monkeypatch):
     lazy.padded([3, 4])
     lazy.padded([1, 7])
     assert len(passes) == 2
+    assert list(lazy.folder.glob("*.bin")) == []  # no file, nor a whole manifest, for each
     lazy.close()
+    assert len(list(lazy.folder.glob("*.bin"))) == 1
     again = TapCache(verifier, rows, LAYERS, tmp_path, passes=groups)
     assert torch.equal(again.padded([0, 2, 4]), first)
     again.padded([11])

@@ -157,11 +157,11 @@ def test_what_makes_the_host_wait_is_no_part_of_a_cycle(recorded, monkeypatch, c
 
 @pytest.mark.parametrize("way", [{}, {"drafter": True}], ids=["plain", "drafts"])
 def test_graphs_that_are_required_and_can_not_be_are_an_error(recorded, monkeypatch, way):
-    verifier = make_verifier("llama")
+    verifier, drafter = make_verifier("llama"), make_memorising("llama") if way else None
     monkeypatch.setattr(verifier, "replayed", Replay.REQUIRED)
     embed = verifier._body.get_input_embeddings().forward
     monkeypatch.setattr(verifier._body.get_input_embeddings(), "forward", lambda ids: embed(ids + 0 * int(ids[0, 0])))
-    decoder = SpeculativeDecoder(verifier, make_memorising("llama") if way else None)
+    decoder = SpeculativeDecoder(verifier, drafter)
     with pytest.raises(ValueError, match=r"compile='on': a pass can't be captured as a CUDA graph \(operation not"):
         decoder.generate(make_prompts()[:1], 8)
 

@@ -1,6 +1,7 @@
 """The verifier: its steps over a cache against whole passes of transformers, its taps, its head, its errors."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import naive
@@ -223,15 +224,25 @@ def test_an_argument_of_attention_that_is_not_known_is_never_ignored(asked):
         _attention(layer, states, states, states, **{"attention_mask": None, **asked})
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors", "bitsandbytes"])
+QUANTISED = {
+    "awq": ({"bits": 4, "group_size": 16, "zero_point": True}, "awq|gptqmodel"),
+    "gptq": ({"bits": 4, "group_size": 16}, "optimum|gptqmodel"),
+    "bitsandbytes": ({"load_in_4bit": True}, "bitsandbytes"),
+    "compressed-tensors": ({"format": "pack-quantized"}, "none has a scale"),
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
 def test_a_quantised_verifier_without_its_package_is_refused_in_a_line(tmp_path, method):
     tiny.save("llama", tmp_path)
+    settings, named = QUANTISED[method]
     config = json.loads((tmp_path / "config.json").read_text())
-    kind = {"quant_method": method, "bits": 4, "load_in_4bit": True, "group_size": 16, "zero_point": True}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": kind}))
+    config["quantization_config"] = {"quant_method": method, **settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"verifier\.source=.*: can't be loaded as a causal LM \(.+\); name") as error:
         Verifier.load(str(tmp_path))
     assert "\n" not in str(error.value)
+    assert re.search(named, str(error.value), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("taps", [[], [5], [-1, 2], [2, 1], [1, 1]], ids=str)

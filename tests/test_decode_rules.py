@@ -38,7 +38,8 @@ def test_weights_of_an_ensemble_by_number_and_by_function():
         assert decode(dynamic_ensemble, verifier_weight=weight, batch_size=batch_size) == expected
 
         def constant(drafts, states, weight=weight):
-            assert drafts.shape == states.shape == (batch_size, 3, 64)
+            assert drafts.shape == states.shape == (len(drafts), 3, 64)
+            assert 1 <= len(drafts) <= batch_size
             return torch.full(drafts.shape[:2], weight)
 
         assert decode("dynamic_ensemble", verifier_weight=constant, batch_size=batch_size) == expected

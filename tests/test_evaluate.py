@@ -20,14 +20,15 @@ def pair():
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """A function: let the decoder with drafts emit wrong tokens in some rows of its batch."""
+    """A function: let the decoder with drafts emit wrong tokens in its answers to some prompts."""
 
-    def spoil_rows(rows):
+    def spoil_rows(prompts):
         decide = Decider.decide
 
         def wrong(self, drafts, *arguments):
             decision = decide(self, drafts, *arguments)
             if drafts.ids.shape[1]:
+                rows = [slot for slot, row in enumerate(self.rows) if row and row.index in prompts]
                 decision.next_token[rows] = (decision.next_token[rows] + 1) % 288
             return decision
 
@@ -43,11 +44,11 @@ def test_equal_answers_are_no_mismatch(pair):
     assert walk_along(found.plain, make_prompts(), *pair).emitted == [one.emitted for one in found.speculative]
 
 
-@pytest.mark.parametrize("rows", [[0], [1, 4]], ids=str)
-def test_wrong_answers_are_counted_by_row(pair, spoil, rows):
-    spoil(rows)
+@pytest.mark.parametrize("prompts", [[0], [1, 4]], ids=str)
+def test_wrong_answers_are_counted_by_prompt(pair, spoil, prompts):
+    spoil(prompts)
     found = compare_greedy(*pair, make_prompts(), 12)
-    assert (found.mismatches, found.ties) == (len(rows), 0)
+    assert (found.mismatches, found.ties) == (len(prompts), 0)
 
 
 def test_differences_at_a_tie_are_ties(pair, spoil, monkeypatch):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -323,7 +324,8 @@ def spread(monkeypatch, kind, count):
     runner.spread(SimpleNamespace(processes=count), [])
 
 
-def test_processes_are_looked_at_and_not_waited_for(monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_processes_are_looked_at_and_end_with_this_one(monkeypatch, number):
     """A signal that comes just before a wait blocks would be lost until a process ends of itself."""
     looks, ended = [], []
 
@@ -334,7 +336,7 @@ def test_processes_are_looked_at_and_not_waited_for(monkeypatch):
         def poll(self):
             looks.append(self)
             if len(looks) == 3:
-                raise KeyboardInterrupt  # as a signal's handler does
+                signal.raise_signal(number)
             return self.returncode
 
         def wait(self):

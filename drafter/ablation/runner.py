@@ -18,8 +18,8 @@ import torch
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import AlignmentConfig
-from drafter.engine.process import POLL
 from drafter.files import write_json
+from drafter.machine.children import POLL, ended_by_signals
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
 from drafter.training.checkpoints import read_checkpoint
@@ -190,15 +190,16 @@ def spread(spec: Ablation, words: Sequence[str]) -> None:
         torch.cuda.empty_cache()
     gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     running: list[Popen] = []
-    try:
-        for index in range(spec.processes):
-            command = [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"]
-            running.append(Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}))
-        while any(process.poll() is None for process in running):
-            time.sleep(POLL)  # `wait` would lose a signal that comes just before it blocks
-    finally:
-        for process in running:
-            process.terminate()  # nothing, where it has ended
+    with ended_by_signals():
+        try:
+            for index in range(spec.processes):
+                command = [sys.executable, "-m", "drafter", "ablate", *words, "--share", f"{index}/{spec.processes}"]
+                running.append(Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}))
+            while any(process.poll() is None for process in running):
+                time.sleep(POLL)
+        finally:
+            for process in running:
+                process.terminate()  # nothing, where it has ended
     if early := sum(bool(process.returncode) for process in running):
         log.warning("%d of %d processes ended early; start again to go on", early, len(running))
 

@@ -32,7 +32,8 @@ def run(parsed: Namespace) -> None:
     if not parsed.start:
         print(shlex.join(words))
         return
-    from drafter.engine.process import POLL, running
+    from drafter.engine.process import running
+    from drafter.machine.children import POLL
 
     print(shlex.join(words), flush=True)
     try:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import FrameType
+
+from drafter.machine.children import POLL, ended_by_signals
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost")
-POLL, GRACE = 0.2, 30.0  # seconds between looks, and from asking it to end to ending it
+GRACE = 30.0  # seconds from asking it to end to ending it
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def running(words: Sequence[str], host: str, port: int, output: Path, patience: 
         except OSError:
             raise ValueError(f"port={port}: something listens there already; end it, or choose another") from None
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("wb") as file, _ended_by_signals():
+    with output.open("wb") as file, ended_by_signals():
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _wait(process, host, port, output, patience)
@@ -85,24 +86,6 @@ def _end(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             log.warning("the server has not ended within %g s; it is killed", GRACE)
     process.wait()
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end what is inside as Ctrl-C does, and Ctrl-C even where a shell put us in the background.
-
-    A shell lets those ignore SIGINT, and what they start with them; what has a handler here is as by default there.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _last(output: Path) -> str:

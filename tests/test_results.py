@@ -82,6 +82,15 @@ CLAIMED = {
         "decay with first-error is {decay_first_error over decay} over decay alone; the full stack over decay is "
         "{full over decay}, not settled",
     ),
+    "small_block16": (
+        "held-out {full on held_out}, HumanEval {full on humaneval}, MT-bench {full on mt_bench}, and in each of eight",
+        "first-error on HumanEval {uniform_first_error on humaneval}",
+        "the chain on held-out {uniform_chain on held_out}",
+        "full is {full over decay} over decay",
+        "what the chain adds to decay and first-error, {full over decay_first_error}",
+        "first-error adds to decay, {decay_first_error over decay}, are not settled",
+        "level with full ({full_cap_1 over full})",
+    ),
     "rivals": ("({dpace over decay} and {lk_alpha over decay} over it)",),
 }
 

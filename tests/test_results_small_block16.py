@@ -1,0 +1,57 @@
+"""What docs/results/small_block16 says beside its table of arms: where it starts, rates, what terms weigh."""
+
+import csv
+import statistics
+from pathlib import Path
+
+from drafter.ablation import report, tables
+
+FOLDER = Path(__file__).parent.parent / "docs/results/small_block16"
+TEXT = " ".join((FOLDER / "README.md").read_text().replace("**", "").split())
+PROTOCOL = " ".join((FOLDER.parent / "README.md").read_text().replace("**", "").split())
+SUITES = {"held-out": "held_out", "HumanEval": "humaneval", "MT-bench": "mt_bench"}
+
+
+def records(name):
+    with (FOLDER / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def late(found, arm, metric):
+    """Mean over the last quarter of the steps logged and over seeds, as the report has it."""
+    seeds = found.curves[arm, f"gradient_norm/{metric}"].values()
+    return statistics.fmean(value for _, values in seeds for value in values[-max(1, len(values) // 4) :])
+
+
+def test_what_the_last_stretch_adds_to_its_start():
+    comparisons = report.compare_all(tables.read(FOLDER))
+    start = {one["suite"]: int(one["emitted"]) / int(one["cycles"]) for one in records("start.csv")}
+    grown = {"uniform": [], "full": []}
+    for name, suite in SUITES.items():
+        ends = [comparisons[suite][arm].tokens_per_cycle.value for arm in grown]
+        gains = [100 * (end / start[suite] - 1) for end in ends]
+        for arm, gain in zip(grown, gains, strict=True):
+            grown[arm].append(gain)
+        cells = " | ".join([*(f"{one:.2f}" for one in (start[suite], *ends)), *(f"{one:+.1f} %" for one in gains)])
+        assert f"| {name} | {cells} |" in TEXT
+    uniform, full = (statistics.fmean(each) for each in grown.values())
+    assert f"adds {uniform:.1f} % to its start on average under uniform, {full:.1f} % under full" in TEXT
+
+
+def test_rates_are_bracketed():
+    for arm in ("uniform", "full"):
+        own = [float(one["validation"]) for one in records("rates.csv") if one["arm"] == arm]
+        assert own[0] < max(own) > own[-1]
+        assert f"{arm} {', '.join(f'{one:.3f}' for one in own)}" in PROTOCOL
+
+
+def test_what_terms_weigh_at_the_end():
+    found = tables.read(FOLDER)
+    chain, first = (
+        weight * late(found, "full", term) / late(found, "full", "decayed_ce")
+        for weight, term in ((40, "chain_reward"), (0.3, "first_error"))
+    )
+    assert (
+        f"40 of the chain weigh {chain:.1f} times as much as cross-entropy, 0.3 of first-error {first:.1f} times"
+        in TEXT
+    )

@@ -1,5 +1,8 @@
 """A run's directory is taken for one recipe: settings that decide no number may change, all others may not."""
 
+import os
+import signal
+
 import pytest
 import torch
 from conftest import ROOT
@@ -108,3 +111,45 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
     assert settle(tmp_path, began).fast is torch.bfloat16
     (tmp_path / "checkpoints").mkdir()
     assert settle(tmp_path, later).fast is torch.bfloat16
+
+
+def test_checkpoints_of_no_recipe_are_left_alone(begun):
+    again = begun()
+    (again() / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"holds checkpoints and no config\.yaml that says of what; choose another"):
+        again()
+
+
+def test_a_run_is_of_one_process_until_it_ends(begun):
+    """Whoever comes second is refused; once the first is killed, its run goes on."""
+    again = begun()
+
+    def elsewhere(work):
+        """The exit code of a process that does it: 1, where it is refused."""
+        child = os.fork()
+        if not child:
+            try:
+                work()
+            except ValueError as error:
+                os._exit(1 if "another process trains in" in str(error) else 2)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert elsewhere(again) == 1
+    again()  # by this one, as often as it likes
+    reading, writing = os.pipe()
+
+    def hold_until_killed():
+        again("name=other")
+        os.write(writing, b".")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    first = os.fork()
+    if not first:
+        hold_until_killed()
+    os.read(reading, 1)
+    assert elsewhere(lambda: again("name=other")) == 1
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    assert elsewhere(lambda: again("name=other")) == 0
+    os.close(reading), os.close(writing)

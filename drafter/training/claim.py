@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from drafter import config as configs
 from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
-from drafter.files import atomically, write_json
+from drafter.files import atomically, hold, write_json
 from drafter.machine.ranks import ranks
 from drafter.training.checkpoints import resumable
 from drafter.training.optimisation import learning_rate
@@ -50,21 +51,28 @@ SCHEDULE = ("training.max_steps", "training.schedule", "training.warmup", "train
 
 
 def claim(config: RunConfig) -> Path:
-    """The run's directory, holding its resolved recipe.
+    """The run's directory, holding its resolved recipe, for this process and its ranks alone.
 
     Raises:
-        ValueError: it holds a run of a recipe whose numbers are others.
+        ValueError: it holds a run of a recipe whose numbers are others, or another process trains there.
     """
     directory = config.directory
     path = directory / "config.yaml"
+    directory.mkdir(parents=True, exist_ok=True)
+    if rank_zero_only.rank == 0 and not hold(directory / ".lock"):
+        raise ValueError(f"name={config.name!r}: another process trains in {directory}; wait, or choose another name")
     if any(directory.rglob("checkpoints")):  # without one there is nothing to lose
+        if not path.is_file():
+            raise ValueError(
+                f"name={config.name!r}: {directory} holds checkpoints and no config.yaml that says of what; "
+                "choose another name or delete it"
+            )
         other = _other(path, config)
         if other:
             raise ValueError(
                 f"name={config.name!r}: {directory} holds a run of another recipe (other {', '.join(other)}); "
                 "choose another name or delete it"
             )
-    directory.mkdir(parents=True, exist_ok=True)
     with atomically(path) as scratch:
         configs.save(config, scratch)
     return directory
@@ -100,7 +108,7 @@ def _other(path: Path, config: RunConfig) -> list[str]:
     """Keys in which the recipe of a begun run decides otherwise."""
     try:
         begun = configs.load_as(RunConfig, path)
-    except ValueError:  # missing, or of another version
+    except ValueError:
         return ["version of the program"]
     one, other = deciding(asdict(begun)), deciding(asdict(config))
     keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))

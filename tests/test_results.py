@@ -91,6 +91,9 @@ CLAIMED = {
         "first-error adds to decay, {decay_first_error over decay}, are not settled",
         "level with full ({full_cap_1 over full})",
     ),
+    "small_block16_whole": (
+        "held-out {full_faster on held_out}, HumanEval {full_faster on humaneval}, MT-bench {full_faster on mt_bench};",
+    ),
     "rivals": ("({dpace over decay} and {lk_alpha over decay} over it)",),
 }
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from drafter.ablation import report, tables
 
 FOLDER = Path(__file__).parent.parent / "docs/results/small_block16"
+WHOLE = FOLDER.with_name("small_block16_whole")
 TEXT = " ".join((FOLDER / "README.md").read_text().replace("**", "").split())
 PROTOCOL = " ".join((FOLDER.parent / "README.md").read_text().replace("**", "").split())
+ARMS = ("uniform", "full")
 SUITES = {"held-out": "held_out", "HumanEval": "humaneval", "MT-bench": "mt_bench"}
 
 
-def records(name):
-    with (FOLDER / name).open() as file:
+def records(name, folder=FOLDER):
+    with (folder / name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -53,5 +55,30 @@ def test_what_terms_weigh_at_the_end():
     )
     assert (
         f"40 of the chain weigh {chain:.1f} times as much as cross-entropy, 0.3 of first-error {first:.1f} times"
+        in TEXT
+    )
+
+
+def test_a_short_training_beside_the_long_one():
+    text = " ".join((WHOLE / "README.md").read_text().replace("**", "").split())
+    rates = {
+        arm: [float(one["validation"]) for one in records("rates.csv", WHOLE) if one["arm"] == arm] for arm in ARMS
+    }
+    uniform, full = ("{:.3f}, {:.3f} and {:.3f}".format(*rates[arm]) for arm in ARMS)
+    assert f"{uniform} tokens per cycle on validation rows at 3e-3, 6e-3 and 1.2e-2, full's {full}" in text
+    assert max(rates["uniform"]) == rates["uniform"][1]
+    short, long = (report.compare_all(tables.read(folder)) for folder in (WHOLE, FOLDER))
+    level = [
+        each[suite][arm].tokens_per_cycle.value
+        for each, arm in ((short, "full_faster"), (long, "uniform"))
+        for suite in ("humaneval", "mt_bench")
+    ]
+    assert f"stands at {level[0]:.2f} tokens per cycle on HumanEval and {level[1]:.2f} on MT-bench" in text
+    assert f"uniform after 1 320 steps at {level[2]:.2f} and {level[3]:.2f}" in text
+    uniform = [arms["uniform"].tokens_per_cycle.value for arms in short.values()]
+    assert f"Uniform stands at {min(uniform):.2f} to {max(uniform):.2f} tokens per cycle" in text
+    average = {arm: report.average(tables.read(WHOLE), arm).value for arm in ("full", "full_faster")}
+    assert (
+        f"by {100 * average['full']:.0f} % at uniform's rate and {100 * average['full_faster']:.0f} % at its own"
         in TEXT
     )

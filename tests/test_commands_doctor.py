@@ -88,6 +88,7 @@ def test_a_run_ends_with_its_headline(finished_run):
 
 def test_an_ensemble_ends_with_how_its_head_decodes(tmp_path):
     summary = {"tokens_per_cycle": 2.0, "reward": 0.5, "reward_over_static": {"value": 0.1, "low": -0.1, "high": 0.3}}
+    summary["asked"] = {"prompt": "How much is 2 + 5?", "temperature": 0.5}
     alone = run_ending(tmp_path, "V", summary, "ensemble")
     assert alone == (
         f"{tmp_path.name}: 2.000 tokens per cycle on held-out tasks, reward 0.500, over static ensembles +0.100 "
@@ -96,6 +97,7 @@ def test_an_ensemble_ends_with_how_its_head_decodes(tmp_path):
     (tmp_path / "pair/export").mkdir(parents=True)
     last = run_ending(tmp_path, "V", summary, "ensemble").splitlines()[-1]
     assert f"generate {tmp_path}/pair/export --verifier V --rule dynamic_ensemble:head={tmp_path}/head " in last
+    assert last.endswith(" --temperature 0.5 'How much is 2 + 5?'")  # as it was trained, a task of its own
 
 
 def test_a_run_ends_with_what_limits_took(tmp_path):

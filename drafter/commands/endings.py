@@ -42,6 +42,7 @@ def run_ending(directory: Path, verifier: str, summary: dict[str, Any], system: 
     elif system == "ensemble":
         export, rule = directory / "pair/export", f"dynamic_ensemble:head={directory / 'head'}"
         named = [export, "--verifier", verifier, "--rule", rule]
-        after = [["generate", *named, "--temperature", "1", "What is 3 + 4?"]]
+        asked = summary["asked"]
+        after = [["generate", *named, "--temperature", f"{asked['temperature']:g}", asked["prompt"]]]
     found = [f"{directory.name}: {headline(summary) or 'finished'}", *of_limits(summary.get("limits", {}))]
     return ending("\n".join(found), [directory / name for name in files], after if export.is_dir() else [])

@@ -83,6 +83,7 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
         "reward_over_static": asdict(over),
         "validation_untrained": untrained,
         "steps": state["global_step"],
+        "asked": {"prompt": test[0].prompt, "temperature": config.ensemble.temperature},
         "tasks": {"training": len(training), "validation": len(validation), "test": len(test)},
         "provenance": provenance(),
         "seconds": now - began,

@@ -120,7 +120,7 @@ def test_checkpoints_of_no_recipe_are_left_alone(begun):
         again()
 
 
-def test_a_run_is_of_one_process_until_it_ends(begun):
+def test_a_run_is_of_one_process_until_it_ends(begun, monkeypatch):
     """Whoever comes second is refused; once the first is killed, its run goes on."""
     again = begun()
 
@@ -137,6 +137,11 @@ def test_a_run_is_of_one_process_until_it_ends(begun):
 
     assert elsewhere(again) == 1
     again()  # by this one, as often as it likes
+    for place in ({"LOCAL_RANK": "1"}, {"LOCAL_RANK": "0", "NODE_RANK": "1"}, {"RANK": "1"}, {"SLURM_PROCID": "1"}):
+        with monkeypatch.context() as patch:
+            for name, rank in place.items():
+                patch.setenv(name, rank)
+            assert elsewhere(again) == 0  # another rank of the same training
     reading, writing = os.pipe()
 
     def hold_until_killed():

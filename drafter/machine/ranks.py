@@ -17,6 +17,12 @@ def ranks(devices: str, device: str, nodes: int = 1) -> int:
     return nodes * (int(devices) if devices.isdigit() else len(devices.split(",")))
 
 
+def is_first() -> bool:
+    """Whether this process is the first of all that train together, as launchers say it before any has met another."""
+    said = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    return not any(int(os.environ.get(name) or 0) for name in said)
+
+
 def own_device(devices: str, device: str) -> str:
     """The device of this process; the launcher of several says in LOCAL_RANK, or SLURM, which of its node it is."""
     if device != "cuda" or ranks(devices, device) == 1:

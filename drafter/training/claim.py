@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from drafter import config as configs
 from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
 from drafter.files import atomically, hold, write_json
-from drafter.machine.ranks import ranks
+from drafter.machine.ranks import is_first, ranks
 from drafter.training.checkpoints import resumable
 from drafter.training.optimisation import learning_rate
 from drafter.training.prepare import Material
@@ -59,7 +58,7 @@ def claim(config: RunConfig) -> Path:
     directory = config.directory
     path = directory / "config.yaml"
     directory.mkdir(parents=True, exist_ok=True)
-    if rank_zero_only.rank == 0 and not hold(directory / ".lock"):
+    if is_first() and not hold(directory / ".lock"):
         raise ValueError(f"name={config.name!r}: another process trains in {directory}; wait, or choose another name")
     if any(directory.rglob("checkpoints")):  # without one there is nothing to lose
         if not path.is_file():

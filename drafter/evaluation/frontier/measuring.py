@@ -43,7 +43,10 @@ def measure(
     for way in ways:
         point = None if kept is None else kept.of(way)
         if point is None:
-            point = _measured(verifier, drafter, tasks, prompts, reward, way, setting)
+            asked = (verifier, drafter, tasks, prompts, reward, way, setting)
+            runs = [_run(*asked, seed) for seed in range(setting.seeds)]
+            counts = {name: torch.tensor([run[0][name] for run in runs], dtype=torch.float64) for name in runs[0][0]}
+            point = Point(way, counts, distinct([one.token_ids for run in runs for one in run[1]], 2))
             if kept is not None:
                 kept.add(point)
         yield replace(point, tokens_per_second=rates.get(way.name))
@@ -56,21 +59,6 @@ def distinct(answers: Sequence[Sequence[int]], count: int) -> float:
     """
     runs = [tuple(one[at : at + count]) for one in answers for at in range(len(one) - count + 1)]
     return len(set(runs)) / len(runs) if runs else math.nan
-
-
-def _measured(
-    verifier: Verifier,
-    drafter: Drafter,
-    tasks: Sequence[Task],
-    prompts: list[list[int]],
-    reward: Reward,
-    way: Way,
-    setting: Setting,
-) -> Point:
-    """All seeds of a way."""
-    runs = [_run(verifier, drafter, tasks, prompts, reward, way, setting, seed) for seed in range(setting.seeds)]
-    counts = {name: torch.tensor([run[0][name] for run in runs], dtype=torch.float64) for name in runs[0][0]}
-    return Point(way, counts, distinct([one.token_ids for run in runs for one in run[1]], 2))
 
 
 def _run(

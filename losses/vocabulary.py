@@ -58,7 +58,7 @@ class LookUp(torch.autograd.Function):
             torch.mm(hidden[part].to(head.dtype), head.T, out=logits)
             if narrow:
                 z.copy_(logits)
-            best = likeliest(z, hidden[part], head) if narrow else z.max(-1, keepdim=True).indices  # [C, 1]
+            best = exactly_likeliest(z, hidden[part], head) if narrow else z.max(-1, keepdim=True).indices  # [C, 1]
             hit[part] = (best == label).squeeze(1)
             slope = None if look.softcap is None else soft_capped(z, look.softcap)  # [C, V] or None
             top = z.gather(1, best)  # [C, 1]
@@ -98,7 +98,7 @@ class LookUp(torch.autograd.Function):
         return None if total is None else total.to(gradient.dtype), None, None
 
 
-def likeliest(z: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
+def exactly_likeliest(z: Tensor, hidden: Tensor, head: Tensor) -> Tensor:
     """[C, 1] where the highest of the logits hidden @ head.T [C, V] stands, which `z` holds as the head's dtype does.
 
     Rounding keeps their order, but makes some equal: the highest is among those that are highest in `z`, and their

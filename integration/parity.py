@@ -7,6 +7,7 @@ sign drawn at random, so that their size stays and any direction that they have 
 
     python integration/parity.py STATES OUT --seeds 0 1 2 3     # trains what is not there yet; one JSON file per run
     python integration/parity.py STATES OUT --report
+    python integration/parity.py STATES OUT --finished HERE SERVED       # measures runs of `drafter train quickstart`
 
 STATES is the folder of `drafter engine quickstart --states STATES` after a run with data.tap_engine.keep=true.
 Measured by the walk on rows that no run trains on: the recipe's test rows, and of its training rows those beyond the
@@ -32,13 +33,14 @@ from drafter.data.rows import Row, Rows
 from drafter.evaluation.statistics import Counts, by_seed, compare
 from drafter.evaluation.walk import leading_matches, walk_row
 from drafter.files import write_json
+from drafter.models import BlockDiffusionDrafter
 from drafter.taps import StateFiles, TapCache, TapsElsewhere, TapSource
 from drafter.training.batches.feed import Feed
 from drafter.training.checkpoints import read_checkpoint
 from drafter.training.claim import claim
 from drafter.training.fitting import fit
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
-from drafter.training.prepare import batches_of, prepare, start, taps_of
+from drafter.training.prepare import Material, batches_of, prepare, start, taps_of
 from drafter.verifier import Verifier
 
 ROWS, STEPS, USED, MORE = 400, 200, 1000, 200  # trained on; steps; rows that the recipe uses; walked beyond them
@@ -76,8 +78,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--sources", nargs="+", default=["here", "served", "signs"])
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--finished", type=Path, nargs="+", default=[])
     said = parser.parse_args()
-    report(said.out) if said.report else train_all(said.states, said.out, said.seeds, said.sources)
+    if said.finished:
+        measure_all(said.out, said.finished)
+    elif not said.report:
+        train_all(said.states, said.out, said.seeds, said.sources)
+    report(said.out)
 
 
 def recipe(out: Path, name: str, seed: int) -> AlignmentConfig:
@@ -89,9 +96,8 @@ def train_all(states: Path, out: Path, seeds: Sequence[int], names: Sequence[str
     material = prepare(recipe(out, "here", 0))
     verifier, drafter = material.verifier, material.drafter
     assert isinstance(verifier, Verifier)
-    rows, measured = material.training[:ROWS], [*material.test, *material.training[USED : USED + MORE]]
+    rows, batches = material.training[:ROWS], measured_rows(material)
     here = taps_of(rows, verifier, drafter, "training rows")
-    batches = batches_of(measured, taps_of(measured, verifier, drafter, "measured rows"))
     sources: dict[str, TapSource] = {"here": here}
     if set(names) != {"here"}:
         files = StateFiles(TapFilesConfig(path=str(states)), drafter.tap_layers, verifier.config.hidden_size)
@@ -103,6 +109,22 @@ def train_all(states: Path, out: Path, seeds: Sequence[int], names: Sequence[str
             path = out / f"{name}_{seed}.json"
             if not path.exists():
                 write_json(path, train(recipe(out, name, seed), rows, sources[name], verifier, batches))
+
+
+def measure_all(out: Path, runs: Sequence[Path]) -> None:
+    """The exports of finished runs of the whole recipe, each under its folder's name, as seed 0."""
+    material = prepare(recipe(out, "here", 0))
+    assert isinstance(material.verifier, Verifier)
+    batches = measured_rows(material)
+    for run in runs:
+        drafter = BlockDiffusionDrafter.from_pretrained(run / "export", dtype=torch.float32)
+        write_json(out / f"{run.name}_0.json", measure(drafter.eval(), material.verifier, batches))
+
+
+def measured_rows(material: Material) -> list[tuple[Rows, Tensor]]:
+    """Batches that no run trains on: the recipe's test rows, and training rows beyond those that it uses."""
+    rows = [*material.test, *material.training[USED : USED + MORE]]
+    return batches_of(rows, taps_of(rows, material.verifier, material.drafter, "measured rows"))
 
 
 def train(

@@ -16,7 +16,8 @@ class TapEngineConfig:
         url: its base, such as `http://localhost:8000/v1`.
         model: the verifier's name there; null: as `data.server.model`, or `verifier.source`.
         path: the server's FOLDER as it is seen from here; null: under the same path.
-        keep: leave the files there, for later epochs and runs; else each is deleted once it is read.
+        keep: leave the files there, for later epochs and, where `path` is named, later runs; else each is deleted once
+            it is read.
         concurrency: rows asked for at a time.
         prefetch: batches that are asked for beside the step.
         timeout: seconds for one try of a row, its file included.

@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--finished", type=Path, nargs="+", default=[])
     said = parser.parse_args()
+    said.out.mkdir(parents=True, exist_ok=True)
     if said.finished:
         measure_all(said.out, said.finished)
     elif not said.report:

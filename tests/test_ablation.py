@@ -285,6 +285,18 @@ def test_an_arm_that_does_not_fit_the_verifier_is_refused_before_any_training(wr
     assert not done
 
 
+def test_some_arms_now_and_the_others_later(write_spec, tmp_path, monkeypatch):
+    done, path = trained_runs(monkeypatch), str(write_spec(seeds=[0], suites=["held_out"]))
+    with pytest.raises(SystemExit, match=r"only=\['none'\].*choose one of uniform, full"):
+        main(["ablate", path, "only=[none]"])
+    main(["ablate", path, "only=[full]"])
+    assert done == [("full", 0)]
+    assert "has no finished run" in (tmp_path / "out/report.md").read_text()
+    main(["ablate", path])
+    assert done == [("full", 0), ("uniform", 0)]
+    assert "2 of 2 finished" in (tmp_path / "out/report.md").read_text()
+
+
 @pytest.mark.slow
 def test_several_processes_share_the_runs(write_spec, tmp_path, monkeypatch):
     shares = []

@@ -131,7 +131,7 @@ def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:
         ValueError: anything that can be known to be wrong before the first training.
     """
     shared = Shared(spec)
-    own = set(spec.runs()[share[0] :: share[1]])
+    own = set(spec.wanted()[share[0] :: share[1]])
     todo = [run for run in unfinished(spec) if run[:2] in own]
     if todo:
         make_taps(shared)
@@ -170,8 +170,8 @@ def make_taps(shared: Shared) -> None:
 
 
 def unfinished(spec: Ablation) -> list[tuple[str, int, AlignmentConfig]]:
-    """Runs without a result, in order."""
-    runs = [(arm, seed, spec.config(arm, seed)) for arm, seed in spec.runs()]
+    """Runs that are wanted now and have no result, in order."""
+    runs = [(arm, seed, spec.config(arm, seed)) for arm, seed in spec.wanted()]
     return [run for run in runs if read_result(run[2]) is None]
 
 

@@ -32,6 +32,7 @@ class Ablation:
         overrides: of the base, for all arms.
         arms: name → overrides, `key=value` each; `data.answers` is what the arm trains on, in place of the base's.
         baseline: the arm that the others are compared with.
+        only: arms that are trained now, whatever others there are; null for all. The report shows what is finished.
         seeds: each arm runs with each; the arms of a seed share initial weights, order of the data and anchors.
         suites: `held_out` (the recipe's own test rows), or what `drafter.data.suites.load_suite` knows.
         suite_prompts: prompts taken of each suite, evenly spaced; null for all.
@@ -44,6 +45,7 @@ class Ablation:
     overrides: list[str] = field(default_factory=list)
     arms: dict[str, list[str]] = field(default_factory=dict)
     baseline: str = ""
+    only: list[str] | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     suites: list[str] = field(default_factory=lambda: [HELD_OUT])
     suite_prompts: int | None = None
@@ -59,6 +61,7 @@ class Ablation:
             require(plain, "arms", name, "a name is made of letters, digits and _ . + -")
         remedy = f"no such arm; choose one of {', '.join(self.arms)}"
         require(self.baseline in self.arms, "baseline", self.baseline, remedy)
+        require(set(self.only or ()) <= set(self.arms), "only", self.only, remedy)
         for name in ("seeds", "suites"):
             values = getattr(self, name)
             require(bool(values), name, values, "name at least one")
@@ -95,6 +98,10 @@ class Ablation:
     def runs(self) -> list[tuple[str, int]]:
         """(arm, seed) of each run: a seed's arms before the next seed, so that an unfinished ablation compares."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """Those of `runs` that are trained now."""
+        return [(arm, seed) for arm, seed in self.runs() if self.only is None or arm in self.only]
 
     def prompts(self) -> dict[str, list[Prompt]]:
         """Prompts of each suite that is not the recipe's own.

@@ -1,8 +1,8 @@
 """A base recipe, named arms of overrides, seeds → report.md, report.html, CSV files and pictures of what each buys.
 
-A killed ablation goes on with the runs that are not finished. `key=value` overrides the ablation's own keys (seeds,
-suites, suite_prompts, output, processes, ...), every other key the base recipe, for all arms. Exit code 1 if a run
-failed.
+A killed ablation goes on with the runs that are not finished. `key=value` overrides the ablation's own keys (only,
+seeds, suites, suite_prompts, output, processes, ...), every other key the base recipe, for all arms. Exit code 1 if a
+run failed.
 """
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
@@ -50,7 +50,8 @@ def run(parsed: Namespace) -> None:
     tables.write(spec, results)
     report.build(spec.directory)
     print(ending(gains(spec.directory), [spec.directory / name for name in FILES], []))
-    broken = [result for result in results if result["status"] != "finished"]
+    wanted = spec.wanted()
+    broken = [one for one in results if one["status"] != "finished" and (one["arm"], one["seed"]) in wanted]
     for result in broken:
         print(f"{result['arm']}, seed {result['seed']}: {result['status']}: {result['error']}")
     if broken:

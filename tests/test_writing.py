@@ -68,6 +68,14 @@ def test_a_judge_that_likes_the_first_gives_no_win():
     assert found.low < 0.5 < found.high
 
 
+def test_the_same_answer_is_no_win_and_no_loss():
+    """A judge that must choose would toss a coin: 20 of 32 answers that were the teacher's own were once preferred to it."""
+    prompts, answers = ["p"] * 32, [str(number) for number in range(32)]
+    assert win_rate(prompts, answers, answers, lambda *_: pytest.fail("shown to a judge")).value == 0.5
+    one = win_rate(prompts, ["better", *answers[1:]], answers, lambda prompt, a, b: a == "better")
+    assert one.value == 16.5 / 32
+
+
 def test_the_interval_of_a_win_rate_is_wilsons():
     prompts = [str(number) for number in range(50)]
     better = set(prompts[:20])

@@ -96,12 +96,16 @@ def win_rate(
 ) -> Estimate:
     """How often our answer is preferred; which of the two is shown first is drawn, for judges have habits.
 
-    The interval is Wilson's, 95 %.
+    Answers that are the same count half, and no judge sees them. The interval is Wilson's, 95 %.
     """
     draw = random.Random(seed)
-    wins = 0
+    wins = 0.0
     for prompt, our, their in zip(prompts, ours, theirs, strict=True):
-        wins += prefers(prompt, our, their) if draw.random() < 0.5 else not prefers(prompt, their, our)
+        first = draw.random() < 0.5
+        if our == their:
+            wins += 0.5
+        else:
+            wins += prefers(prompt, our, their) if first else not prefers(prompt, their, our)
     count, z = len(prompts), 1.959964
     share = wins / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)

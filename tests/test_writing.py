@@ -69,7 +69,7 @@ def test_a_judge_that_likes_the_first_gives_no_win():
 
 
 def test_the_same_answer_is_no_win_and_no_loss():
-    """A judge that must choose would toss a coin: 20 of 32 answers that were the teacher's own were once preferred to it."""
+    """A judge that must choose tosses a coin: of 32 answers that were the teacher's own it once preferred 20."""
     prompts, answers = ["p"] * 32, [str(number) for number in range(32)]
     assert win_rate(prompts, answers, answers, lambda *_: pytest.fail("shown to a judge")).value == 0.5
     one = win_rate(prompts, ["better", *answers[1:]], answers, lambda prompt, a, b: a == "better")

@@ -2,7 +2,7 @@
 
     drafter ablate NAME keep_checkpoints=true                  # the runs must have kept their weights
     python benchmarks/arms_by_draft.py NAME FOLDER             # walks anew, then prints
-    python benchmarks/arms_by_draft.py FOLDER --report         # prints what was walked before
+    python benchmarks/arms_by_draft.py FOLDER --report [--baseline ARM]     # prints what was walked before
 
 Every kept run is walked along the verifier's own answers to each suite, in float32, as the ablation itself does it.
 Chosen lengths need what passes take: a verify pass over w tokens 1 + (w - 1) / 50 plain ones and a draft pass 1 / 8, as
@@ -46,13 +46,14 @@ def main() -> None:
     parser.add_argument("ablation", help="its recipe; with --report the folder")
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--baseline", help="the arm to compare with; default: the ablation's")
     said, overrides = parser.parse_known_args()
     folder = Path(said.ablation) if said.report else said.folder
     if folder is None:
         parser.error("FOLDER: name where the CSV file goes")
     if not said.report:
         write_csv(folder / FILE, list(walk_all(said.ablation, overrides)))
-    print(report(folder))
+    print(report(folder, said.baseline))
 
 
 def walk_all(name: str, overrides: list[str]) -> Iterator[Record]:
@@ -74,7 +75,7 @@ def walk_all(name: str, overrides: list[str]) -> Iterator[Record]:
                 for way, (emitted, cycles) in ways(seen, row.answer, survival).items():
                     yield {"arm": arm, "seed": seed, "suite": suite, "prompt": prompt, "drafts": way} | {
                         "emitted": emitted,
-                        "cycles": cycles,
+                        "cycles": round(cycles, 4),
                     }
 
 
@@ -107,11 +108,11 @@ def walk_chosen(seen: Observed, leading: list[int], survival: Survival) -> tuple
     return tokens, passes
 
 
-def report(folder: Path) -> str:
+def report(folder: Path, baseline: str | None = None) -> str:
     """A table: the baseline's level in each way, and what the other arms gain there, averaged over suites."""
     with (folder / FILE).open() as file:
         records = list(DictReader(file))
-    baseline = tables.read(folder).baseline
+    baseline = baseline or tables.read(folder).baseline
     arms = list(dict.fromkeys(one["arm"] for one in records))
     others = [arm for arm in arms if arm != baseline]
     lines = ["| drafts | " + " | ".join([f"`{baseline}`", *(f"`{arm}`" for arm in others)]) + " |"]

@@ -94,6 +94,14 @@ CLAIMED = {
     "small_block16_whole": (
         "held-out {full_faster on held_out}, HumanEval {full_faster on humaneval}, MT-bench {full_faster on mt_bench};",
     ),
+    "small_block16_long": (
+        "held-out {full on held_out}, HumanEval {full on humaneval}, MT-bench {full on mt_bench}, and on average in",
+        "full is {full over decay} over decay",
+    ),
+    "small_block16_labels": (
+        "held-out {verifier on held_out}, HumanEval {verifier on humaneval}",
+        "no difference that shows: {verifier on mt_bench}",
+    ),
     "rivals": ("({dpace over decay} and {lk_alpha over decay} over it)",),
 }
 
@@ -136,11 +144,12 @@ def test_the_readme_quotes_the_quickstart_and_the_decoder():
     assert f"on HumanEval and MT-bench {over}" in text
 
 
+QUOTED = ("losses", "small_block16_long")
+
+
 def test_the_readme_quotes_the_losses():
     text = " ".join((ROOT / "README.md").read_text().split())
-    given = set(prose("losses").values()) | {
-        said(report.average(study("losses")[0], arm)) for arm in study("losses")[0].seeds
-    }
+    given = {said(report.average(study(name)[0], arm)) for name in QUOTED for arm in study(name)[0].seeds}
     claims = [claim for claim in CLAIM.findall(text) if "[" in claim]
     assert claims
     assert [claim for claim in claims if claim not in given] == []

@@ -2,12 +2,18 @@
 
 import csv
 import statistics
-from pathlib import Path
+import sys
+
+from conftest import ROOT
 
 from drafter.ablation import report, tables
 
-FOLDER = Path(__file__).parent.parent / "docs/results/small_block16"
-WHOLE = FOLDER.with_name("small_block16_whole")
+sys.path.append(str(ROOT / "benchmarks"))
+import arms_by_draft
+import gain_by_level
+
+FOLDER = ROOT / "docs/results/small_block16"
+WHOLE, LONG = FOLDER.with_name("small_block16_whole"), FOLDER.with_name("small_block16_long")
 TEXT = " ".join((FOLDER / "README.md").read_text().replace("**", "").split())
 PROTOCOL = " ".join((FOLDER.parent / "README.md").read_text().replace("**", "").split())
 ARMS = ("uniform", "full")
@@ -82,3 +88,45 @@ def test_a_short_training_beside_the_long_one():
         f"by {100 * average['full']:.0f} % at uniform's rate and {100 * average['full_faster']:.0f} % at its own"
         in TEXT
     )
+
+
+def test_rates_of_the_long_training_are_bracketed():
+    for arm in ARMS:
+        own = [float(one["validation"]) for one in records("rates.csv", LONG) if one["arm"] == arm]
+        assert own[0] < max(own) > own[-1]
+        assert f"{arm} {', '.join(f'{one:.3f}' for one in own)} from 3e-3" in PROTOCOL
+    of = {(one["arm"], float(one["learning_rate"])): float(one["validation"]) for one in records("rates.csv", LONG)}
+    pairs = ((6e-3, 6e-3), (1.2e-2, 1.2e-2), (4.8e-2, 1.2e-2))
+    gains = ["{:.0f} %".format(100 * (of["full", one] / of["uniform", other] - 1)) for one, other in pairs]
+    said = "At 6e-3 for both the gain of that seed was {}, at 1.2e-2 for both {}, at each one's best {}"
+    assert said.format(*gains) in " ".join((LONG / "README.md").read_text().split())
+
+
+def test_the_gain_of_the_long_training_at_each_validation():
+    page, curves = (LONG / "README.md").read_text(), tables.read(LONG).curves
+    steps = next(iter(curves["uniform", "tokens_per_cycle_held_out"].values()))[0]
+    for at, step in enumerate(steps):
+        levels = {arm: [values[at] for _, values in curves[arm, "tokens_per_cycle_held_out"].values()] for arm in ARMS}
+        uniform, full = (statistics.fmean(each) for each in levels.values())
+        ahead = sum(two > one for one, two in zip(*levels.values(), strict=True))
+        assert f"| {step + 1} | {uniform:.2f} | {full:.2f} | {100 * (full / uniform - 1):+.1f} % | {ahead} |" in page
+
+
+def test_gains_by_how_drafts_are_used():
+    page = (LONG / "README.md").read_text()
+    assert arms_by_draft.report(LONG) in page
+    assert arms_by_draft.report(LONG, "decay") in page
+
+
+def test_the_goal_is_met_where_uniform_is_level_with_the_papers_drafters():
+    comparisons = report.compare_all(tables.read(LONG))
+    level = statistics.fmean(arms["uniform"].tokens_per_cycle.value for arms in comparisons.values())
+    assert 2 <= level <= 3.2
+    assert report.average(tables.read(LONG), "full").value >= 0.21
+    assert all(arms["full"].gain.above_zero for arms in comparisons.values())
+    assert f"uniform at {level:.2f} on average" in " ".join((LONG / "README.md").read_text().split())
+
+
+def test_all_studies_in_one_table():
+    assert gain_by_level.table() in (FOLDER.parent / "README.md").read_text()
+    assert gain_by_level.on_a_gpu()[-1][1] > 0

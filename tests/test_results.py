@@ -54,6 +54,7 @@ def prose(name):
     found, comparisons = study(name)
     given = {f"{arm} on {suite}": said(arms[arm].gain) for suite, arms in comparisons.items() for arm in arms}
     for arm in found.seeds:
+        given[arm] = said(report.average(found, arm))
         for over in found.seeds:
             if over not in (arm, found.baseline):
                 given[f"{arm} over {over}"] = said(report.average(found, arm, over=over))

@@ -146,8 +146,8 @@ def counted(records: list[Record], one: str, other: str) -> tuple[dict[str, Coun
 
         return {name: count(name) for name in COUNTS}
 
-    both = ({suite: of(arm, suite) for suite in suites} for arm in (one, other))
-    return next(both), next(both)
+    mine, others = ({suite: of(arm, suite) for suite in suites} for arm in (one, other))
+    return mine, others
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ The second counts answers that differ from plain decoding; it goes on where it w
 import argparse
 import csv
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,8 @@ from drafter.files import write_json
 from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.verifier import Verifier
+
+PLACES = ("drafter", "out", "vllm")  # folders of one machine: no part of a record
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     picture(results).save(options.out)
-    settings = json.loads(json.dumps(vars(options), default=str))
+    settings = {name: value for name, value in vars(options).items() if name not in PLACES}
     found = {"results": rows, "hardware": hardware(options.devices[-1]), "settings": settings}
     write_json(options.out / "decoding.json", {**found, "provenance": provenance()})
 

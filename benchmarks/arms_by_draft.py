@@ -13,10 +13,10 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from csv import DictReader
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drafter.ablation import tables
 from drafter.ablation.runner import read_result
@@ -26,7 +26,7 @@ from drafter.decode import Costs
 from drafter.decode.costs import Survival
 from drafter.evaluation.paying import walk_trees
 from drafter.evaluation.slots import Observed, observe
-from drafter.evaluation.statistics import Counts, average_gain, by_seed
+from drafter.evaluation.statistics import Counts, Estimate, average_gain, by_seed, pair
 from drafter.evaluation.walk import walk_row
 from drafter.files import write_csv
 from drafter.training.checkpoints import read_checkpoint
@@ -47,13 +47,13 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--baseline", help="the arm to compare with; default: the ablation's")
-    said, overrides = parser.parse_known_args()
-    folder = Path(said.ablation) if said.report else said.folder
+    options, overrides = parser.parse_known_args()
+    folder = Path(options.ablation) if options.report else options.folder
     if folder is None:
         parser.error("FOLDER: name where the CSV file goes")
-    if not said.report:
-        write_csv(folder / FILE, list(walk_all(said.ablation, overrides)))
-    print(report(folder, said.baseline))
+    if not options.report:
+        write_csv(folder / FILE, list(walk_all(options.ablation, overrides)))
+    print(report(folder, options.baseline))
 
 
 def walk_all(name: str, overrides: list[str]) -> Iterator[Record]:
@@ -119,35 +119,32 @@ def report(folder: Path, baseline: str | None = None) -> str:
     lines.append("|---" * (len(arms) + 1) + "|")
     for way in dict.fromkeys(one["drafts"] for one in records):
         own = [one for one in records if one["drafts"] == way]
-        level = [sum(by_seed(counts)) / len(by_seed(counts)) for counts in counted(own, baseline, baseline)[0].values()]
-        cells = [f"{sum(level) / len(level):.2f}", *(gain(own, arm, baseline) for arm in others)]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
+        level = fmean(fmean(by_seed(counts)) for counts in counted(own, baseline)[1].values())
+        lines.append(f"| {way} | {' | '.join([f'{level:.2f}', *(gain(own, arm, baseline) for arm in others)])} |")
     return "\n".join(lines)
 
 
 def gain(records: list[Record], arm: str, baseline: str) -> str:
-    mine, other = counted(records, arm, baseline)
-    found = average_gain({suite: (mine[suite], other[suite]) for suite in mine})
-    return f"{100 * found.value:+.1f} % [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    (seeds, mine), (known, others) = (counted(records, one) for one in (arm, baseline))
+    return said(average_gain({suite: pair(mine[suite], seeds, others[suite], known) for suite in mine}))
 
 
-def counted(records: list[Record], one: str, other: str) -> tuple[dict[str, Counts], dict[str, Counts]]:
-    """What both arms counted in each suite, on the seeds that both have."""
-    of_both = [{int(record["seed"]) for record in records if record["arm"] == arm} for arm in (one, other)]
-    seeds = sorted(set.intersection(*of_both))
-    suites = dict.fromkeys(record["suite"] for record in records)
+def said(gain: Estimate) -> str:
+    """A gain in per cent, with its interval."""
+    return f"{100 * gain.value:+.1f} % [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
-    def of(arm: str, suite: str) -> Counts:
-        rows = {(int(r["seed"]), int(r["prompt"])): r for r in records if r["arm"] == arm and r["suite"] == suite}
-        prompts = sorted({prompt for _, prompt in rows})
 
-        def count(name: str) -> Tensor:
-            return torch.tensor([[float(rows[seed, prompt][name]) for prompt in prompts] for seed in seeds]).double()
-
-        return {name: count(name) for name in COUNTS}
-
-    mine, others = ({suite: of(arm, suite) for suite in suites} for arm in (one, other))
-    return mine, others
+def counted(records: list[Record], arm: str) -> tuple[list[int], dict[str, Counts]]:
+    """The arm's seeds, and what it counted in each suite."""
+    own = [record for record in records if record["arm"] == arm]
+    seeds = sorted({int(record["seed"]) for record in own})
+    found: dict[str, Counts] = {}
+    for suite in dict.fromkeys(record["suite"] for record in own):
+        rows = [record for record in own if record["suite"] == suite]
+        rows.sort(key=lambda record: (int(record["seed"]), int(record["prompt"])))
+        numbers = {name: torch.tensor([float(record[name]) for record in rows], dtype=torch.float64) for name in COUNTS}
+        found[suite] = {name: each.view(len(seeds), -1) for name, each in numbers.items()}
+    return seeds, found
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ to 2.9 tokens per cycle, +20.9 to +43.9 % on average over suites.
 
 import csv
 import statistics
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from arms_by_draft import said
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
@@ -31,6 +33,11 @@ WALK = "tokens_per_cycle_held_out"
 PAPER = (2.4, 2.9), (20.9, 43.9)
 
 
+@cache
+def read(study: str) -> tables.Tables:
+    return tables.read(RESULTS / study)
+
+
 class Point(NamedTuple):
     """Uniform's tokens per cycle, and the gain of the full objective."""
 
@@ -40,7 +47,7 @@ class Point(NamedTuple):
 
 def ends(study: str) -> dict[str, Point]:
     """Suite → where its training ended."""
-    found = report.compare_all(tables.read(RESULTS / study))
+    found = report.compare_all(read(study))
     return {
         suite: Point(arms["uniform"].tokens_per_cycle.value, arms[FULL[study]].gain) for suite, arms in found.items()
     }
@@ -49,12 +56,12 @@ def ends(study: str) -> dict[str, Point]:
 def average(study: str) -> Point:
     """Of all suites."""
     level = statistics.fmean(one.level for one in ends(study).values())
-    return Point(level, report.average(tables.read(RESULTS / study), FULL[study]))
+    return Point(level, report.average(read(study), FULL[study]))
 
 
 def on_the_way(study: str) -> list[tuple[float, float]]:
     """Uniform's tokens per cycle and the gain at each validation, means over the seeds that both arms have."""
-    curves = tables.read(RESULTS / study).curves
+    curves = read(study).curves
     one, two = curves["uniform", WALK], curves[FULL[study], WALK]
     seeds = [seed for seed in one if seed in two]
     steps = set.intersection(*(set(runs[seed][0]) for runs in (one, two) for seed in seeds))
@@ -101,8 +108,7 @@ def table() -> str:
     lines = ["| study | uniform, average of its suites | gain of the full objective |", "|---|---|---|"]
     for study in FULL:
         point = average(study)
-        value, low, high = (100 * one for one in (point.gain.value, point.gain.low, point.gain.high))
-        lines.append(f"| [{study}]({study}/README.md) | {point.level:.2f} | {value:+.1f} % [{low:+.1f}, {high:+.1f}] |")
+        lines.append(f"| [{study}]({study}/README.md) | {point.level:.2f} | {said(point.gain)} |")
     return "\n".join(lines)
 
 

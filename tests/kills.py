@@ -9,7 +9,7 @@ from itertools import count
 
 import pyarrow.parquet
 
-STEPS = ("replace", "rename", "fsync", "unlink", "remove", "rmdir", "mkdir", "truncate")
+STEPS = ("replace", "rename", "fsync", "unlink", "remove", "rmdir", "mkdir", "truncate", "link")
 
 
 def every_kill(work: Callable[[int], None], most: int = 400) -> Iterator[int]:

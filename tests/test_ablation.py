@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_answers, make_verifier
+from conftest import make_verifier
+from tiny_run import write_answers
 
 from drafter import answers
 from drafter.__main__ import main
@@ -29,11 +30,7 @@ ARMS = f"{UNIFORM}  full:\n"
 def place(tmp_path_factory):
     """Answers, a suite of three prompts, and room for ablations."""
     folder = tmp_path_factory.mktemp("ablation")
-    rows = [
-        {"source": f"{i}.py", "kind": "t", "prompt": f"Question {i}?", "answer_ids": answer, "stop": "length"}
-        for i, answer in enumerate(make_answers("llama") * 4)
-    ]
-    answers.write(folder / "answers.parquet", rows, {"verifier": make_verifier("llama").fingerprint()})
+    write_answers(folder, times=4)
     (folder / "suite.jsonl").write_text("".join(json.dumps({"prompt": f"Tell me {i}"}) + "\n" for i in range(3)))
     return folder
 
@@ -240,6 +237,20 @@ def test_a_run_killed_before_its_result_goes_on_from_its_checkpoint(write_spec, 
     resumed = (tmp_path / "out/results.csv").read_text()
     main(["ablate", str(path), f"output={tmp_path / 'undisturbed'}"])
     assert (tmp_path / "undisturbed/results.csv").read_text() == resumed
+
+
+def test_weights_that_a_kill_behind_the_result_left_are_gone_behind_the_next_start(write_spec, tmp_path, monkeypatch):
+    path, folder = write_spec(arms=UNIFORM, seeds=[0]), tmp_path / "out/runs/uniform/seed_0"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "drop_weights", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            runner.run_all(load_ablation(path))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    (folder / ".checkpoints.dead.unfinished").mkdir()  # of a kill while they were removed
+    done = trained_runs(monkeypatch)
+    main(["ablate", str(path)])
+    assert not list(folder.glob("*checkpoints*"))
+    assert done == []
 
 
 @pytest.mark.parametrize(

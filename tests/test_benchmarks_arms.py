@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, make_answers, make_verifier
+from conftest import ROOT
+from tiny_run import write_answers
 
-from drafter import answers
 from drafter.ablation import tables
-from drafter.ablation.runner import read_result, results, run_all
+from drafter.ablation.runner import drop_weights, read_result, results, run_all
 from drafter.ablation.spec import load_ablation
 from drafter.decode.costs import Survival
 from drafter.evaluation.slots import Observed
@@ -25,14 +25,10 @@ SMALL = ["training.max_steps=3", "training.validate_every=3", "data.validation_r
 def kept(tmp_path_factory):
     """A finished ablation whose runs kept their weights."""
     folder = tmp_path_factory.mktemp("arms")
-    rows = [
-        {"source": f"{i}.py", "kind": "t", "prompt": f"Question {i}?", "answer_ids": answer, "stop": "length"}
-        for i, answer in enumerate(make_answers("llama") * 4)
-    ]
-    answers.write(folder / "answers.parquet", rows, {"verifier": make_verifier("llama").fingerprint()})
+    answers = write_answers(folder, times=4)
     said = {"base": str(ROOT / "recipes/tiny.yaml"), "baseline": "uniform", "output": str(folder / "out")} | {
         "arms": {"uniform": ["losses.decayed_ce.decay_slots=null"], "full": []},
-        "overrides": [*SMALL, f"data.answers={folder / 'answers.parquet'}"],
+        "overrides": [*SMALL, f"data.answers={answers}"],
         "keep_checkpoints": True,
     }
     path = folder / "ablation.yaml"
@@ -55,6 +51,14 @@ def test_drafts_of_full_length_are_walked_as_the_ablation_walks_them(kept):
     table = arms_by_draft.report(spec.directory)
     assert table.splitlines()[0] == "| drafts | `uniform` | `full` |"
     assert {line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]} == {one["drafts"] for one in found}
+
+
+def test_kept_weights_stay_whoever_starts_it_again(kept):
+    _, spec = kept
+    for arm, seed in spec.runs():
+        config = spec.config(arm, seed)
+        drop_weights(config)
+        assert sorted(path.name for path in (config.directory / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 def test_arms_that_differ_in_one_way_gain_in_that_way_alone():

@@ -2,13 +2,14 @@
 
 import os
 import signal
+from dataclasses import asdict
 
 import pytest
 import torch
 from conftest import ROOT
 
-from drafter.config import load
-from drafter.training.claim import claim, settle
+from drafter.config import RunConfig, load, load_as
+from drafter.training.claim import claim, deciding, settle
 from drafter.training.prepare import Material
 
 
@@ -74,6 +75,22 @@ def test_ranks_and_micro_batches_may_share_a_step_otherwise(begun, words):
     again(*(f"{key}={value}" for key, value in zip(keys, words, strict=True)))
     with pytest.raises(ValueError, match=r"other training\.rows"):
         again("training.devices=3")
+
+
+def test_what_stages_say_of_training_is_weighed_as_training_is():
+    def of(*words):
+        return deciding(asdict(load_as(RunConfig, ROOT / "recipes/k_forcing_quickstart.yaml", list(words))))
+
+    def others(*words):
+        one, other = of(), of(*words)
+        return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+    shared = ["training.rows=4", "training.accumulate=2", "training.devices=1"]
+    for words in (["training.keep=1"], ["training.workers=2", "training.loggers=[]"], shared, ["trial.prompts=3"]):
+        assert others(*words) == set()
+    assert others("training.clip=2") == {"training.clip", *(f"stages.{at}.clip" for at in range(3))}
+    stages = "{tokens_per_pass: 1}, {tokens_per_pass: 2, devices: '2'}, {tokens_per_pass: 4}"
+    assert others(f"stages=[{stages}]") == {"stages.1.rows"}
 
 
 def test_readers_of_a_stream_may_not(begun):

@@ -164,6 +164,9 @@ def test_a_run_makes_its_own_drafter_once(words, tmp_path, monkeypatch):
         run(words(tmp_path, *sizes, *more))
     export = tmp_path / "tiny/pair/export"
     first = (export / "model.safetensors").read_bytes()
+    checkpoints = tmp_path / "tiny/pair/checkpoints"
+    assert list(checkpoints.iterdir()) == []
+    (checkpoints / "last.ckpt").touch()  # a kill came before it was removed
     made, verifier = Verifier.load(str(export)), make_verifier("llama")
     assert made.num_layers == 3
     assert torch.equal(made.head, verifier.head)
@@ -171,6 +174,9 @@ def test_a_run_makes_its_own_drafter_once(words, tmp_path, monkeypatch):
     with pytest.raises(KeyError, match="far enough"):
         run(words(tmp_path, *sizes, *more))
     assert (export / "model.safetensors").read_bytes() == first
+    assert list(checkpoints.iterdir()) == []
+    with pytest.raises(ValueError, match=r"holds a run of another recipe \(other pair\.layers\)"):
+        run(words(tmp_path, *sizes, *more, "pair.layers=2"))
 
 
 def test_a_supervised_start_comes_near_its_budget(words, tmp_path):

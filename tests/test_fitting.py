@@ -105,10 +105,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tmp_path, caplog):
 
 
 def test_a_run_that_has_ended_may_go_on_to_more_steps(tmp_path):
-    whole = fit(Line(), Points(), tmp_path / "whole", FittingConfig(max_steps=50), "nearness")
-    fit(Line(), Points(), tmp_path / "more", FittingConfig(max_steps=30), "nearness")
+    shorter, all_of_it = (FittingConfig(max_steps=steps, schedule="constant") for steps in (30, 50))
+    whole = fit(Line(), Points(), tmp_path / "whole", all_of_it, "nearness")
+    fit(Line(), Points(), tmp_path / "more", shorter, "nearness", more=True)
     longer = Line()
-    again = fit(longer, Points(), tmp_path / "more", FittingConfig(max_steps=50), "nearness")
+    again = fit(longer, Points(), tmp_path / "more", all_of_it, "nearness")
     assert longer.seen == list(range(30, 50))
     assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
 

@@ -47,6 +47,9 @@ def test_a_recipe_for_a_node_says_what_it_takes(name):
     assert taps is None or f"taps of layers {', '.join(map(str, taps))}" in said
     (head,) = re.findall(r"about (\d+) GB of a step", (ROOT / f"recipes/{name}.yaml").read_text())
     assert float(re.search(r"memory of a step: about ([\d.]+) GB", said)[1]) == pytest.approx(int(head), rel=0.05)
+    weights = 4 * parameters / 1000  # in GB: the best ones, twice while written anew, and two with both moments
+    (most, left) = re.search(r"checkpoints: up to ([\d.]+) GB in runs/\w+, ([\d.]+) once it has ended", said).groups()
+    assert (float(most), float(left)) == pytest.approx((8 * weights, 2 * weights), rel=0.01)
     settings = config.training
     assert (settings.anchors, settings.learning_rate, settings.warmup) == (512, 6e-4, 0.04)
 

@@ -15,6 +15,7 @@ from drafter.config import RunConfig
 from drafter.data.texts import held_out, make_text_rows, read_documents
 from drafter.decode import FreeDecoder
 from drafter.models import PushForwardModel, kind_of
+from drafter.training import fitting
 from drafter.training.batches.texts import TextSteps
 from drafter.training.distillation.module import DistillationModule
 from drafter.training.runs import run
@@ -118,7 +119,26 @@ def test_the_checkpoint_of_a_stage_becomes_what_the_run_exported(finished, tmp_p
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
 
+def test_a_stage_that_has_ended_leaves_what_is_read_of_it(finished):
+    """One model of 4 bytes a weight, under two names where the last is the best: no optimiser, no weights beside it."""
+    config, _ = finished
+    size = sum(weight.nbytes for weight in PushForwardModel.load(str(config.directory / "export")).parameters())
+    for stage in (config.directory / "stages").iterdir():
+        assert names(stage) == ["checkpoints", "metrics", "metrics.csv", "tensorboard"]
+        assert names(stage / "checkpoints") == ["best.ckpt", "last.ckpt"]
+        files = {path.stat().st_ino: path.stat().st_size for path in (stage / "checkpoints").iterdir()}
+        state = torch.load(stage / "checkpoints/best.ckpt", weights_only=True)
+        assert all(name.startswith("average.model.") for name in state["state_dict"])
+        assert max(files.values()) < 1.1 * size + 100_000
+        assert len(files) == 1 + (state["global_step"] < config.stages[int(stage.name[0])].max_steps)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monkeypatch):
+    """Killed behind the first stage, before what nobody reads of it is dropped, and within the second."""
     config, summary = finished
     step, died = DistillationModule.training_step, []
 
@@ -130,8 +150,15 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monk
 
     monkeypatch.setattr(DistillationModule, "training_step", dies)
     again = distillation(tmp_path, texts)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "leave", lambda *_: (_ for _ in ()).throw(KeyError("killed")))
+        with pytest.raises(KeyError, match="killed"):
+            run(again)
+    first = again.directory / "stages/0_gives_1/checkpoints"
+    assert names(first) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     with pytest.raises(InterruptedError):
         run(again)
+    assert names(first) == ["best.ckpt", "last.ckpt"]
     resumed = run(again)
     assert died
     assert resumed["stages"] == summary["stages"]

@@ -13,8 +13,8 @@ SOURCE = f"tiny-{FAMILY}"
 RECIPE = Path(__file__).parent.parent / "recipes/tiny.yaml"
 
 
-def write_answers(folder):
-    """The answers of the run, in `folder`; returns their file."""
+def write_answers(folder, times=3):
+    """Answers of the tiny verifier, each so many times under other questions, in `folder`; returns their file."""
     verifier = make_verifier(FAMILY)
     rows = [
         {
@@ -24,7 +24,7 @@ def write_answers(folder):
             "answer_ids": answer,
             "stop": "length",
         }
-        for index, answer in enumerate(make_answers(FAMILY) * 3)
+        for index, answer in enumerate(make_answers(FAMILY) * times)
     ]
     answers.write(folder / "answers.parquet", rows, {"verifier": verifier.fingerprint(), "rows": len(rows)})
     return folder / "answers.parquet"

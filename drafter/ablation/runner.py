@@ -5,10 +5,10 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from drafter.ablation.shared import Shared
 from drafter.ablation.spec import Ablation, recipe_of
 from drafter.config import AlignmentConfig
-from drafter.files import write_json
+from drafter.files import remove_folder, sweep, write_json
 from drafter.machine.children import POLL, ended_by_signals
 from drafter.models import BlockDiffusionDrafter
 from drafter.training.batches.feed import Feed
@@ -68,7 +68,8 @@ def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDr
     drafter = start(config, verifier, rows)
     module = DrafterModule(config, drafter, verifier, shared.validation(drafter))
     batches = Feed(config, rows, None, shared.training_taps(config, drafter, dtype))
-    fit(module, batches, config.directory, config.training, MONITOR, device=shared.material.device, dtype=dtype)
+    device, left = shared.material.device, module.left
+    fit(module, batches, config.directory, config.training, MONITOR, device=device, dtype=dtype, left=left)
     last = read_checkpoint(config.directory / "checkpoints/last.ckpt")
     if last["global_step"] < config.training.max_steps:
         raise ValueError(f"{config.directory}: ended at step {last['global_step']} of {config.training.max_steps}")
@@ -108,6 +109,7 @@ def run_one(shared: Shared, arm: str, seed: int) -> Result:
         "seed": seed,
         "status": "finished",
         "error": "",
+        "kept": shared.spec.keep_checkpoints,
         "recipe": recipe_of(config),
         "steps": config.training.max_steps,
         "train_seconds": seconds,
@@ -117,9 +119,18 @@ def run_one(shared: Shared, arm: str, seed: int) -> Result:
         "curves": curves,
     }
     write_json(result_path(config), result)
-    if not shared.spec.keep_checkpoints:
-        shutil.rmtree(config.directory / "checkpoints")
+    drop_weights(config)
     return result
+
+
+def drop_weights(config: AlignmentConfig) -> None:
+    """Remove the checkpoints of a finished run that was not asked to keep them."""
+    path, folder = result_path(config), config.directory / "checkpoints"
+    if not path.is_file() or json.loads(path.read_text()).get("kept", True):  # a failed run's serve another try
+        return
+    sweep(config.directory, folder.name)
+    with suppress(FileNotFoundError):  # gone already, as usual
+        remove_folder(folder)
 
 
 def run_all(spec: Ablation, share: tuple[int, int] = (0, 1)) -> None:

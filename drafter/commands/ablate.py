@@ -42,6 +42,8 @@ def run(parsed: Namespace) -> None:
         index, count = map(int, parsed.share.split("/"))
         runner.run_all(spec, (index, count))
         return
+    for arm, seed in spec.wanted():  # a kill may have come between a result and this
+        runner.drop_weights(spec.config(arm, seed))
     if spec.processes > 1:
         runner.spread(spec, [parsed.ablation, *parsed.overrides])
     else:

@@ -30,7 +30,8 @@ class FittingConfig:
             `auto`: whichever of the first two a short probe finds faster.
         validate_every: steps between validations; null for once an epoch.
         log_every: steps between logged ones; the host waits for the device in those alone.
-        keep: checkpoints to go on from: the last, and those before it, in case it is damaged.
+        keep: checkpoints to go on from: the last, and those before it, in case it is damaged. A run that has ended
+            keeps the best and the last alone, and what more steps need where they may follow.
         profile: first and last step that a profiler watches; it writes `profile-RANK.json`, which Perfetto shows.
         loggers: who gets what is logged, beside `metrics.csv`: `tensorboard`, `wandb`, `mlflow`.
         workers: processes that make a rank's batches beside it; 0: itself.

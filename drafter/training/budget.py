@@ -7,6 +7,7 @@ import torch
 from drafter.config import TrainingConfig
 
 GIGABYTE = 1e9
+MOMENTS = {"adamw": 2, "muon": 1}  # of each trained weight; what Muon leaves to AdamW is little
 SLACK = 1.2  # for what is no tensor, or lives for a moment
 
 
@@ -43,8 +44,7 @@ def step_memory(
     held = (4 + bytes_of) / 2  # of a state: autocast keeps some in float32, some in its own dtype
 
     matrices = parameters(shape)
-    states = {"adamw": 2, "muon": 1}[settings.optimizer]
-    copies = 2 + states + (1 if settings.average else 0)
+    copies = 2 + MOMENTS[settings.optimizer] + (1 if settings.average else 0)
     kept_whole = copies / world + 2 if settings.strategy == "fsdp" and world > 1 else copies
 
     slots = settings.rows * anchors * shape.block_size

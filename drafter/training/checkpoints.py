@@ -1,4 +1,4 @@
-"""Checkpoints: when they are made, how they are written, and the newest whole one."""
+"""Checkpoints: when they are made, how they are written, the newest whole one, and what is left of them at the end."""
 
 import logging
 import os
@@ -11,8 +11,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from drafter.export.original import weights_of
 from drafter.export.sharded import look_into, read_folder
-from drafter.files import atomically, remove_folder
+from drafter.files import atomically, remove_folder, sweep
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +90,60 @@ def resumable(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     return None, {}
 
 
+def leave(folder: Path, steps: int, child: str, whole: bool) -> None:
+    """Drop what nothing reads of a fit that has ended; until its last checkpoint stands at `steps`, nothing.
+
+    `last.ckpt` and `best.ckpt` stay, without the optimiser's states; where both are of one step, as two names of one
+    file. Each is replaced in one step, and what was not dropped before a kill is dropped by the next call.
+
+    Args:
+        child: whose weights they keep; '' for all.
+        whole: leave both as they are, for more steps to follow. So is a folder of one file a rank.
+    Raises:
+        ValueError: all checkpoints are damaged.
+    """
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
+    found, state = resumable(folder)
+    if found != last or state["global_step"] < steps:
+        return
+    sweep(folder)
+    for path in folder.glob("previous*.ckpt"):  # first: they make room for what is written below
+        _remove(path)
+    if whole or last.is_dir():
+        return
+    _lighten(last, state, child)
+    if not best.exists() or best.samefile(last):
+        return
+    state_of_best = read_checkpoint(best)
+    if state_of_best["global_step"] < state["global_step"]:
+        _lighten(best, state_of_best, child)
+        return
+    with atomically(best) as scratch:
+        scratch.unlink()
+        os.link(last, scratch)
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a fit whose result stands elsewhere; by the empty folder a run is known as begun."""
+    for path in folder.glob("*.ckpt"):
+        _remove(path)
+
+
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint on the CPU; of a file, what is not looked at is not read."""
     if checkpoint.is_dir():
         return read_folder(checkpoint)
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return state
+
+
+def _lighten(path: Path, state: dict[str, Any], child: str) -> None:
+    """Write a checkpoint again without what no finished run is asked for, unless it was."""
+    weights = weights_of(state, child) if child else state["state_dict"]
+    if "optimizer_states" in state or len(weights) < len(state["state_dict"]):
+        kept = {f"{child}.{name}" if child else name: weight for name, weight in weights.items()}
+        light = {name: value for name, value in state.items() if name != "optimizer_states"}
+        WholeFiles().save_checkpoint({**light, "state_dict": kept}, path)
 
 
 def _remove(path: Path) -> None:

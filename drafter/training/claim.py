@@ -84,14 +84,19 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     part of its own.
     """
     found = flat(recipe)
+    stages = found.pop("stages", [])
     streamed = found.get("data.streaming")
     if "training.rows" in found and not streamed:
         device = str(found.get("verifier.device", "auto")).replace("auto", _kind())
         world = ranks(found["training.devices"], device, found.get("training.nodes", 1))
         found["training.rows"] *= found.pop("training.accumulate") * world
-    kept = ("training.workers", "training.devices", "training.nodes") if streamed else ()
-    free = [key for key in FREE if key not in kept]
-    return {key: value for key, value in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
+    bound = ("training.workers", "training.devices", "training.nodes") if streamed else ()
+    free = [key for key in FREE if key not in bound]
+    kept = {key: value for key, value in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
+    for at, stage in enumerate(stages):  # each a `training` of its own
+        own = deciding({"verifier": recipe["verifier"], "training": stage})
+        kept |= {key.replace("training", f"stages.{at}", 1): own[key] for key in own if key.startswith("training.")}
+    return kept
 
 
 def settle(directory: Path, material: Material) -> Material:

@@ -11,15 +11,18 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
 from drafter.config import FittingConfig
 from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices, ranks
-from drafter.training.checkpoints import Previous, WholeFiles, checkpoints, resumable
+from drafter.training.checkpoints import Previous, WholeFiles, checkpoints, leave, resumable
 from drafter.training.guard import Guard
 from drafter.training.logs import Metrics, Progress, Seconds, loggers
+from drafter.training.optimisation import never_fell
 from drafter.training.profile import Profile
+from drafter.training.room import require_room
 from drafter.training.sharding import rank_losses_named, strategy_of
 from drafter.training.stopping import Stop, handlers_kept
 
@@ -77,6 +80,8 @@ def fit(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     prepared: float = 0.0,
+    left: str = "",
+    more: bool = False,
 ) -> Path:
     """Train `module` to `settings.max_steps`, from the last checkpoint in `directory` if there is one.
 
@@ -86,21 +91,30 @@ def fit(
         device: where the module ends.
         dtype: bfloat16 or float16 for mixed precision: parameters stay float32.
         prepared: seconds that this process took before.
+        left: the child of the module whose weights are kept once it has ended; '' for all of it.
+        more: a recipe may ask for more steps behind these, where their learning rates allow it (see `claim`).
     Raises:
-        ValueError: too many steps in a row had no finite gradient (see `Guard`), or all checkpoints are damaged.
+        ValueError: too many steps in a row had no finite gradient (see `Guard`), all checkpoints are damaged, the disk
+            has no room for them, or more steps are asked of a fit that ended for good.
         SystemExit: a signal ended it; see `Stop`.
     Returns:
         the best checkpoint, or the last where none was validated; its weights are not loaded.
     """
-    last, best = (directory / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    last = directory / "checkpoints/last.ckpt"
     begun, state = resumable(last.parent)
     first = state.get("global_step", 0)
+    ending = last.parent, settings.max_steps, left, more and never_fell(settings)
     if first >= settings.max_steps:
         module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
-        return best if best.exists() else last
+        return _left(*ending)
+    if begun is not None and begun.is_file() and "optimizer_states" not in state:
+        remedy = f"{directory} ended at step {first} and keeps its weights alone; train anew under another name"
+        raise ValueError(f"training.max_steps={settings.max_steps}: {remedy}")
     if begun is not None and begun.is_dir() and not settings.sharded_checkpoints:
         words = "training.sharded_checkpoints=true training.strategy=fsdp"
         raise ValueError(f"{begun}: its ranks shared it out; go on with {words}")
+    if not rank_zero_only.rank:
+        require_room(module, last.parent, settings)
     keep_float32_exact()
     if first:
         log.info("resuming %s at step %d of %d", directory.name, first, settings.max_steps)
@@ -137,4 +151,11 @@ def fit(
         with rank_losses_named(trainer):
             trainer.fit(module, datamodule=batches, ckpt_path=begun, weights_only=True)
     module.to(device)  # the trainer leaves a module on the CPU
-    return best if best.exists() else last
+    return _left(*ending)
+
+
+def _left(folder: Path, *ending: Any) -> Path:
+    """The best checkpoint, or the last where none was validated, once what nothing reads of a fit's end is dropped."""
+    if not rank_zero_only.rank:
+        leave(folder, *ending)
+    return next(path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists())

@@ -106,3 +106,8 @@ def learning_rate(settings: FittingConfig, step: int) -> float:
     if settings.schedule == "stable":
         return min(1.0, max(0, steps - step) / max(1, round(settings.cooldown * steps)))
     return 1.0
+
+
+def never_fell(settings: FittingConfig) -> bool:
+    """Whether the last step had the full learning rate: then more of them may follow, as if it had been meant so."""
+    return learning_rate(settings, settings.max_steps - 1) == 1

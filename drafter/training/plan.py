@@ -1,5 +1,6 @@
 """What a run is about to do, in a few lines: before it begins, and, of a recipe, before anything of it is there."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,9 @@ from drafter.machine.ranks import ranks
 from drafter.models.block_config import evenly_spaced, sizes_of
 from drafter.training.budget import GIGABYTE, fitting_anchors, parameters, step_memory
 from drafter.training.fitting import Batches
+from drafter.training.optimisation import never_fell
 from drafter.training.prepare import Material
+from drafter.training.room import checkpoint_bytes
 from drafter.verifier.conversion import resolve
 
 
@@ -67,11 +70,17 @@ def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
     parts = ", ".join(f"{name} {size / GIGABYTE:.2g}" for name, size in found.items())
     taps = ", ".join(map(str, shape.dflash_config["target_layer_ids"]))
     sizes = f"{shape.num_hidden_layers} layers, blocks of {shape.block_size}, taps of layers {taps}"
+    weights = 4.0 * parameters(shape)
+    saved = weights * (2 if settings.average else 1)
+    held, written = checkpoint_bytes(saved, weights, settings)
+    most = (held + written) / GIGABYTE
+    left = checkpoint_bytes(saved, weights, replace(settings, keep=1))[0] if never_fell(settings) else 2 * weights
     total, of = sum(found.values()) / GIGABYTE, f"{anchors} anchors in rows of {length} tokens"
     return [
         *lines,
         f"drafter: {parameters(shape) / 1e6:.4g} M parameters, {sizes}",
         f"memory of a step: about {total:.3g} GB ({parts}) with {of}; the verifier comes on top",
+        f"checkpoints: up to {most:.3g} GB in {config.directory}, {left / GIGABYTE:.3g} once it has ended",
     ]
 
 

@@ -50,9 +50,13 @@ class DistillationModule(lightning.LightningModule):
         self.average = Average(student, config.student.average) if config.student.average else None
 
     @property
+    def left(self) -> str:
+        """The child that the stage leaves."""
+        return "student" if self.average is None else "average.model"
+
+    @property
     def result(self) -> PushForwardModel:
-        """The model that the stage leaves."""
-        return self.student if self.average is None else cast(PushForwardModel, self.average.model)
+        return cast(PushForwardModel, self.get_submodule(self.left))
 
     def lesson(self, ids: Tensor, places: Sequence[object]) -> Lesson:
         """What rows [B, S] teach; a row's noise is a function of the recipe's seed, the stage and the row's place."""
@@ -115,8 +119,8 @@ class DistillationModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `drafter export` makes a model of: its config, and whose weights the stage leaves."""
-        weights = "student" if self.average is None else "average.model"
-        checkpoint[KEPT] = {"config": self.student.config.to_dict(), "weights": weights, "recipe": asdict(self.config)}
+        about = {"config": self.student.config.to_dict(), "weights": self.left, "recipe": asdict(self.config)}
+        checkpoint[KEPT] = about
 
     def configure_optimizers(self) -> dict:
         return optimisation(self.student, self.stage)

@@ -14,6 +14,7 @@ from drafter.export.original import weights_of
 from drafter.files import atomically
 from drafter.models.cut import cut_layers
 from drafter.training.batches.texts import TextFeed
+from drafter.training.checkpoints import forget
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.verifier import Verifier
@@ -31,6 +32,7 @@ def make_pair(
     """
     export, settings = directory / "export", config.pair.training
     if (export / "config.json").is_file():
+        forget(directory / "checkpoints")
         return export
     lightning.seed_everything(config.seed, verbose=False)
     model = cut_layers(verifier.model, config.pair.layers)
@@ -47,6 +49,7 @@ def make_pair(
     with atomically(export, folder=True, over=True) as scratch:
         model.save_pretrained(scratch)
         verifier.tokenizer.save_pretrained(scratch)
+    forget(directory / "checkpoints")
     return export
 
 

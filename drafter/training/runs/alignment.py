@@ -88,6 +88,8 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
             device=material.device,
             dtype=material.fast,
             prepared=prepared,
+            left=module.left,
+            more=True,
         )
     if not first:
         return {}

@@ -24,6 +24,7 @@ from drafter.evaluation.free_running import compare_speed, compare_writing, nats
 from drafter.evaluation.measured import cells, table
 from drafter.evaluation.report import Picture
 from drafter.export import push_forward
+from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
@@ -31,6 +32,7 @@ from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import PushForwardModel
 from drafter.training.batches.texts import TextFeed
+from drafter.training.checkpoints import read_checkpoint
 from drafter.training.claim import claim
 from drafter.training.distillation.module import MONITOR, DistillationModule, stage_figures
 from drafter.training.fitting import fit
@@ -133,8 +135,9 @@ def run_stage(
     torch.manual_seed(config.seed)
     module = DistillationModule(config, stage, student.widened(stage.tokens_per_pass), teacher, rows.held_out)
     feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device, stage.nodes))
-    best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=choose(stage.precision, device))
-    module.to(device).load_state_dict(torch.load(best, map_location=device, weights_only=True)["state_dict"])
+    dtype = choose(stage.precision, device)
+    best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=dtype, left=module.left)
+    module.to(device).result.load_state_dict(weights_of(read_checkpoint(best), module.left))
     model = module.result.requires_grad_(False).eval()
     scores = {name: float(value) for name, value in stage_figures("held_out", module.held_out_scores()).items()}
     if not rank_zero_only.rank:

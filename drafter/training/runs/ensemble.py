@@ -64,7 +64,8 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
 
     batches = UpdateFeed(config.ensemble.updates, -(-len(training) // config.training.rows))
     device = str(verifier.device)
-    best = fit(module, batches, directory, config.training, MONITOR, device=device, prepared=prepared - began)
+    taken = prepared - began
+    best = fit(module, batches, directory, config.training, MONITOR, device=device, prepared=taken, more=True)
     state = torch.load(best, map_location=verifier.device, weights_only=True)
     head.load_state_dict(weights_of(state, "head"))
     head.save(directory / "head")

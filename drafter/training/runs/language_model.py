@@ -50,7 +50,8 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     model = make_model(config, tokenizer)
     module = LanguageModelModule(model, settings, rows.held_out)
     feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device, settings.nodes))
-    best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=choose(settings.precision, device))
+    dtype = choose(settings.precision, device)
+    best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=dtype, more=True)
     if rank_zero_only.rank:
         return {}
     state = torch.load(best, map_location=device, weights_only=True)

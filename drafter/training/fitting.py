@@ -1,7 +1,7 @@
 """Fitting: any Lightning module on any batches, from where its last checkpoint stands to the best of its checkpoints.
 
 It knows no drafter, no taps and no system. A system of several stages gives each stage a directory of its own: a stage
-that has ended is not trained again.
+that has ended is not trained again, and keeps no more than is read of it.
 """
 
 import logging
@@ -154,8 +154,8 @@ def fit(
     return _left(*ending)
 
 
-def _left(folder: Path, *ending: Any) -> Path:
+def _left(folder: Path, steps: int, child: str, whole: bool) -> Path:
     """The best checkpoint, or the last where none was validated, once what nothing reads of a fit's end is dropped."""
     if not rank_zero_only.rank:
-        leave(folder, *ending)
+        leave(folder, steps, child, whole)
     return next(path for path in (folder / "best.ckpt", folder / "last.ckpt") if path.exists())

@@ -65,6 +65,13 @@ class Scratch:
             self._lock = None
 
 
+def cache_directory() -> Path:
+    """Where what is made once is kept: $BLOCK_DRAFTER_CACHE, or block-drafter under the user's cache."""
+    named = os.environ.get("BLOCK_DRAFTER_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else base / "block-drafter"
+
+
 def sweep(folder: Path, name: str = "*") -> None:
     """Remove what killed makers of `name`, or of anything, left in `folder`."""
     for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*{UNFINISHED}"):

@@ -97,7 +97,7 @@ def test_kernels_are_chosen_or_refused_by_name():
     assert choose_kernel("sdpa", cpu, torch.bfloat16) == "sdpa"
     with pytest.raises(ValueError, match="attention='flash_attn': needs a CUDA device; use attention=sdpa"):
         choose_kernel("flash_attn", cpu, torch.bfloat16)
-    with pytest.raises(ValueError, match="attention='flash': choose auto, sdpa or flash_attn"):
+    with pytest.raises(ValueError, match="attention='flash': choose auto, sdpa, flash_attn or flash_cpu"):
         choose_kernel("flash", cpu, torch.float32)
 
 

@@ -118,7 +118,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
             "they fit, or drafter.start=random",
         ),
         ("data.max_rows=0", "data.max_rows=0: must be >= 1, or null"),
-        ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn"),
+        ("verifier.attention=flash", "verifier.attention='flash': choose one of auto, sdpa, flash_attn, flash_cpu"),
         ("training.max_steps=0", "training.max_steps=0: must be >= 1"),
         ("training.learning_rate=0", "training.learning_rate=0.0: must be > 0"),
         ("training.learning_rate=nan", "training.learning_rate=nan: must be > 0"),

@@ -13,6 +13,7 @@ from drafter.decode.proposers import BlockDiffusionProposer
 from drafter.machine import tiling
 from drafter.machine.tiling import Tiled, why_not_tiled
 from drafter.verifier import Verifier, tiled, tiny
+from drafter.verifier.between import Between
 from drafter.verifier.compiling import check_compile
 from drafter.verifier.tiled import TiledPass
 
@@ -129,7 +130,8 @@ def test_weights_that_change_are_laid_out_again():
 def test_a_layer_that_does_something_else_is_found(monkeypatch, caplog):
     model = tiny.build("llama")[0].bfloat16()
     own = passes(Verifier(copy.deepcopy(model), compile="off"))
-    monkeypatch.setattr(tiled, "rotate", lambda x, rope: x)
+    monkeypatch.setattr(Between, "gate", lambda self, both, act: act(both.chunk(2, dim=-1)[0]))
+    monkeypatch.setattr(tiled, "choose_between", lambda *_: Between())
     verifier = Verifier(model)
     found = passes(verifier)
     assert verifier.tiled is None

@@ -9,33 +9,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drafter.attention import flash, plain, sdpa
+from drafter.attention import flash, flash_cpu, plain, sdpa
 from drafter.attention.replay import Graphs, Replay, Run
+from drafter.config.verifier import KERNELS
 
 log = logging.getLogger(__name__)
-_logged: set[str] = set()
+_logged: set[Hashable] = set()
 
 STEP = 256  # replayed passes look at a multiple of as many slots, so that a few graphs serve all lengths
 
 
 def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Turn `auto | sdpa | flash_attn` into the kernel that will run.
+    """Turn `auto | sdpa | flash_attn | flash_cpu` into the kernel that will run.
 
     Raises:
-        ValueError: flash_attn is asked for where it can't run.
+        ValueError: a kernel is asked for where it can't run.
     """
-    if requested not in ("auto", "sdpa", "flash_attn"):
-        raise ValueError(f"attention={requested!r}: choose auto, sdpa or flash_attn")
-    half = dtype in (torch.float16, torch.bfloat16)
-    reason = "needs a CUDA device" if device.type != "cuda" else None if half else f"needs half precision, not {dtype}"
-    reason = reason or flash.missing()
-    if requested == "flash_attn" and reason:
-        raise ValueError(f"attention='flash_attn': {reason}; use attention=sdpa")
-    kernel = "sdpa" if requested == "sdpa" or reason else "flash_attn"
-    if requested == "auto" and kernel not in _logged:
-        _logged.add(kernel)
-        log.info("attention kernel: %s%s", kernel, f" (flash_attn {reason})" if reason else "")
+    if requested not in KERNELS:
+        raise ValueError(f"attention={requested!r}: choose {', '.join(KERNELS[:-1])} or {KERNELS[-1]}")
+    if requested == "sdpa":
+        return requested
+    best = requested if requested != "auto" else "flash_cpu" if device.type == "cpu" else "flash_attn"
+    reason = _why_not(best, device, dtype)
+    if reason and requested != "auto":
+        raise ValueError(f"attention={requested!r}: {reason}; use attention=sdpa")
+    kernel = "sdpa" if reason else best
+    if requested == "auto" and (kernel, reason) not in _logged:
+        _logged.add((kernel, reason))
+        log.info("attention kernel: %s%s", kernel, f" ({best} {reason})" if reason else "")
     return kernel
+
+
+def _why_not(kernel: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `flash_attn` or `flash_cpu` can't run, or None."""
+    if kernel == "flash_attn":
+        half = dtype in (torch.float16, torch.bfloat16)
+        reason = None if half else f"needs half precision, not {dtype}"
+        return "needs a CUDA device" if device.type != "cuda" else reason or flash.missing()
+    reason = None if dtype == torch.bfloat16 else f"needs bfloat16, not {dtype}"
+    return "needs a CPU" if device.type != "cpu" else reason or flash_cpu.missing()
 
 
 Size = tuple[int, int]  # heads and width
@@ -57,7 +69,7 @@ class KVCache:
     Args:
         shapes: of each layer.
         batch, capacity: rows, and slots of a row.
-        kernel: `sdpa` or `flash_attn`, as `choose_kernel` returns it.
+        kernel: as `choose_kernel` returns it.
         replayed: whether passes over this cache become CUDA graphs, as `choose_replay` returns it.
     """
 
@@ -257,6 +269,9 @@ class KVCache:
         fits = not special and keys.shape[-1] == values.shape[-1] <= flash.WIDEST
         if self.kernel == "flash_attn" and self._branches is None and fits:
             return flash.attend(query, key, value, keys, values, self.seqlens, causal, scale, window)
+        if self.kernel == "flash_cpu" and not special and flash_cpu.fits(query, keys, values):
+            rows = (keys, values, self.lengths, self.longest)
+            return flash_cpu.attend(query, key, value, *rows, causal, scale, window, self._branches)
         self.write(layer, key, value)
         end = self._reach(query.shape[1])
         want = (query.shape[1], causal, window)

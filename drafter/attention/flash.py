@@ -8,8 +8,6 @@ from torch import Tensor
 
 WIDEST = 256  # numbers of a head's key
 
-WIDEST = 256  # numbers of a head's key
-
 
 @cache
 def missing() -> str | None:

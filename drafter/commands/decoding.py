@@ -29,7 +29,7 @@ def add_models(parser: ArgumentParser, dtype: str, optional: bool = False) -> No
         "default: as trained",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--attention", default="auto", help="sdpa, flash_attn or auto")
+    parser.add_argument("--attention", default="auto", help="sdpa, flash_attn, flash_cpu or auto")
     parser.add_argument("--compile", default="auto", help="passes as CUDA graphs, or in tiles on CPUs: on, off or auto")
 
 

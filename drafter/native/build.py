@@ -1,0 +1,74 @@
+"""The C of this folder as a library: compiled for this processor, kept in the cache, loaded."""
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from drafter.files import atomically, cache_directory
+
+HERE = Path(__file__).parent
+SOURCES = ("attention.c", "layers.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+COMPILERS = ("cc", "gcc", "clang")
+SECONDS = 120.0  # half of one is usual
+
+
+def missing() -> str | None:
+    """Why there is no library here, or None. Compiling is the probe: a compiler without OpenMP fails it."""
+    return _loaded()[1]
+
+
+def library() -> ctypes.CDLL:
+    """The library.
+
+    Raises:
+        RuntimeError: there is none; `missing` says why.
+    """
+    found, reason = _loaded()
+    if found is None:
+        raise RuntimeError(f"native library: {reason}")
+    return found
+
+
+@cache
+def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
+    compiler = _compiler()
+    if compiler is None:
+        return None, f"no C compiler is found ({', '.join(COMPILERS)}; set CC)"
+    try:
+        return ctypes.CDLL(str(_built(compiler))), None
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
+        return None, f"{compiler[0]} can't compile it ({said[0]})"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"it can't be compiled or loaded ({error})"
+
+
+def _compiler() -> list[str] | None:
+    named = shlex.split(os.environ.get("CC", ""))
+    if named:
+        return named
+    return next(([found] for name in COMPILERS if (found := shutil.which(name))), None)
+
+
+def _built(compiler: list[str]) -> Path:
+    """The library's file, made unless the same sources, compiler and processor have made it."""
+    macros = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])  # its version, and what the processor can
+    digest = hashlib.sha256(macros.encode())
+    for path in sorted((*HERE.glob("*.c"), *HERE.glob("*.h"))):
+        digest.update(path.read_bytes())
+    made = cache_directory() / "native" / f"{digest.hexdigest()[:16]}.so"
+    if not made.is_file():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with atomically(made) as scratch:
+            _run([*compiler, *FLAGS, "-o", str(scratch), *(str(HERE / name) for name in SOURCES), "-lm"])
+    return made
+
+
+def _run(words: list[str]) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS).stdout

@@ -1,4 +1,4 @@
-"""What lies between the products of a decoder layer: torch's operations as transformers calls them, or loops in C."""
+"""What lies between the products of a decoder layer: torch's operations as transformers calls them, or our kernels."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from drafter import native
+from drafter import kernels
 
 log = logging.getLogger(__name__)
 _logged: set[str] = set()
@@ -48,29 +48,29 @@ class Between:
         return act(gate) * up
 
 
-class Native(Between):
-    """By `drafter.native`: bfloat16 on a CPU; a third of the calls."""
+class CompiledBetween(Between):
+    """By `drafter.kernels`: bfloat16 on a CPU; a third of the calls."""
 
     def add_norm(self, hidden: Tensor, added: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
-        return native.add_norm(hidden, added, norm.weight, norm.variance_epsilon)
+        return kernels.add_norm(hidden, added, norm.weight, norm.variance_epsilon)
 
     def rotate(self, made: Tensor, rope: Rope, heads: Heads, norms: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
         gains = (norms[0].weight, norms[1].weight) if norms else None
-        native.rotate(made, rope, *heads, gains, norms[0].variance_epsilon if norms else 0.0)
+        kernels.rotate(made, rope, *heads, gains, norms[0].variance_epsilon if norms else 0.0)
         return made.split((*heads, heads[1]), dim=2)
 
     def gate(self, both: Tensor, act: nn.Module) -> Tensor:
-        return native.gate(both) if type(act) in SILU else super().gate(both, act)
+        return kernels.gate(both) if type(act) in SILU else super().gate(both, act)
 
 
 def choose_between(device: torch.device, dtype: torch.dtype) -> Between:
     """Loops in C where they are; torch's operations elsewhere, and where there is no compiler, which is logged once."""
     if device.type != "cpu" or dtype != torch.bfloat16:
         return Between()
-    reason = native.missing()
+    reason = kernels.missing()
     if reason is None:
-        return Native()
+        return CompiledBetween()
     if reason not in _logged:
         _logged.add(reason)
-        log.info("loops between products: torch's, %s", reason)
+        log.info("kernels between products: torch's, %s", reason)
     return Between()

@@ -3,7 +3,7 @@
 A pass over a few tokens reads all weights and does little with them: how they lie in memory, and what the host does
 between them, decide what it takes. The layers here do what transformers' do, in the same order and rounding: one
 product for queries, keys and values, one for gate and up, and `between` them what it takes of torch's operations, or a
-few loops in C.
+few kernels in C.
 """
 
 from collections.abc import Callable, Sequence

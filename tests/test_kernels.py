@@ -1,4 +1,4 @@
-"""Our loops in C: attention against float64 and across batches, what stands between products, their building."""
+"""Our kernels in C: attention against float64 and across batches, what stands between products, their building."""
 
 import logging
 import re
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from drafter import native
+from drafter import kernels
 from drafter.attention import KVCache, LayerShape, choose_kernel, flash_cpu
 from drafter.files import cache_directory
-from drafter.native import build, functions
+from drafter.kernels import build, functions
 from drafter.verifier import Verifier, between, tiny
-from drafter.verifier.between import Between, Native, choose_between
+from drafter.verifier.between import Between, CompiledBetween, choose_between
 
 CPU = torch.device("cpu")
 ROUNDING = 2.0**-8  # of bfloat16, relatively
@@ -156,7 +156,7 @@ def test_numbers_that_are_none_stay_so():
     cache = new_cache(1, 8, 1, 8)
     query, key, value = (torch.full((1, 2, 1, 8), torch.nan).bfloat16() for _ in range(3))
     assert cache.attend(0, query, key, value, causal=True, scale=1.0).isnan().all()
-    assert native.gate(torch.full((1, 8), torch.nan).bfloat16()).isnan().all()
+    assert kernels.gate(torch.full((1, 8), torch.nan).bfloat16()).isnan().all()
 
 
 def test_the_cache_takes_the_kernel_where_it_fits(monkeypatch):
@@ -196,8 +196,8 @@ def new_norm(seed, width=WIDTH):
 
 
 @pytest.mark.parametrize("rows", [(2, 5), (4, 200)], ids=["few", "many"])
-def test_between_products_by_loops_and_by_torch(rows):
-    ours, theirs = Native(), Between()
+def test_between_products_by_kernels_and_by_torch(rows):
+    ours, theirs = CompiledBetween(), Between()
     hidden, added = normal(*rows, WIDTH, seed=0) * 30, normal(*rows, WIDTH, seed=1)
     norm = new_norm(2)
     for more in (None, added):
@@ -212,12 +212,12 @@ def test_between_products_by_loops_and_by_torch(rows):
 
 
 @pytest.mark.parametrize("norms", [[], [new_norm(4, 16), new_norm(5, 16)]], ids=["plain", "normed"])
-def test_rotation_by_loops_and_by_torch(norms):
+def test_rotation_by_kernels_and_by_torch(norms):
     made = normal(*ROWS, 8, 16, seed=0)
     angle = torch.arange(80).view(*ROWS, 1, 8) / 7
     cos = torch.cat([angle.cos()] * 2, dim=-1).bfloat16()
     sin = torch.cat([-angle.sin(), angle.sin()], dim=-1).bfloat16()
-    ours, theirs = (one.rotate(made.clone(), (cos, sin), (4, 2), norms) for one in (Native(), Between()))
+    ours, theirs = (one.rotate(made.clone(), (cos, sin), (4, 2), norms) for one in (CompiledBetween(), Between()))
     for found, expected in zip(ours, theirs, strict=True):
         assert found.shape == expected.shape
         same_but_for_sums(found, expected)
@@ -225,12 +225,12 @@ def test_rotation_by_loops_and_by_torch(norms):
         assert all(torch.equal(found, expected) for found, expected in zip(ours, theirs, strict=True))
 
 
-def test_what_loops_can_not_read_is_refused():
+def test_what_kernels_can_not_read_is_refused():
     rope = torch.zeros(1, 2, 1, 8).bfloat16()
-    with pytest.raises(ValueError, match=r"native: torch.float32 \(1, 2, 3, 8\) on cpu: needs bfloat16, on a CPU"):
-        native.rotate(torch.zeros(1, 2, 3, 8), (rope, rope), 1, 1)
-    with pytest.raises(ValueError, match=r"native: a rotation of \(1, 2, 1, 8\) is not of heads \(1, 2, 3, 16\)"):
-        native.rotate(torch.zeros(1, 2, 3, 16).bfloat16(), (rope, rope), 1, 1)
+    with pytest.raises(ValueError, match=r"kernels: torch.float32 \(1, 2, 3, 8\) on cpu: needs bfloat16, on a CPU"):
+        kernels.rotate(torch.zeros(1, 2, 3, 8), (rope, rope), 1, 1)
+    with pytest.raises(ValueError, match=r"kernels: a rotation of \(1, 2, 1, 8\) is not of heads \(1, 2, 3, 16\)"):
+        kernels.rotate(torch.zeros(1, 2, 3, 16).bfloat16(), (rope, rope), 1, 1)
 
 
 @pytest.fixture
@@ -249,22 +249,22 @@ def anew(monkeypatch, tmp_path):
 
 
 def built():
-    return [path.name for path in (cache_directory() / "native").iterdir()]
+    return [path.name for path in (cache_directory() / "kernels").iterdir()]
 
 
 def test_it_is_compiled_once(anew, monkeypatch):
-    assert native.missing() is None
+    assert kernels.missing() is None
     (first,) = built()
     ran = []
     run = subprocess.run
     monkeypatch.setattr(build.subprocess, "run", lambda words, **more: ran.append(words) or run(words, **more))
     anew()
-    assert native.missing() is None
+    assert kernels.missing() is None
     assert len(ran) == 1  # the question which compiler and processor these are
     assert built() == [first]
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DANOTHER=1"))  # as another processor's macros would
     anew()
-    assert native.missing() is None
+    assert kernels.missing() is None
     assert len(built()) == 2
 
 
@@ -297,14 +297,14 @@ def test_without_a_compiler_torch_does_it(compiler, reason, anew, monkeypatch, c
         verifier = Verifier(tiny.build("llama")[0].bfloat16())
         hidden, _ = verifier.step(torch.tensor([[5, 6, 7]]), verifier.new_cache(1, 8))
     assert hidden.isfinite().all()
-    assert [record.message.split(", ")[0] for record in caplog.records].count("loops between products: torch's") == 1
-    with pytest.raises(RuntimeError, match=f"native library: {reason}"):
+    assert [record.message.split(", ")[0] for record in caplog.records].count("kernels between products: torch's") == 1
+    with pytest.raises(RuntimeError, match=f"kernels: {reason}"):
         build.library()
 
 
 def test_a_compiler_that_gets_it_wrong_is_found(anew, monkeypatch):
-    right = native.attend
-    monkeypatch.setattr(native, "attend", lambda *tensors: right(*tensors) * 1.1)
+    right = kernels.attend_cache
+    monkeypatch.setattr(kernels, "attend_cache", lambda *tensors: right(*tensors) * 1.1)
     assert re.fullmatch(r"what it computes is not attention here \(off by 0.\d+\): .*CC.*", flash_cpu.missing())
     with pytest.raises(ValueError, match="attention='flash_cpu': what it computes is not attention here"):
         choose_kernel("flash_cpu", CPU, torch.bfloat16)

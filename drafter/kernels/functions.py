@@ -7,13 +7,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from drafter.native.build import library
+from drafter.kernels.build import library
 
 WIDEST = 256  # numbers of a head
 CHUNK, TILE, LANES = 128, 16, 32  # of attention.c, which keeps what it has found of each in the work memory
 
 SIGNATURES = {
-    "attend": [*[c_void_p] * 10, *[c_int64] * 12, c_float],
+    "attend_cache": [*[c_void_p] * 10, *[c_int64] * 12, c_float],
     "add_norm": [*[c_void_p] * 5, *[c_int64] * 2, c_float],
     "rotate": [*[c_void_p] * 5, *[c_int64] * 5, c_float],
     "gate": [*[c_void_p] * 2, *[c_int64] * 2],
@@ -31,14 +31,14 @@ def _at(x: Tensor, contiguous: bool = True) -> int:
     """Its address.
 
     Raises:
-        ValueError: it is not what the loops read.
+        ValueError: it is not what the kernels read.
     """
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or (contiguous and not x.is_contiguous()):
-        raise ValueError(f"native: {x.dtype} {tuple(x.shape)} on {x.device}: needs bfloat16, on a CPU, contiguous")
+        raise ValueError(f"kernels: {x.dtype} {tuple(x.shape)} on {x.device}: needs bfloat16, on a CPU, contiguous")
     return x.data_ptr()
 
 
-def attend(
+def attend_cache(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -69,7 +69,7 @@ def attend(
     part = min(queries, TILE) * (-(-width // LANES) * LANES + 2)
     work = torch.empty(batch * kv_heads * chunks * tiles * part, dtype=torch.float32)
     out = torch.empty(batch, count, heads, width, dtype=query.dtype)
-    _function("attend")(
+    _function("attend_cache")(
         *(_at(one, contiguous=False) for one in (query, key, value, keys, values)),
         lengths.data_ptr(),
         None if depths is None else depths.data_ptr(),
@@ -138,7 +138,7 @@ def rotate(
     """
     batch, count, each, width = heads.shape
     if any(one.numel() != batch * count * width for one in rope):
-        raise ValueError(f"native: a rotation of {tuple(rope[0].shape)} is not of heads {tuple(heads.shape)}")
+        raise ValueError(f"kernels: a rotation of {tuple(rope[0].shape)} is not of heads {tuple(heads.shape)}")
     _function("rotate")(
         _at(heads),
         *(_at(one) for one in rope),

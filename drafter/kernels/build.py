@@ -31,7 +31,7 @@ def library() -> ctypes.CDLL:
     """
     found, reason = _loaded()
     if found is None:
-        raise RuntimeError(f"native library: {reason}")
+        raise RuntimeError(f"kernels: {reason}")
     return found
 
 
@@ -62,7 +62,7 @@ def _built(compiler: list[str]) -> Path:
     digest = hashlib.sha256(macros.encode())
     for path in sorted((*HERE.glob("*.c"), *HERE.glob("*.h"))):
         digest.update(path.read_bytes())
-    made = cache_directory() / "native" / f"{digest.hexdigest()[:16]}.so"
+    made = cache_directory() / "kernels" / f"{digest.hexdigest()[:16]}.so"
     if not made.is_file():
         made.parent.mkdir(parents=True, exist_ok=True)
         with atomically(made) as scratch:

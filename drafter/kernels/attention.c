@@ -178,7 +178,7 @@ static void gather(const struct call *on, int64_t tile, const bf16 *values, int6
 
    work: B * Hk * chunks * min(Q * H / Hk, 16) * tiles floats times the width, rounded up to 32, and 2.
    longest: of the lengths. window: 0 for none. */
-void attend(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *keys, bf16 *values, const int64_t *lengths,
+void attend_cache(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *keys, bf16 *values, const int64_t *lengths,
             const int64_t *depths, const uint8_t *ancestors, bf16 *out, float *work, int64_t batch, int64_t count,
             int64_t heads, int64_t kv_heads, int64_t width, int64_t token, int64_t key_token, int64_t value_token,
             int64_t row, int64_t longest, int64_t causal, int64_t window, float scale)

@@ -1,8 +1,8 @@
 """Train a block-diffusion drafter against a frozen verifier, decode with both, export the drafter.
 
 A folder is a stage or a choice, and a layer imports only those to its left:
-losses → sources → config, files, machine → kernels → engine → blocks, layouts → attention → verifier → answers → data →
-models, verification → taps → decode, export → evaluation → check, regenerate → training → ablation → commands.
+losses → sources → config, files → kernels → machine → engine → blocks, layouts → attention → verifier → answers →
+data → models, verification → taps → decode, export → evaluation → check, regenerate → training → ablation → commands.
 
 Shape letters, everywhere: B batch, S sequence, A anchors, G draft_length, K block_size (1 + G), V vocabulary, D width,
 H heads, T taps.

@@ -18,6 +18,7 @@ from drafter import kernels
 from drafter.attention import KVCache, LayerShape, choose_kernel, flash_cpu
 from drafter.files import cache_directory
 from drafter.kernels import build, functions
+from drafter.machine.tiling import TiledNorm, in_tiles
 from drafter.verifier import Verifier, between, tiny
 from drafter.verifier.between import Between, CompiledBetween, choose_between
 
@@ -209,6 +210,19 @@ def test_between_products_by_kernels_and_by_torch(rows):
     same_but_for_sums(ours.gate(both, act), theirs.gate(both, act))
     other = ACT2FN["gelu"]
     assert torch.equal(ours.gate(both, other), theirs.gate(both, other))
+
+
+def test_a_norm_of_torch_by_kernel():
+    """Rounded once, at the end."""
+    theirs = torch.nn.RMSNorm(WIDTH, eps=1e-5).bfloat16()
+    theirs.weight.data = normal(WIDTH, seed=0)
+    hidden = normal(*ROWS, WIDTH, seed=1) * 30
+    with torch.inference_mode():
+        found = in_tiles(torch.nn.Sequential(theirs))
+        assert type(found[0]) is TiledNorm
+        same_but_for_sums(found(hidden), theirs(hidden))
+        exact = torch.nn.functional.rms_norm(hidden.double(), (WIDTH,), theirs.weight.double(), 1e-5)
+    torch.testing.assert_close(found(hidden).double(), exact, rtol=ROUNDING, atol=0)
 
 
 @pytest.mark.parametrize("norms", [[], [new_norm(4, 16), new_norm(5, 16)]], ids=["plain", "normed"])

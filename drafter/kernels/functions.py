@@ -14,7 +14,7 @@ CHUNK, TILE, LANES = 128, 16, 32  # of attention.c, which keeps what it has foun
 
 SIGNATURES = {
     "attend_cache": [*[c_void_p] * 10, *[c_int64] * 12, c_float],
-    "add_norm": [*[c_void_p] * 5, *[c_int64] * 2, c_float],
+    "add_norm": [*[c_void_p] * 5, *[c_int64] * 2, c_float, c_int64],
     "rotate": [*[c_void_p] * 5, *[c_int64] * 5, c_float],
     "gate": [*[c_void_p] * 2, *[c_int64] * 2],
 }
@@ -103,8 +103,14 @@ def _packed(x: Tensor) -> tuple[Tensor, int]:
     return x.contiguous(), heads * width
 
 
-def add_norm(hidden: Tensor, added: Tensor | None, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """hidden + added (hidden alone, if none), and its RMS norm times `gain` as LlamaRMSNorm rounds; [..., D] each."""
+def add_norm(
+    hidden: Tensor, added: Tensor | None, gain: Tensor, epsilon: float, once: bool = False
+) -> tuple[Tensor, Tensor]:
+    """hidden + added (hidden alone, if none), and its RMS norm times `gain`, [..., D] each.
+
+    Args:
+        once: rounded once, as torch's RMSNorm; else before the gain, too, as LlamaRMSNorm.
+    """
     width = hidden.shape[-1]
     hidden, out = hidden.contiguous(), torch.empty_like(hidden, memory_format=torch.contiguous_format)
     total = hidden if added is None else torch.empty_like(out)
@@ -118,6 +124,7 @@ def add_norm(hidden: Tensor, added: Tensor | None, gain: Tensor, epsilon: float)
         hidden.numel() // width,
         width,
         epsilon,
+        once,
     )
     return total, out
 

@@ -3,21 +3,23 @@
 
 enum { MANY = 16384 }; /* numbers of a call for which waking other threads pays */
 
-/* out = gain * bf16(x / rms(x)) of `width` numbers, as LlamaRMSNorm rounds. */
-static inline void norm(const bf16 *x, const bf16 *gain, bf16 *out, int64_t width, float epsilon)
+/* out = gain * x / rms(x) of `width` numbers; rounded once, as torch does, or before the gain, too, as LlamaRMSNorm. */
+static inline void norm(const bf16 *x, const bf16 *gain, bf16 *out, int64_t width, float epsilon, int64_t once)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t d = 0; d < width; d++)
         sum += widen(x[d]) * widen(x[d]);
     const float factor = 1.0f / sqrtf(sum / width + epsilon);
-    for (int64_t d = 0; d < width; d++)
-        out[d] = narrow(widen(gain[d]) * rounded(widen(x[d]) * factor));
+    for (int64_t d = 0; d < width; d++) {
+        float y = widen(x[d]) * factor;
+        out[d] = narrow(widen(gain[d]) * (once ? y : rounded(y)));
+    }
 }
 
 /* total = hidden + added, out = norm(total); rows of `width`. Without `added`, total is not written. */
 void add_norm(const bf16 *hidden, const bf16 *added, const bf16 *gain, bf16 *total, bf16 *out, int64_t rows,
-              int64_t width, float epsilon)
+              int64_t width, float epsilon, int64_t once)
 {
 #pragma omp parallel for if (rows * width > MANY)
     for (int64_t r = 0; r < rows; r++) {
@@ -27,7 +29,7 @@ void add_norm(const bf16 *hidden, const bf16 *added, const bf16 *gain, bf16 *tot
                 total[r * width + d] = narrow(widen(x[d]) + widen(added[r * width + d]));
             x = total + r * width;
         }
-        norm(x, gain, out + r * width, width, epsilon);
+        norm(x, gain, out + r * width, width, epsilon, once);
     }
 }
 
@@ -43,7 +45,7 @@ void rotate(bf16 *heads, const bf16 *cosine, const bf16 *sine, const bf16 *query
         for (int64_t h = 0; h < queries + keys; h++) {
             bf16 *x = heads + t * step + h * width;
             if (query_gain)
-                norm(x, h < queries ? query_gain : key_gain, x, width, epsilon);
+                norm(x, h < queries ? query_gain : key_gain, x, width, epsilon, 0);
             for (int64_t d = 0; d < half; d++) {
                 float a = widen(x[d]), b = widen(x[d + half]);
                 x[d] = narrow(rounded(a * widen(c[d])) + rounded(b * widen(s[d])));

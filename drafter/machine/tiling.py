@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from drafter import kernels
 from drafter.machine.memory import free_memory
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,18 @@ def why_no_room(needed: int) -> str | None:
     if free is None or needed <= SHARE * free:
         return None
     return f"copies of all matrices would take {needed / 1e9:.1f} of the {free / 1e9:.1f} GB that are free"
+
+
+class TiledNorm(nn.Module):
+    """torch's RMSNorm of bfloat16 in one call, where torch makes thirty; without a gradient."""
+
+    def __init__(self, weight: Tensor, epsilon: float):
+        super().__init__()
+        self.weight, self.epsilon = weight, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return kernels.add_norm(x, None, self.weight, self.epsilon, once=True)[1]
 
 
 class Tiled(nn.Module):
@@ -74,7 +87,10 @@ def linears(module: nn.Module) -> list[nn.Linear]:
 
 
 def in_tiles(module: Module) -> Module:
-    """The same module with a tiled copy in place of every linear map, all else shared; where memory lacks, as it is."""
+    """The same module with a tiled copy in place of every linear map, and a kernel for every norm, all else shared.
+
+    Where memory lacks it is the module as it is.
+    """
     needed = sum(one.weight.nbytes for one in linears(module))
     if reason := why_no_room(needed):
         log.warning("tiles: off for a %s, %s", type(module).__name__, reason)
@@ -85,8 +101,13 @@ def in_tiles(module: Module) -> Module:
 
 def _in_tiles(module: Module) -> Module:
     made = copy.copy(module)
-    made._modules = {
-        name: Tiled(child.weight, child.bias) if type(child) is nn.Linear else child and _in_tiles(child)
-        for name, child in module._modules.items()
-    }
+    made._modules = {name: child and _tiled(child) for name, child in module._modules.items()}
     return made
+
+
+def _tiled(child: nn.Module) -> nn.Module:
+    if type(child) is nn.Linear:
+        return Tiled(child.weight, child.bias)
+    if type(child) is nn.RMSNorm and child.eps is not None and kernels.missing() is None:
+        return TiledNorm(child.weight, child.eps)
+    return _in_tiles(child)

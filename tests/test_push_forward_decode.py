@@ -1,5 +1,8 @@
 """Decoding by a push-forward model, alone and as a proposer, against passes over whole rows without cache or batch."""
 
+import copy
+import logging
+
 import pytest
 import torch
 from conftest import make_prompts, make_verifier
@@ -8,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from drafter.decode import FreeDecoder, SpeculativeDecoder
 from drafter.decode.schemes.free_running import FreeRunning
+from drafter.machine.tiling import why_not_tiled
 from drafter.models import PushForwardModel
+from drafter.models.push_forward import for_decoding
 from drafter.verification import speculative_sampling
 from drafter.verification.base import inverse_cdf, uniforms
 from drafter.verifier import Verifier
@@ -61,6 +66,38 @@ def test_free_running_is_pass_after_pass_over_the_whole_row(model, count, penalt
         ended = [at + 1 for at, token in enumerate(wanted) if token in model.stop_ids]
         assert found[index].token_ids == wanted[: min([12, *ended])]
         assert found[index].verifier_calls == 0
+
+
+@pytest.mark.skipif(bool(why_not_tiled(torch.device("cpu"), torch.bfloat16)), reason="no bfloat16 products of oneDNN")
+@torch.no_grad()
+def test_passes_in_tiles(model, caplog):
+    """bfloat16: as near to float32 as the backbone's own layers, alone and as a proposer; made once."""
+    half = copy.deepcopy(model).bfloat16()
+    ids, noise = torch.tensor([[5, 6, 7], [8, 9, 10]]), torch.full((2, 4), 0.3)
+
+    def states(one):
+        cache = one.new_cache(2, 24)
+        one.extend(ids, cache)
+        cache.set_lengths([3, 1])
+        return one.logits(one.push(ids[:, :2], noise, torch.ones(2), cache)).double()
+
+    with caplog.at_level(logging.INFO, "drafter"):
+        tiled = FreeDecoder(half).model
+    assert tiled.tiled is not None
+    assert tiled.output.tiled is not None
+    assert f"tiles: {len(half.body.layers)} layers and the head" in caplog.text
+    exact = states(model)
+    error, own = ((states(one) - exact).norm() for one in (tiled, half))
+    assert 0 < error < 1.2 * own
+    assert for_decoding(tiled) is FreeDecoder(tiled).model is tiled
+    verifier = Verifier(copy.deepcopy(model.backbone).bfloat16())
+    assert SpeculativeDecoder(verifier, half, rule="shared_noise").proposer.model.tiled is not None
+    assert half.tiled is None  # what trains and is saved has no tiles
+    for compile, expected in (("off", half), ("auto", model)):
+        given = half if compile == "off" else model  # float32 stays as it is
+        assert FreeDecoder(given, compile=compile).model is expected
+    with pytest.raises(ValueError, match="compile='on': tiles are for bfloat16, and float32 stays as it is"):
+        FreeDecoder(model, compile="on")
 
 
 def test_streaming_and_stop_strings(model):

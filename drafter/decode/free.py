@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from drafter.attention import choose_kernel, choose_replay
+from drafter.attention import Replay, choose_kernel, choose_replay
 from drafter.decode.checks import check_generation
 from drafter.decode.generation import Generation
 from drafter.decode.prompts import read_prompts, to_answer
 from drafter.decode.schemes.free_running import FreeRunning
 from drafter.decode.slots import Listeners, Slots
 from drafter.decode.text import stop_strings
-from drafter.models.push_forward import PushForwardModel
+from drafter.models.push_forward import PushForwardModel, for_decoding
 from drafter.verification.base import uniforms
 
 
@@ -44,9 +44,9 @@ class FreeDecoder:
             raise ValueError(f"tokens_per_pass={tokens_per_pass}: the model was trained to give 1 to {trained}")
         if not frequency_penalty >= 0:
             raise ValueError(f"frequency_penalty={frequency_penalty}: must be >= 0; 0 is none")
-        self.model, self.tokenizer, self.penalty = model.eval(), tokenizer, frequency_penalty
+        self.model, self.tokenizer, self.penalty = for_decoding(model.eval(), compile), tokenizer, frequency_penalty
         self.kernel = choose_kernel(attention, model.device, model.dtype)
-        self.replayed = choose_replay(compile, model.device)
+        self.replayed = Replay.OFF if model.device.type == "cpu" else choose_replay(compile, model.device)
 
     @torch.inference_mode()
     def generate(

@@ -12,6 +12,7 @@ from drafter.config import TrialConfig
 from drafter.decode import FreeDecoder, Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.evaluation.writing import Reader, variety, win_rate
 from drafter.models import PushForwardModel
+from drafter.models.push_forward import for_decoding
 from drafter.verifier import Verifier
 
 Decode = Callable[..., list[Generation]]
@@ -26,6 +27,7 @@ def widths(model: PushForwardModel) -> list[int]:
 
 def decoders(verifier: Verifier, model: PushForwardModel, settings: TrialConfig) -> dict[str, Decode]:
     """Ways to go on with a beginning, by name; the last one, verified, writes what the teacher writes."""
+    model = for_decoding(model)  # once for all of them
     found: dict[str, Decode] = {TEACHER: SpeculativeDecoder(verifier, rule="shared_noise").generate}
     for count in widths(model):
         decoder = FreeDecoder(model, verifier.tokenizer, count, settings.frequency_penalty)

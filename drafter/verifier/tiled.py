@@ -75,14 +75,21 @@ class TiledPass:
     def begin(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Rope]:
         """Embeddings of `ids` [B, Q], and their rotation."""
         hidden = self.body.get_input_embeddings()(ids)
-        cos, sin = self.body.rotary_emb(hidden, cache.positions(ids.shape[1]))  # [B, Q, D]
+        return hidden, self.rope(hidden, cache)
+
+    def rope(self, hidden: Tensor, cache: KVCache) -> Rope:
+        """The rotation of new tokens [B, Q, D]."""
+        cos, sin = self.body.rotary_emb(hidden, cache.positions(hidden.shape[1]))  # [B, Q, D]
         first, second = sin.chunk(2, dim=-1)
-        return hidden, (cos[:, :, None], torch.cat([-first, second], dim=-1)[:, :, None])
+        return cos[:, :, None], torch.cat([-first, second], dim=-1)[:, :, None]
 
     def __call__(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Normed hidden states [B, Q, D] and the taps [B, Q, T*D]; see `Verifier.step`."""
-        hidden, rope = self.begin(ids, cache)
-        heard = {}
+        return self.run(self.body.get_input_embeddings()(ids), cache, tap_layers)
+
+    def run(self, hidden: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
+        """The same of input embeddings [B, Q, D]."""
+        rope, heard = self.rope(hidden, cache), {}
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, rope, cache)
             if index in tap_layers:

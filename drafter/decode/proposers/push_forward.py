@@ -5,7 +5,7 @@ from torch import Tensor, arange, full, tensor
 from drafter.attention import KVCache
 from drafter.decode.proposers.base import Proposal, Proposer
 from drafter.decode.sampling import Law, likeliest
-from drafter.models.push_forward import PushForwardModel
+from drafter.models.push_forward import PushForwardModel, for_decoding
 from drafter.verification import Rule, shared_noise
 from drafter.verifier import Verifier
 
@@ -55,7 +55,7 @@ class PushForwardProposer(Proposer):
     tap_layers: tuple[int, ...] = ()
 
     def __init__(self, verifier: Verifier, model: PushForwardModel, length: int):
-        self.model, self.length = model, length
+        self.model, self.length = for_decoding(model) if verifier.tiles else model, length
         self.kernel, self.replayed = verifier.kernel, verifier.replayed
 
     def check_rule(self, rule: Rule | None) -> Rule:

@@ -3,5 +3,6 @@
 from drafter.models.push_forward.model import PushForwardConfig, PushForwardModel
 from drafter.models.push_forward.noise import NoiseEncoder, check_noise
 from drafter.models.push_forward.packed import Context
+from drafter.models.push_forward.tiles import for_decoding
 
-__all__ = ["Context", "NoiseEncoder", "PushForwardConfig", "PushForwardModel", "check_noise"]
+__all__ = ["Context", "NoiseEncoder", "PushForwardConfig", "PushForwardModel", "check_noise", "for_decoding"]

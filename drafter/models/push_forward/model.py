@@ -22,6 +22,7 @@ from drafter.models.storage import find, read_config
 from drafter.verifier import Verifier
 from drafter.verifier.attention import ATTENTION, over
 from drafter.verifier.output import OutputHead, output_of
+from drafter.verifier.tiled import TiledPass
 
 
 class PushForwardConfig(PreTrainedConfig):
@@ -58,6 +59,7 @@ class PushForwardModel(PreTrainedModel):
 
     def __init__(self, config: PushForwardConfig):
         super().__init__(config)
+        self.tiled: TiledPass | None = None  # of a model made for decoding alone, see `tiles`
         backbone = AutoConfig.for_model(**(config.backbone or {}))
         self.backbone = AutoModelForCausalLM.from_config(backbone)
         self.backbone.set_attn_implementation(ATTENTION)
@@ -183,10 +185,11 @@ class PushForwardModel(PreTrainedModel):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head over normed hidden states [..., D]: [..., V]."""
-        return self._output(hidden)
+        return self.output(hidden)
 
     @cached_property
-    def _output(self) -> OutputHead:
+    def output(self) -> OutputHead:
+        """The head, as the model itself makes logits."""
         return output_of(self.backbone)  # asked of the model itself, so not anew for every pass
 
     def read(self, ids: Tensor) -> Context:
@@ -259,6 +262,8 @@ class PushForwardModel(PreTrainedModel):
         def run(padded: Tensor, noise: Tensor, temperature: Tensor) -> tuple[Tensor]:
             tokens = self.embed(padded[:, : ids.shape[1]])
             inputs = torch.cat([tokens, self.noise(noise, temperature[:, None])], dim=1)  # [B, Q + G, D]
+            if self.tiled is not None:
+                return (self.tiled.run(inputs, cache)[0][:, ids.shape[1] :],)
             positions = cache.positions(inputs.shape[1])
             with over(cache):
                 out = self.body(inputs_embeds=inputs, position_ids=positions, use_cache=False)

@@ -2,8 +2,8 @@
 
     python benchmarks/pairs.py DRAFTER --verifier smollm2 --json FILE [--batch-size 1] [--rounds 16] [--vllm PYTHON]
 
-Ours with and without tiles, plain and with drafts, and vLLM (see `vllm_peer.py`), greedy, bfloat16, one thread each. A
-round lets every way decode the same prompts, forwards and backwards in turn; ratios are taken within a round, and told
+Ours in tiles and by our kernels and without both, plain and with drafts, and vLLM (see `vllm_peer.py`), greedy,
+bfloat16, one thread each. A round lets every way decode the same prompts, forwards and backwards in turn; ratios are taken within a round, and told
 as median and quartiles. A processor's own seconds do not count what others take of it, the wall's do; neither takes
 out what they take of its caches and memory.
 """
@@ -95,7 +95,8 @@ def all_turns(
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     half = torch.bfloat16
-    verifiers = [Verifier.load(options.verifier, half, "cpu", compile=word) for word in ("off", "on")]
+    words = ("sdpa", "off"), ("flash_cpu", "on")
+    verifiers = [Verifier.load(options.verifier, half, "cpu", *both) for both in words]
     drafter = BlockDiffusionDrafter.from_pretrained(options.drafter, dtype=half)
     given = [one["prompt"] for name in options.suites for one in evenly(load_suite(name), options.rounds)]
     prompts = [verifiers[0].chat_ids(one) for one in given]

@@ -3,9 +3,9 @@
     python benchmarks/pairs.py DRAFTER --verifier smollm2 --json FILE [--batch-size 1] [--rounds 16] [--vllm PYTHON]
 
 Ours in tiles and by our kernels and without both, plain and with drafts, and vLLM (see `vllm_peer.py`), greedy,
-bfloat16, one thread each. A round lets every way decode the same prompts, forwards and backwards in turn; ratios are taken within a round, and told
-as median and quartiles. A processor's own seconds do not count what others take of it, the wall's do; neither takes
-out what they take of its caches and memory.
+bfloat16, one thread each. A round lets every way decode the same prompts, forwards and backwards in turn; ratios are
+taken within a round, and told as median and quartiles. A processor's own seconds do not count what others take of it,
+the wall's do; neither takes out what they take of its caches and memory.
 """
 
 import argparse

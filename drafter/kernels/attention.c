@@ -75,7 +75,7 @@ struct call {
     const bf16 *query;
     const int64_t *lengths, *depths; /* depths [B, Q] and ancestors [B, Q, Q] of a tree, or none */
     const uint8_t *ancestors;
-    int64_t count, heads, kv_heads, width, padded, token, row, causal, window;
+    int64_t count, heads, kv_heads, width, padded, token, causal, window;
     float scale;
 };
 
@@ -176,8 +176,9 @@ static void gather(const struct call *on, int64_t tile, const bf16 *values, int6
 /* Write key and value [B, Q, Hk, D] behind the committed slots of keys and values [B, S, Hk, D] and attend from query
    [B, Q, H, D], tokens of all three `token`, `key_token`, `value_token` numbers apart; out [B, Q, H, D].
 
-   work: B * Hk * chunks * min(Q * H / Hk, 16) * tiles floats times the width, rounded up to 32, and 2.
-   longest: of the lengths. window: 0 for none. */
+   work: for each row, key/value head, chunk and tile of 16 queries the largest score, the sum and the output of each
+   query: 2 numbers and the width, rounded up to 32. longest: of the lengths. row: numbers of a row of the cache.
+   window: 0 for none. */
 void attend_cache(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *keys, bf16 *values, const int64_t *lengths,
             const int64_t *depths, const uint8_t *ancestors, bf16 *out, float *work, int64_t batch, int64_t count,
             int64_t heads, int64_t kv_heads, int64_t width, int64_t token, int64_t key_token, int64_t value_token,
@@ -186,8 +187,8 @@ void attend_cache(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *k
     const int64_t group = heads / kv_heads, queries = group * count, padded = (width + 31) / 32 * 32;
     const int64_t tiles = (queries + TILE - 1) / TILE, most = least(queries, TILE), step = kv_heads * width;
     const int64_t chunks = (longest + count + CHUNK - 1) / CHUNK, part = most * (padded + 2);
-    const struct call on = {query, lengths, depths, ancestors, count,  heads,  kv_heads,
-                            width, padded,  token,  row,       causal, window, scale};
+    const struct call on = {query, lengths, depths, ancestors, count,  heads, kv_heads,
+                            width, padded,  token,  causal,    window, scale};
 #pragma omp parallel
     {
 #pragma omp for

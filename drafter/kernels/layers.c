@@ -33,8 +33,9 @@ void add_norm(const bf16 *hidden, const bf16 *added, const bf16 *gain, bf16 *tot
     }
 }
 
-/* In place, the rotary embedding of the first `queries` + `keys` heads of each token, `step` numbers apart: x * cos + y * sin, where y is
-   x with its halves exchanged and sin [width] has the sign of that. With gains [width], each head is normed first. */
+/* In place, the rotary embedding of the first `queries` + `keys` heads of each token, `step` numbers apart:
+   x * cos + y * sin, where y is x with its halves exchanged and sin [width] has the sign of that. With gains [width],
+   each head is normed first. */
 void rotate(bf16 *heads, const bf16 *cosine, const bf16 *sine, const bf16 *query_gain, const bf16 *key_gain,
             int64_t tokens, int64_t queries, int64_t keys, int64_t width, int64_t step, float epsilon)
 {

@@ -3,16 +3,22 @@
 Slow, and in the user's cache, where the converted model is kept.
 """
 
+import copy
+
 import pytest
+import torch
 from conftest import ROOT, plain_generate
 
 from drafter import answers
+from drafter.attention import flash_cpu
 from drafter.config import load
 from drafter.decode import SpeculativeDecoder
 from drafter.evaluation.agreement import TIE, compare_greedy, margin
 from drafter.evaluation.paying import walk_trees
 from drafter.evaluation.slots import observe
+from drafter.evaluation.suites import evenly, load_suite
 from drafter.evaluation.walk import walk_along
+from drafter.machine.tiling import why_not_tiled
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for
 from drafter.models.start import start_from_verifier
@@ -109,6 +115,29 @@ def test_a_drafter_of_the_verifiers_own_layers_decodes_the_same(smollm2, config)
     assert agreement.mismatches == 0
     walked = walk_along(agreement.speculative, prompts, smollm2, drafter)  # where two tokens tie, along its own
     assert [one.emitted for one in agreement.speculative] == walked.emitted
+
+
+def test_drafts_in_a_row_change_no_token_in_bfloat16(smollm2, config):
+    """By tiles and kernels on a CPU not even where two tokens tie, alone and in a batch."""
+    if flash_cpu.missing() or why_not_tiled(torch.device("cpu"), torch.bfloat16):
+        pytest.skip("no tiles, or no kernels of our own: passes over one token and over many round differently")
+    verifier = Verifier(copy.deepcopy(smollm2.model).bfloat16(), smollm2.tokenizer, compile="on")
+    settings = config.drafter
+    shape = config_for(
+        verifier,
+        num_layers=2,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers,
+        mask_token_id=settings.mask_token_id,
+    )
+    drafter = BlockDiffusionDrafter(shape).bfloat16().eval()
+    start_from_verifier(drafter, verifier)
+    prompts = [verifier.chat_ids(row["prompt"]) for row in evenly(load_suite("mt_bench"), 12)]
+    plain = SpeculativeDecoder(verifier).generate(prompts, 48)
+    for batch_size in (1, 5):
+        drafted = SpeculativeDecoder(verifier, drafter).generate(prompts, 48, batch_size=batch_size)
+        assert [one.token_ids for one in drafted] == [one.token_ids for one in plain]
+    assert sum(one.verifier_calls for one in drafted) < sum(one.verifier_calls for one in plain)  # some drafts are kept
 
 
 def test_walk_and_decoder_agree_on_fifty_prompts(smollm2, shipped, config):

@@ -9,6 +9,7 @@ from conftest import make_drafter
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from drafter.attention import flash_cpu
 from drafter.decode.proposers import BlockDiffusionProposer
 from drafter.machine import tiling
 from drafter.machine.tiling import Tiled, why_not_tiled
@@ -111,6 +112,45 @@ def test_decoding_in_tiles(model, caplog):
     torch.testing.assert_close(
         verifier.logits(hidden), nn.functional.linear(hidden, verifier.head), rtol=2**-7, atol=1e-2
     )
+
+
+@here
+@pytest.mark.parametrize("inputs", [64, 576, 1536, 4096])
+def test_a_row_of_a_product_has_the_same_bits_alone_and_beside_others(inputs):
+    torch.manual_seed(0)
+    product = Tiled(torch.randn(600, inputs).bfloat16() * inputs**-0.5)
+    x = torch.randn(48, inputs).bfloat16()
+    whole = product(x)
+    for count in (1, 2, 3, 4, 7, 16, 33):
+        assert torch.equal(torch.cat([product(part) for part in x.split(count)]), whole)
+    assert torch.equal(product(x[:1, None]), whole[:1, None])
+    assert torch.equal(product(x[0]), whole[0])
+
+
+@here
+def test_a_token_has_the_same_bits_in_any_pass(model):
+    """Token by token, several at once, alone and in a batch: drafts in a row change no bit."""
+    if flash_cpu.missing():
+        pytest.skip("no kernels of our own here, and torch's keep no such promise")
+    verifier, layers = Verifier(model.bfloat16(), compile="on"), range(4)
+    ids = torch.randint(3, 259, (3, 16), generator=torch.Generator().manual_seed(0))
+
+    def states(rows, steps):
+        cache, found = verifier.new_cache(len(rows), 40), []
+        for row, at in enumerate(rows):
+            verifier.step(ids[at : at + 1, : BEGINNINGS[at]], cache.row(row))
+        cache.set_lengths([BEGINNINGS[at] for at in rows])
+        for part in ids[rows, :8].split(steps, dim=1):
+            hidden, taps = verifier.step(part, cache, layers)
+            found.append(torch.cat([hidden, taps, verifier.logits(hidden)], dim=-1))
+            cache.advance(part.shape[1])
+        return torch.cat(found, dim=1)
+
+    whole = states([0, 1, 2], 8)
+    for steps in (1, 3, 8):
+        assert torch.equal(states([0, 1, 2], steps), whole)
+        for row in range(3):
+            assert torch.equal(states([row], steps)[0], whole[row])
 
 
 @here

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the free memory that copies may take
 ROWS = 4  # of the products that the layout is chosen for: a verify pass, a block
+TRIED = 40_000  # numbers by which it is told whether a row alone has the bits that it has beside others
 Module = TypeVar("Module", bound=nn.Module)
+_alone: dict[tuple[int, int], bool] = {}  # by outputs and inputs
 
 
 def why_not_tiled(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -64,6 +66,11 @@ class Tiled(nn.Module):
         super().__init__()
         self.bias: Tensor | None = None if bias is None else bias.detach()
         self.tiled = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        self.twice = False
+        shape = (weight.shape[0], weight.shape[1])
+        if shape not in _alone:
+            _alone[shape] = self._alone(*shape)
+        self.twice = not _alone[shape]
 
     @classmethod
     def of(cls, linears: Sequence[nn.Linear]) -> "Tiled":
@@ -74,8 +81,21 @@ class Tiled(nn.Module):
         return cls(weight, torch.cat([_bias(one) for one in linears]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.tiled, self.bias, "none", [], "")
+        """[..., in] -> [..., out]; a row has the same bits beside any others, or alone."""
+        if self.twice and x.numel() == x.shape[-1]:
+            return self._product(x.reshape(1, -1).expand(2, -1).contiguous())[0].view(*x.shape[:-1], -1)
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.tiled, self.bias, "none", [], "")
+        return made
+
+    @torch.no_grad()
+    def _alone(self, outputs: int, inputs: int) -> bool:
+        """Whether a row alone is multiplied as it is beside others: oneDNN sums long rows in another order then."""
+        rows = max(2, min(64, TRIED // outputs))
+        x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(0)).bfloat16()
+        return torch.equal(torch.cat([self(one) for one in x.split(1)]), self(x))
 
 
 def _bias(linear: nn.Linear) -> Tensor:

@@ -69,8 +69,8 @@ class TiledPass:
 
     def __init__(self, verifier: "Verifier", product: Product = Tiled.of):
         self.body = verifier._body
-        between = choose_between(verifier.device, verifier.dtype)
-        self.layers = [TiledLayer(layer, product, between) for layer in verifier.layers]
+        self.between = choose_between(verifier.device, verifier.dtype)
+        self.layers = [TiledLayer(layer, product, self.between) for layer in verifier.layers]
 
     def begin(self, ids: Tensor, cache: KVCache) -> tuple[Tensor, Rope]:
         """Embeddings of `ids` [B, Q], and their rotation."""
@@ -95,4 +95,4 @@ class TiledPass:
             if index in tap_layers:
                 heard[index] = hidden
         taps = torch.cat([heard[index] for index in tap_layers], dim=-1) if tap_layers else None
-        return self.body.norm(hidden), taps
+        return self.between.add_norm(hidden, None, self.body.norm)[1], taps

@@ -1,6 +1,7 @@
 """Nothing grows while an answer does: the caches are allocated once, and no cycle leaves a tensor behind."""
 
 import gc
+from contextlib import suppress
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ def live_bytes():
     kept = {}
     for one in gc.get_objects():
         if issubclass(type(one), torch.Tensor):
-            kept[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+            with suppress(RuntimeError):  # what torch.compile traces with has no memory, and a test before may leave it
+                kept[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
     return sum(kept.values())
 
 

@@ -128,6 +128,17 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_beside_others(inputs):
 
 
 @here
+@pytest.mark.parametrize(("uneven", "twice"), [([], False), ([1], True), ([1, 2], False)], ids=str)
+def test_where_other_numbers_of_rows_round_otherwise_it_is_told(uneven, twice, monkeypatch, caplog):
+    monkeypatch.setattr(Tiled, "_uneven", lambda self, *_: uneven)
+    monkeypatch.setattr(tiling, "_uneven", {})
+    products = [Tiled(torch.zeros(8, 8).bfloat16()) for _ in range(2)]
+    assert [one.twice for one in products] == [twice] * 2
+    told = "tiles: products of 1, 2 rows have bits of their own here; near ties, drafts may change tokens"
+    assert [record.message for record in caplog.records] == ([told] if 2 in uneven else [])
+
+
+@here
 def test_a_token_has_the_same_bits_in_any_pass(model):
     """Token by token, several at once, alone and in a batch: drafts in a row change no bit."""
     if flash_cpu.missing():

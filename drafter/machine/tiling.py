@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the free memory that copies may take
 ROWS = 4  # of the products that the layout is chosen for: a verify pass, a block
-TRIED = 40_000  # numbers by which it is told whether a row alone has the bits that it has beside others
+SIZES = (1, 2, 3, 4, 8, 16)  # rows at a time, of which it is tried whether a row has the bits that it has beside many
+TRIED = 40_000  # numbers of a trial
 Module = TypeVar("Module", bound=nn.Module)
-_alone: dict[tuple[int, int], bool] = {}  # by outputs and inputs
+_uneven: dict[tuple[int, int], list[int]] = {}  # by outputs and inputs
 
 
 def why_not_tiled(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -68,9 +69,14 @@ class Tiled(nn.Module):
         self.tiled = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.twice = False
         shape = (weight.shape[0], weight.shape[1])
-        if shape not in _alone:
-            _alone[shape] = self._alone(*shape)
-        self.twice = not _alone[shape]
+        if shape not in _uneven:
+            _uneven[shape] = self._uneven(*shape)
+            if set(_uneven[shape]) - {1}:
+                log.warning(
+                    "tiles: products of %s rows have bits of their own here; near ties, drafts may change tokens",
+                    ", ".join(map(str, _uneven[shape])),
+                )
+        self.twice = _uneven[shape] == [1]
 
     @classmethod
     def of(cls, linears: Sequence[nn.Linear]) -> "Tiled":
@@ -91,11 +97,13 @@ class Tiled(nn.Module):
         return made
 
     @torch.no_grad()
-    def _alone(self, outputs: int, inputs: int) -> bool:
-        """Whether a row alone is multiplied as it is beside others: oneDNN sums long rows in another order then."""
+    def _uneven(self, outputs: int, inputs: int) -> list[int]:
+        """How many rows at a time are multiplied otherwise than many: of long rows one, which oneDNN sums in parts."""
         rows = max(2, min(64, TRIED // outputs))
         x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(0)).bfloat16()
-        return torch.equal(torch.cat([self(one) for one in x.split(1)]), self(x))
+        whole = self(x)
+        parted = {size: torch.cat([self(part) for part in x.split(size)]) for size in SIZES if size < rows}
+        return [size for size, found in parted.items() if not torch.equal(found, whole)]
 
 
 def _bias(linear: nn.Linear) -> Tensor:

@@ -131,7 +131,7 @@ def test_a_row_of_a_product_has_the_same_bits_alone_and_beside_others(inputs):
 @pytest.mark.parametrize(("uneven", "twice"), [([], False), ([1], True), ([1, 2], False)], ids=str)
 def test_where_other_numbers_of_rows_round_otherwise_it_is_told(uneven, twice, monkeypatch, caplog):
     monkeypatch.setattr(Tiled, "_uneven", lambda self, *_: uneven)
-    monkeypatch.setattr(tiling, "_uneven", {})
+    monkeypatch.setattr(tiling, "_known", {})
     products = [Tiled(torch.zeros(8, 8).bfloat16()) for _ in range(2)]
     assert [one.twice for one in products] == [twice] * 2
     told = "tiles: products of 1, 2 rows have bits of their own here; near ties, drafts may change tokens"

@@ -21,7 +21,7 @@ ROWS = 4  # of the products that the layout is chosen for: a verify pass, a bloc
 SIZES = (1, 2, 3, 4, 8, 16)  # rows at a time, of which it is tried whether a row has the bits that it has beside many
 TRIED = 40_000  # numbers of a trial
 Module = TypeVar("Module", bound=nn.Module)
-_uneven: dict[tuple[int, int], list[int]] = {}  # by outputs and inputs
+_known: dict[tuple[int, int], list[int]] = {}  # by outputs and inputs
 
 
 def why_not_tiled(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -69,14 +69,14 @@ class Tiled(nn.Module):
         self.tiled = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.twice = False
         shape = (weight.shape[0], weight.shape[1])
-        if shape not in _uneven:
-            _uneven[shape] = self._uneven(*shape)
-            if set(_uneven[shape]) - {1}:
+        if shape not in _known:
+            _known[shape] = self._uneven(*shape)
+            if set(_known[shape]) - {1}:
                 log.warning(
                     "tiles: products of %s rows have bits of their own here; near ties, drafts may change tokens",
-                    ", ".join(map(str, _uneven[shape])),
+                    ", ".join(map(str, _known[shape])),
                 )
-        self.twice = _uneven[shape] == [1]
+        self.twice = _known[shape] == [1]
 
     @classmethod
     def of(cls, linears: Sequence[nn.Linear]) -> "Tiled":

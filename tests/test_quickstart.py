@@ -44,6 +44,20 @@ def shipped(config):
     return answers.read(ROOT / config.data.answers)
 
 
+def make_drafter_of(verifier, settings, num_layers):
+    """Of the verifier's own layers; its drafts are sometimes right."""
+    shape = config_for(
+        verifier,
+        num_layers=num_layers,
+        block_size=settings.block_size,
+        tap_layers=settings.tap_layers,
+        mask_token_id=settings.mask_token_id,
+    )
+    drafter = BlockDiffusionDrafter(shape).eval()
+    start_from_verifier(drafter, verifier)
+    return drafter.to(verifier.dtype)
+
+
 def same_but_for_ties(verifier, prompt, one, other):
     """Whether two answers are equal up to the first place where the two best tokens are one value to float32."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
@@ -100,16 +114,7 @@ def test_shipped_answers_are_the_verifiers(smollm2, shipped, config):
 
 
 def test_a_drafter_of_the_verifiers_own_layers_decodes_the_same(smollm2, config):
-    settings = config.drafter
-    shape = config_for(
-        smollm2,
-        num_layers=settings.num_layers,
-        block_size=settings.block_size,
-        tap_layers=settings.tap_layers,
-        mask_token_id=settings.mask_token_id,
-    )
-    drafter = BlockDiffusionDrafter(shape).eval()
-    start_from_verifier(drafter, smollm2)
+    drafter = make_drafter_of(smollm2, config.drafter, config.drafter.num_layers)
     prompts = [smollm2.chat_ids(text) for text in ("Count to ten.", "Write hello world in Python.")]
     agreement = compare_greedy(smollm2, drafter, prompts, 32)
     assert agreement.mismatches == 0
@@ -122,16 +127,7 @@ def test_drafts_in_a_row_change_no_token_in_bfloat16(smollm2, config):
     if flash_cpu.missing() or why_not_tiled(torch.device("cpu"), torch.bfloat16):
         pytest.skip("no tiles, or no kernels of our own: passes over one token and over many round differently")
     verifier = Verifier(copy.deepcopy(smollm2.model).bfloat16(), smollm2.tokenizer, compile="on")
-    settings = config.drafter
-    shape = config_for(
-        verifier,
-        num_layers=2,
-        block_size=settings.block_size,
-        tap_layers=settings.tap_layers,
-        mask_token_id=settings.mask_token_id,
-    )
-    drafter = BlockDiffusionDrafter(shape).bfloat16().eval()
-    start_from_verifier(drafter, verifier)
+    drafter = make_drafter_of(verifier, config.drafter, 2)
     prompts = [verifier.chat_ids(row["prompt"]) for row in evenly(load_suite("mt_bench"), 12)]
     plain = SpeculativeDecoder(verifier).generate(prompts, 48)
     for batch_size in (1, 5):
@@ -142,16 +138,7 @@ def test_drafts_in_a_row_change_no_token_in_bfloat16(smollm2, config):
 
 def test_walk_and_decoder_agree_on_fifty_prompts(smollm2, shipped, config):
     """Cycle by cycle, in float32, in a row and in trees; drafts of the verifier's own layers are sometimes right."""
-    settings = config.drafter
-    shape = config_for(
-        smollm2,
-        num_layers=2,
-        block_size=settings.block_size,
-        tap_layers=settings.tap_layers,
-        mask_token_id=settings.mask_token_id,
-    )
-    drafter = BlockDiffusionDrafter(shape).eval()
-    start_from_verifier(drafter, smollm2)
+    drafter = make_drafter_of(smollm2, config.drafter, 2)
     rows = sorted(shipped[0], key=lambda row: len(row["prompt"]))[:200:4]
     prompts = [smollm2.chat_ids(row["prompt"]) for row in rows]
     assert len(prompts) == 50

@@ -99,6 +99,11 @@ CLAIMED = {
         "held-out {full on held_out}, HumanEval {full on humaneval}, MT-bench {full on mt_bench}, and on average in",
         "full is {full over decay} over decay",
     ),
+    "small_block16_rivals": (
+        "level with the three losses: {full over dpace} for full over it",
+        "{full} where uniform stands at",
+        "held-out {full on held_out}, HumanEval {full on humaneval}, MT-bench {full on mt_bench};",
+    ),
     "small_block16_labels": (
         "held-out {verifier on held_out}, HumanEval {verifier on humaneval}",
         "no difference that shows: {verifier on mt_bench}",

@@ -203,14 +203,14 @@ def test_what_is_not_known_of_a_learning_rate_is_said(name):
 
 
 def test_texts_of_both_ways_are_counted_in_every_dtype():
-    """In bfloat16 they differ: how often, by how little, and that none is a mismatch."""
+    """In a row, and on a CPU, drafts change no bit: not in bfloat16 either."""
     counted = json.loads((RESULTS / "decoding/exactness.json").read_text())["dtypes"]
     text = (RESULTS / "decoding/README.md").read_text().replace("**", "")
     for dtype, found in counted.items():
         tokens = f"{found['tokens']:,}".replace(",", " ")
         cells = [dtype, found["prompts"], tokens, *(found[name] for name in ("same", "tie", "explained", "mismatch"))]
         assert f"| {' | '.join(map(str, cells))} |" in text
-    assert counted["bfloat16"]["same"] < counted["bfloat16"]["prompts"]
+        assert found["same"] == found["prompts"]
 
 
 def test_no_record_names_a_folder_of_the_machine_that_made_it():

@@ -59,6 +59,18 @@ static inline int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* The width as outputs are kept: whole vectors of pairs. */
+static inline int64_t padded_of(int64_t width)
+{
+    return (width + 2 * LANES - 1) / (2 * LANES) * 2 * LANES;
+}
+
+/* Numbers that a tile of queries keeps of a chunk. */
+static inline int64_t part_of(int64_t queries, int64_t width)
+{
+    return least(queries, TILE) * (padded_of(width) + 2);
+}
+
 /* Up to 16 words from `left` that are left of a head, zeros behind them. */
 static inline words load(const bf16 *from, int64_t left)
 {
@@ -70,7 +82,7 @@ static inline words load(const bf16 *from, int64_t left)
     return found;
 }
 
-/* What all tasks of a call know. Queries of a group of heads are `group * count` queries of their one key/value head. */
+/* What all tasks of a call know. The queries of a group of heads are `group * count` of their one key/value head. */
 struct call {
     const bf16 *query;
     const int64_t *lengths, *depths; /* depths [B, Q] and ancestors [B, Q, Q] of a tree, or none */
@@ -173,20 +185,27 @@ static void gather(const struct call *on, int64_t tile, const bf16 *values, int6
         }
 }
 
+/* Numbers of work memory of a call: for each row, key/value head, chunk and tile of 16 queries the largest score, the
+   sum and the output of each query. queries: of a key/value head and row. slots: of the longest row, new ones too. */
+int64_t work_of(int64_t batch, int64_t kv_heads, int64_t queries, int64_t width, int64_t slots)
+{
+    const int64_t tiles = (queries + TILE - 1) / TILE, chunks = (slots + CHUNK - 1) / CHUNK;
+    return batch * kv_heads * chunks * tiles * part_of(queries, width);
+}
+
 /* Write key and value [B, Q, Hk, D] behind the committed slots of keys and values [B, S, Hk, D] and attend from query
    [B, Q, H, D], tokens of all three `token`, `key_token`, `value_token` numbers apart; out [B, Q, H, D].
 
-   work: for each row, key/value head, chunk and tile of 16 queries the largest score, the sum and the output of each
-   query: 2 numbers and the width, rounded up to 32. longest: of the lengths. row: numbers of a row of the cache.
-   window: 0 for none. */
-void attend_cache(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *keys, bf16 *values, const int64_t *lengths,
-            const int64_t *depths, const uint8_t *ancestors, bf16 *out, float *work, int64_t batch, int64_t count,
-            int64_t heads, int64_t kv_heads, int64_t width, int64_t token, int64_t key_token, int64_t value_token,
-            int64_t row, int64_t longest, int64_t causal, int64_t window, float scale)
+   work: see `work_of`. longest: of the lengths. row: numbers of a row of the cache. window: 0 for none. */
+void attend_cache(const bf16 *query, const bf16 *key, const bf16 *value, bf16 *keys, bf16 *values,
+                  const int64_t *lengths, const int64_t *depths, const uint8_t *ancestors, bf16 *out, float *work,
+                  int64_t batch, int64_t count, int64_t heads, int64_t kv_heads, int64_t width, int64_t token,
+                  int64_t key_token, int64_t value_token, int64_t row, int64_t longest, int64_t causal, int64_t window,
+                  float scale)
 {
-    const int64_t group = heads / kv_heads, queries = group * count, padded = (width + 31) / 32 * 32;
+    const int64_t group = heads / kv_heads, queries = group * count, padded = padded_of(width);
     const int64_t tiles = (queries + TILE - 1) / TILE, most = least(queries, TILE), step = kv_heads * width;
-    const int64_t chunks = (longest + count + CHUNK - 1) / CHUNK, part = most * (padded + 2);
+    const int64_t chunks = (longest + count + CHUNK - 1) / CHUNK, part = part_of(queries, width);
     const struct call on = {query, lengths, depths, ancestors, count,  heads, kv_heads,
                             width, padded,  token,  causal,    window, scale};
 #pragma omp parallel

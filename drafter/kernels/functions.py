@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from ctypes import c_float, c_int64, c_void_p
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from drafter.kernels.build import library
 
 WIDEST = 256  # numbers of a head
-CHUNK, TILE, LANES = 128, 16, 32  # of attention.c, which keeps what it has found of each in the work memory
 
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
+    "work_of": [c_int64] * 5,
     "attend_cache": [*[c_void_p] * 10, *[c_int64] * 12, c_float],
     "add_norm": [*[c_void_p] * 5, *[c_int64] * 2, c_float, c_int64],
     "rotate": [*[c_void_p] * 5, *[c_int64] * 5, c_float],
@@ -21,9 +22,9 @@ SIGNATURES = {
 
 
 @cache
-def _function(name: str) -> Callable[..., None]:
+def _function(name: str) -> Callable[..., Any]:
     found = getattr(library(), name)
-    found.argtypes, found.restype = SIGNATURES[name], None
+    found.argtypes, found.restype = SIGNATURES[name], c_int64 if name == "work_of" else None
     return found
 
 
@@ -64,10 +65,8 @@ def attend_cache(
     kv_heads = keys.shape[2]
     (query, token), (key, key_token), (value, value_token) = (_packed(one) for one in (query, key, value))
     depths, ancestors = (one.contiguous() for one in tree) if tree else (None, None)
-    queries = heads // kv_heads * count
-    chunks, tiles = -(-(longest + count) // CHUNK), -(-queries // TILE)
-    part = min(queries, TILE) * (-(-width // LANES) * LANES + 2)
-    work = torch.empty(batch * kv_heads * chunks * tiles * part, dtype=torch.float32)
+    needed = _function("work_of")(batch, kv_heads, heads // kv_heads * count, width, longest + count)
+    work = torch.empty(needed, dtype=torch.float32)
     out = torch.empty(batch, count, heads, width, dtype=query.dtype)
     _function("attend_cache")(
         *(_at(one, contiguous=False) for one in (query, key, value, keys, values)),

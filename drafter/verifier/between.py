@@ -64,7 +64,7 @@ class CompiledBetween(Between):
 
 
 def choose_between(device: torch.device, dtype: torch.dtype) -> Between:
-    """Loops in C where they are; torch's operations elsewhere, and where there is no compiler, which is logged once."""
+    """Our kernels where they can be; torch's operations elsewhere; that there is no compiler is logged once."""
     if device.type != "cpu" or dtype != torch.bfloat16:
         return Between()
     reason = kernels.missing()

@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
         sys.exit("ensemble.drafter: name the drafter that a run of this recipe made, DIR/pair/export")
     heads = {path: EnsembleHead.load(path) for path in parsed.heads}
     training, held_out, test = tasks_of(config)
-    verifier, reward = load(config)
+    verifier, reward = load(config, config.directory)
     drafter = kind_of(config.ensemble.drafter).beside(config.ensemble.drafter, verifier)
     head = EnsembleHead(describe(config, verifier, drafter)).to(verifier.device)
     module = EnsembleModule(config, verifier, drafter, head, training, held_out, reward)

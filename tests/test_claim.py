@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from drafter.config import RunConfig, load, load_as
-from drafter.training.claim import claim, deciding, settle
-from drafter.training.prepare import Material
+from drafter.config import FittingConfig, RunConfig, load, load_as
+from drafter.machine import precision
+from drafter.training.claim import begun_in, claim, deciding
 
 
 @pytest.fixture
@@ -120,14 +120,20 @@ def test_a_run_may_end_elsewhere_if_its_steps_had_the_same_learning_rates(begun,
             again(*more)
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
+def test_a_fit_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
     """`auto` may find another one faster on a busy machine."""
-    began, later = (Material("cpu", None, fast, [], [], [], None, {}) for fast in (torch.bfloat16, torch.float32))
-    assert settle(tmp_path, began).fast is torch.bfloat16
-    assert settle(tmp_path, later).fast is torch.float32  # nothing was trained yet
-    assert settle(tmp_path, began).fast is torch.bfloat16
-    (tmp_path / "checkpoints").mkdir()
-    assert settle(tmp_path, later).fast is torch.bfloat16
+
+    def begun(faster):
+        monkeypatch.setattr(precision, "fastest", lambda device: faster)
+        return begun_in(tmp_path / "run", FittingConfig(), "cpu")
+
+    assert begun(torch.bfloat16) is torch.bfloat16
+    assert begun(torch.float32) is torch.float32  # nothing was trained yet
+    assert begun(torch.bfloat16) is torch.bfloat16
+    (tmp_path / "run/pair/checkpoints").mkdir(parents=True)
+    assert begun(torch.float32) is torch.bfloat16
+    with pytest.raises(ValueError, match=r"training\.precision='auto': of several ranks"):
+        begun_in(tmp_path / "other", FittingConfig(devices="2"), "cpu")
 
 
 def test_checkpoints_of_no_recipe_are_left_alone(begun):

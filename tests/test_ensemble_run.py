@@ -24,7 +24,7 @@ RECIPE = """
 name: tiny
 system: ensemble
 verifier: {source: tiny-llama}
-ensemble: {draft_length: 2, rollouts: 2, updates: 2}
+ensemble: {draft_length: 2, rollouts: 2, updates: 2, start_budget: 0.3}
 tasks: {kind: arithmetic, count: 24, validation: 2, test: 2, test_seeds: 1, timed: 0, max_new_tokens: 6}
 reward: {kind: log_likelihood}
 training: {max_steps: 6, rows: 2, learning_rate: 5.0e-2, precision: float32, log_every: 1, validate_every: 3}
@@ -97,10 +97,14 @@ def test_a_killed_run_ends_as_an_undisturbed_one(words, finished, tmp_path, monk
             raise KeyError("killed")
         return step(module, batch, index)
 
+    untrained = []
+    validate = EnsembleModule.validate
+    monkeypatch.setattr(EnsembleModule, "validate", lambda self: untrained.append(validate(self)) or untrained[-1])
     with monkeypatch.context() as patch:
         patch.setattr(EnsembleModule, "training_step", killed)
         with pytest.raises(KeyError):
             run(words(tmp_path))
+    began = len(untrained)
     assert (tmp_path / "tiny/checkpoints/last.ckpt").is_file()
     monkeypatch.setattr(ensemble, "draw_map", lambda *_: (_ for _ in ()).throw(KeyError("far enough")))
     with pytest.raises(KeyError, match="far enough"):
@@ -108,6 +112,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(words, finished, tmp_path, monk
     one, other = (load_file(folder / "head/ensemble_head.safetensors") for folder in (finished, tmp_path / "tiny"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert records(finished) == records(tmp_path / "tiny")
+    assert untrained[0] == untrained[began]  # of the head before training, whenever it is told
 
 
 def records(folder):
@@ -181,7 +186,7 @@ def test_a_run_makes_its_own_drafter_once(words, tmp_path, monkeypatch):
 
 def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
     config = words(tmp_path, "ensemble.start_budget=0.2", "tasks.max_new_tokens=10", "training.rows=4")
-    verifier, reward = ensemble.load(config)
+    verifier, reward = ensemble.load(config, tmp_path)
     drafter = CausalDrafter(make_relative("llama"))
     training, validation, _ = ensemble.tasks_of(config)
     head = EnsembleHead(ensemble.describe(config, verifier, drafter))

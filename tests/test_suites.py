@@ -29,6 +29,13 @@ def test_a_file_of_prompts_is_a_suite(tmp_path):
     ]
 
 
+def test_lines_end_where_json_lines_do_whoever_wrote_them(tmp_path):
+    """A byte-order mark, carriage returns, and within a text what `str.splitlines` takes for the end of a line."""
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes('\ufeff{"prompt": "One\u2028two\x85?"}\r\n{"prompt": "Three?"}\r\n'.encode())
+    assert [one["prompt"] for one in load_suite(str(path))] == ["One\u2028two\x85?", "Three?"]
+
+
 def test_of_conversations_a_suite_asks_what_their_users_say(tmp_path):
     path = tmp_path / "chats.jsonl"
     said = [
@@ -154,6 +161,10 @@ def test_files_that_are_damaged_are_named(tmp_path):
         with pytest.raises(ValueError, match=r"suite=.*(can't be read|is no JSON|must hold a JSON list)") as error:
             load_suite(str(tmp_path / name))
         assert "\n" not in str(error.value)
+
+
+def test_a_process_of_a_company_may_have_no_case():
+    assert ask([], make_verifier("llama"), lambda ids: [], raw=False) == ([], [])
 
 
 def test_second_turns_follow_the_answers_to_the_first():

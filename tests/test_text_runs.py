@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import time
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from drafter.decode import FreeDecoder
 from drafter.models import PushForwardModel, kind_of
 from drafter.training import fitting
 from drafter.training.batches.texts import TextSteps
+from drafter.training.checkpoints import seconds_of
 from drafter.training.distillation.module import DistillationModule
+from drafter.training.language_model import LanguageModelModule
 from drafter.training.runs import run
 from drafter.training.runs.distillation import warn_of_coarse_weights
 from drafter.verifier import Verifier
@@ -124,7 +127,7 @@ def test_a_stage_that_has_ended_leaves_what_is_read_of_it(finished):
     config, _ = finished
     size = sum(weight.nbytes for weight in PushForwardModel.load(str(config.directory / "export")).parameters())
     for stage in (config.directory / "stages").iterdir():
-        assert names(stage) == ["checkpoints", "metrics", "metrics.csv", "tensorboard"]
+        assert names(stage) == ["checkpoints", "metrics", "metrics.csv", "precision.json", "tensorboard"]
         assert names(stage / "checkpoints") == ["best.ckpt", "last.ckpt"]
         files = {path.stat().st_ino: path.stat().st_size for path in (stage / "checkpoints").iterdir()}
         state = torch.load(stage / "checkpoints/best.ckpt", weights_only=True)
@@ -162,6 +165,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, texts, monk
     resumed = run(again)
     assert died
     assert resumed["stages"] == summary["stages"]
+    each = [seconds_of(again.directory / "stages" / name / "checkpoints") for name in ("0_gives_1", "1_gives_2")]
+    assert resumed["seconds_by_stage"]["train"] == sum(stage["train"] for stage in each)
     ours, theirs = (PushForwardModel.load(str(one.directory / "export")) for one in (again, config))
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
@@ -186,6 +191,45 @@ def test_a_language_model_is_made_of_text_and_read_as_a_verifier(tmp_path, texts
     assert verifier.tokenizer.decode(verifier.tokenizer.encode("This is text.")) == "This is text."
     assert verifier.stop_ids == (verifier.tokenizer.eos_token_id,)
     assert verifier.chat_ids("Hello")
+
+
+def test_what_a_language_model_draws_survives_a_kill_and_is_not_drawn_where_it_is_measured(
+    tmp_path, texts, monkeypatch
+):
+    """Dropout, and the seconds of both processes."""
+    model = "{model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 16}"
+    whole, killed = (
+        configs.load_as(
+            RunConfig, recipe(tmp_path, texts, name, system="language_model", model=model, tokenizer="{size: 300}")
+        )
+        for name in ("whole", "killed")
+    )
+    undisturbed, step = run(whole), LanguageModelModule.training_step
+
+    def dies(self, batch, index):
+        if batch.number == 3:
+            time.sleep(0.01)
+            raise InterruptedError
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelModule, "training_step", dies)
+        with pytest.raises(InterruptedError):
+            run(killed)
+    before = seconds_of(killed.directory / "checkpoints")
+    resumed = run(killed)
+    measured = [each for each in column(killed, "likelihood_held_out") if each]
+    assert measured == [each for each in column(whole, "likelihood_held_out") if each]
+    assert resumed["nll_held_out"] == undisturbed["nll_held_out"] == pytest.approx(-max(map(float, measured)), rel=1e-6)
+    after = resumed["seconds_by_stage"]
+    assert all(after[stage] > before[stage] for stage in ("prepare", "train"))
+    again = run(killed)
+    assert (again["nll_held_out"], again["seconds_by_stage"]["train"]) == (resumed["nll_held_out"], after["train"])
+
+
+def column(config, name):
+    with (config.directory / "metrics.csv").open() as file:
+        return [record[name] for record in csv.DictReader(file)]
 
 
 def test_every_row_is_text_of_one_side_and_every_epoch_sees_each_once(texts):

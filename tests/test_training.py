@@ -14,8 +14,10 @@ from drafter.data.rows import Row, pad
 from drafter.taps import LocalTaps, TapCache
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
+from drafter.training.checkpoints import read_checkpoint
+from drafter.training.fitting import fit
 from drafter.training.head import Head
-from drafter.training.module import DrafterModule
+from drafter.training.module import MONITOR, DrafterModule
 from drafter.training.prepare import start
 from drafter.training.watched import Watched, tokens_of_whole_blocks
 from drafter.verifier.output import OutputHead
@@ -303,6 +305,20 @@ def test_what_is_watched_is_the_mean_over_micro_batches():
     assert found == {"loss": 2.0, "train/a": 1.0, "gradient_norm/a": 1.0, "tokens_per_block": 2.0}
     watched.add(torch.tensor(7.0), {}, {}, (torch.tensor(1), torch.tensor(1)))
     assert watched.take()["loss"] == 7.0
+
+
+def test_a_checkpoint_tells_what_was_found_of_its_own_weights_alone(rows, make, tmp_path):
+    """The last one is of a step behind a validation."""
+    verifier = make_verifier("llama")
+    drafter = make_drafter(verifier)
+    module, config = make(drafter, "training.max_steps=3", "training.validate_every=2", "training.loggers=[]")
+    taps = LocalTaps(verifier, drafter.tap_layers)
+    module._validation = [(pad(rows), taps(pad(rows)))]
+    best = fit(module, Feed(config, rows, None, taps), tmp_path / "run", config.training, MONITOR)
+    told = {path.stem: read_checkpoint(path) for path in (best, best.with_name("last.ckpt"))}
+    assert {name: one["global_step"] for name, one in told.items()} == {"best": 2, "last": 3}
+    assert told["best"]["drafter"]["tokens_per_cycle"] >= 1
+    assert told["last"]["drafter"]["tokens_per_cycle"] is None
 
 
 def test_learning_rates_rise_then_fall_to_zero(rows, make):

@@ -65,7 +65,7 @@ def ask(cases: Sequence[Case], verifier: Verifier, answer: Answer, raw: bool) ->
     """
     said: list[list[dict[str, str]]] = [[] for _ in cases]
     asked, answers = [], []
-    for turn in range(max(len(case.turns) for case in cases)):
+    for turn in range(max((len(case.turns) for case in cases), default=0)):
         if raw and turn:
             raise ValueError("raw: a second turn needs the chat template; leave --raw out")
         going = [at for at, case in enumerate(cases) if turn < len(case.turns) and len(said[at]) == 2 * turn]

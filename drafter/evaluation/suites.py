@@ -174,7 +174,7 @@ def _records(suite: Suite) -> Iterator[tuple[int, dict]]:
 def _json(named: str, path: Path) -> Iterator[tuple[int, Any]]:
     content = path.read_bytes()
     try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"suite={named!r}: {path} can't be read ({error}); fetch it again") from None
     if path.suffix == ".json":
@@ -185,7 +185,7 @@ def _json(named: str, path: Path) -> Iterator[tuple[int, Any]]:
         require(isinstance(listed, list), "suite", named, f"{path} must hold a JSON list")
         yield from enumerate(listed, 1)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a text's own line separators end no line
         if line.strip():
             try:
                 yield number, json.loads(line)

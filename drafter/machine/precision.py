@@ -5,6 +5,9 @@ from functools import cache
 
 import torch
 
+from drafter.config import FittingConfig, require
+from drafter.machine.ranks import ranks
+
 SIZES = (256, 576, 1536)
 SECONDS = 0.4
 
@@ -25,6 +28,18 @@ def keep_float32_exact() -> None:
 def choose(requested: str, device: str) -> torch.dtype:
     """Turn `auto | float32 | bfloat16` into a dtype."""
     return fastest(device) if requested == "auto" else getattr(torch, requested)
+
+
+def choose_together(settings: FittingConfig, device: str) -> torch.dtype:
+    """What a fit runs in, the same on all of its ranks.
+
+    Raises:
+        ValueError: each of several ranks would have to find out.
+    """
+    alone = device != "cpu" or ranks(settings.devices, device, settings.nodes) == 1
+    remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
+    require(alone or settings.precision != "auto", "training.precision", settings.precision, remedy)
+    return choose(settings.precision, device)
 
 
 def _rate(dtype: torch.dtype) -> float:

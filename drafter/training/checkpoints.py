@@ -137,6 +137,12 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def seconds_of(folder: Path) -> dict[str, float]:
+    """How long a fit took, over all the processes that it took, by stage: `prepare`, `train`."""
+    found: dict[str, float] = read_checkpoint(folder / "last.ckpt")["seconds"]
+    return found
+
+
 def _lighten(path: Path, state: dict[str, Any], child: str) -> None:
     """Write a checkpoint again without what no finished run is asked for, unless it was."""
     weights = weights_of(state, child) if child else state["state_dict"]

@@ -1,7 +1,7 @@
 """The directory of a run: taken for one recipe, with what that run settled on."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from drafter import config as configs
 from drafter.config import FittingConfig, RunConfig
 from drafter.config.checks import flat
 from drafter.files import atomically, hold, write_json
+from drafter.machine.precision import choose_together
 from drafter.machine.ranks import is_first, ranks
 from drafter.training.checkpoints import resumable
 from drafter.training.optimisation import learning_rate
-from drafter.training.prepare import Material
 
 # What decides no number of a training: it may change from one start of a run to the next.
 FREE = (
@@ -60,7 +60,7 @@ def claim(config: RunConfig) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     if is_first() and not hold(directory / ".lock"):
         raise ValueError(f"name={config.name!r}: another process trains in {directory}; wait, or choose another name")
-    if any(directory.rglob("checkpoints")):  # without one there is nothing to lose
+    if _begun(directory):
         if not path.is_file():
             raise ValueError(
                 f"name={config.name!r}: {directory} holds checkpoints and no config.yaml that says of what; "
@@ -99,13 +99,25 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def settle(directory: Path, material: Material) -> Material:
-    """The precision that this run began in: asked anew, a busy machine, or another one, may find another faster."""
+def begun_in(directory: Path, settings: FittingConfig, device: str) -> torch.dtype:
+    """The precision of a fit, as it began: asked anew, a busy machine, or another one, may find another faster.
+
+    Raises:
+        ValueError: see `choose_together`.
+    """
     path = directory / "precision.json"
-    if (directory / "checkpoints").exists() and path.is_file():
-        return replace(material, fast=getattr(torch, json.loads(path.read_text())["precision"]))
-    write_json(path, {"precision": str(material.fast).removeprefix("torch.")})
-    return material
+    if path.is_file() and _begun(directory):
+        kept: torch.dtype = getattr(torch, json.loads(path.read_text())["precision"])
+        return kept
+    found = choose_together(settings, device)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"precision": str(found).removeprefix("torch.")})
+    return found
+
+
+def _begun(directory: Path) -> bool:
+    """Whether a fit has begun there: without a checkpoint there is nothing to lose."""
+    return any(directory.rglob("checkpoints"))
 
 
 def _other(path: Path, config: RunConfig) -> list[str]:

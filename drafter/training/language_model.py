@@ -1,5 +1,6 @@
 """The Lightning module of a causal language model from scratch."""
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -20,11 +21,12 @@ class LanguageModelModule(lightning.LightningModule):
 
     Args:
         held_out: ids, [R, S].
+        seed: what a model draws as it trains, as dropout does, follows from it and from the number of the micro-step.
     """
 
-    def __init__(self, model: Any, settings: FittingConfig, held_out: Tensor):
+    def __init__(self, model: Any, settings: FittingConfig, held_out: Tensor, seed: int):
         super().__init__()
-        self.model, self.settings, self.held_out = model, settings, held_out
+        self.model, self.settings, self.held_out, self.seed = model, settings, held_out, seed
         self.amounts: Counter[str] = Counter()
 
     def loss(self, ids: Tensor) -> Tensor:
@@ -33,6 +35,7 @@ class LanguageModelModule(lightning.LightningModule):
         return loss
 
     def training_step(self, batch: TextBatch, batch_index: int) -> Tensor:
+        torch.manual_seed(random.Random(f"{self.seed} {batch.number} {self.global_rank}").getrandbits(63))
         loss = self.loss(batch.ids)
         self.amounts.update(tokens=batch.ids.numel())
         self.log("loss", loss.detach(), prog_bar=True)

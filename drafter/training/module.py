@@ -193,11 +193,9 @@ class DrafterModule(lightning.LightningModule):
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)
+        self._walked = {}  # of other weights than these
         if self.average is not None:  # here and not behind the batch: a checkpoint is made before that
             self.average.take(self.drafter, self.global_step + 1)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self._walked = {}  # of other weights than these
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["coverage"] = self.coverage.state()

@@ -23,7 +23,7 @@ from drafter.data.rows import Cuts, Row, Rows, pad, rows_and_cuts, split, valida
 from drafter.data.stream import Stream
 from drafter.files import cache_directory
 from drafter.machine.devices import choose_device
-from drafter.machine.precision import choose
+from drafter.machine.precision import choose_together
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for, evenly_spaced
@@ -31,6 +31,7 @@ from drafter.models.start import adopt, kept_of, start_from_verifier
 from drafter.taps import StateFiles, StateServer, TapCache, TapsElsewhere
 from drafter.training.batches import packs_of
 from drafter.training.budget import fitting_anchors
+from drafter.training.claim import begun_in
 from drafter.training.elsewhere import states_of
 from drafter.verifier import Verifier, VerifierHead
 from drafter.verifier.chat import template_hash
@@ -78,18 +79,18 @@ class Material:
         return [row.ids[: row.start] for row in self.test]
 
 
-def prepare(config: AlignmentConfig) -> Material:
+def prepare(config: AlignmentConfig, directory: Path | None = None) -> Material:
     """Load the verifier and the answers, split them, start the drafter.
 
+    Args:
+        directory: of a run that may have begun; None: there is none yet.
     Raises:
         ValueError: a setting, a file or a model does not fit; one line, before training.
     """
     settings = config.training
     device = own_device(settings.devices, choose_device(config.verifier.device))
     world = ranks(settings.devices, device, settings.nodes)
-    remedy = "of several ranks, each could find another one faster; name float32 or bfloat16"
-    known = world == 1 or settings.precision != "auto" or device != "cpu"
-    require(known, "training.precision", settings.precision, remedy)
+    fast = begun_in(directory, settings, device) if directory else choose_together(settings, device)
     found = answers.open_answers(Path(config.data.answers))
     verifier = open_verifier(config.verifier, getattr(torch, config.verifier.dtype), device)
     if isinstance(verifier, Verifier) and verifier.recurrent:
@@ -123,7 +124,6 @@ def prepare(config: AlignmentConfig) -> Material:
     lightning.seed_everything(config.seed, verbose=False)
     drafter = start(config, verifier, training, on_disk)
     check_over_blocks(settings.attention, device, drafter.config.head_dim)
-    fast = choose(settings.precision, device)
     if settings.anchors == "auto":
         longest = max(len(row.ids) for row in sample)
         length = config.data.sequence_length if config.data.packing or on_disk else longest

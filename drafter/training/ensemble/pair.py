@@ -14,7 +14,7 @@ from drafter.export.original import weights_of
 from drafter.files import atomically
 from drafter.models.cut import cut_layers
 from drafter.training.batches.texts import TextFeed
-from drafter.training.checkpoints import forget
+from drafter.training.checkpoints import forget, read_checkpoint
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.verifier import Verifier
@@ -41,11 +41,10 @@ def make_pair(
     rows = answered(config, verifier, tasks)
     remedy = f"the answers make {len(rows)} rows, a step takes {settings.rows}; lower it or raise pair.answers"
     require(len(rows) >= settings.rows, "pair.training.rows", settings.rows, remedy)
-    module = LanguageModelModule(model, settings, answered(config, verifier, held_out)[:16])
+    module = LanguageModelModule(model, settings, answered(config, verifier, held_out)[:16], config.seed)
     feed, device = TextFeed(rows, settings, config.seed), str(verifier.device)
     best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=verifier.dtype)
-    state = torch.load(best, map_location=device, weights_only=True)
-    model.load_state_dict(weights_of(state, "model"))
+    model.load_state_dict(weights_of(read_checkpoint(best), "model"))
     with atomically(export, folder=True, over=True) as scratch:
         model.save_pretrained(scratch)
         verifier.tokenizer.save_pretrained(scratch)

@@ -28,8 +28,8 @@ from drafter.machine.ranks import ranks
 from drafter.taps import LocalTaps, TapSource
 from drafter.training.batches import Steps
 from drafter.training.batches.feed import Feed
-from drafter.training.checkpoints import read_checkpoint
-from drafter.training.claim import claim, settle
+from drafter.training.checkpoints import read_checkpoint, seconds_of
+from drafter.training.claim import claim
 from drafter.training.elsewhere import taps_elsewhere
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
@@ -53,7 +53,7 @@ def train(config: AlignmentConfig) -> dict[str, Any]:
     """
     began = time.perf_counter()
     directory = claim(config)
-    with closing(settle(directory, prepare(config))) as material:
+    with closing(prepare(config, directory)) as material:
         return stages(config, directory, material, began)
 
 
@@ -108,7 +108,7 @@ def stages(config: AlignmentConfig, directory: Path, material: Material, began: 
     else:
         log.info("%s: the run ends with the walk; nothing was decoded", verifier.undecodable)
     Metrics(directory).merged()
-    seconds = read_checkpoint(best.with_name("last.ckpt"))["seconds"] | {"evaluate": time.perf_counter() - trained}
+    seconds = seconds_of(best.parent) | {"evaluate": time.perf_counter() - trained}
     summary = {
         "tokens_per_cycle": found.tokens_per_cycle,
         "accepted_per_cycle": found.accepted_per_cycle,

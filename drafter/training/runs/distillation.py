@@ -32,8 +32,8 @@ from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import PushForwardModel
 from drafter.training.batches.texts import TextFeed
-from drafter.training.checkpoints import read_checkpoint
-from drafter.training.claim import claim
+from drafter.training.checkpoints import read_checkpoint, seconds_of
+from drafter.training.claim import begun_in, claim
 from drafter.training.distillation.module import MONITOR, DistillationModule, stage_figures
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
@@ -72,6 +72,7 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     if config.student.start != "verifier":
         finished[given[0].tokens_per_pass] = given[0]
     student, found = given[0], []
+    prepared = time.perf_counter() - began
     for at, stage in enumerate(config.stages):
         teacher = teacher_of(config, stage, verifier, finished)
         student, scores = run_stage(config, at, stage, student, teacher, rows, device)
@@ -80,14 +81,17 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     if rank_zero_only.rank:
         return {}
     trained = time.perf_counter()
-    summary: dict[str, Any] = {"stages": found, "seconds_trained": trained - began, "provenance": provenance()}
+    summary: dict[str, Any] = {"stages": found, "provenance": provenance()}
     export(config, verifier, student, directory / "export", summary)
     offsets = stages_table(found, nats_of_text(verifier, rows.held_out))
     write_csv(directory / "stages.csv", offsets)
     print(table(offsets), end="\n\n")
     texts, tables = trial(config, verifier, student, rows.held_out, directory)
     summary |= {"offsets": offsets, **tables}
-    write_json(directory / "summary.json", {**summary, "seconds": time.perf_counter() - began})
+    each = [seconds_of(stage_folder(config, at) / "checkpoints")["train"] for at in range(len(found))]
+    seconds = {"prepare": prepared, "train": sum(each), "evaluate": time.perf_counter() - trained}
+    summary |= {"seconds": sum(seconds.values()), "seconds_by_stage": seconds}
+    write_json(directory / "summary.json", summary)
     report(config, summary, texts, device)
     return summary
 
@@ -135,7 +139,7 @@ def run_stage(
     torch.manual_seed(config.seed)
     module = DistillationModule(config, stage, student.widened(stage.tokens_per_pass), teacher, rows.held_out)
     feed = TextFeed(rows.training, stage, config.seed + at, ranks(stage.devices, device, stage.nodes))
-    dtype = choose(stage.precision, device)
+    dtype = begun_in(folder, stage, device)
     best = fit(module.to(device), feed, folder, stage, MONITOR, device=device, dtype=dtype, left=module.left)
     module.to(device).result.load_state_dict(weights_of(read_checkpoint(best), module.left))
     model = module.result.requires_grad_(False).eval()

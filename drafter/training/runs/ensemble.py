@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from drafter.config import EnsembleConfig, require
@@ -25,11 +24,11 @@ from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
-from drafter.machine.precision import choose
 from drafter.models import kind_of
 from drafter.models.base import Drafter
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
-from drafter.training.claim import claim
+from drafter.training.checkpoints import read_checkpoint, seconds_of
+from drafter.training.claim import begun_in, claim
 from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
 from drafter.training.ensemble.pair import make_pair
 from drafter.training.ensemble.start import fit_budget
@@ -51,32 +50,30 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
     began = time.perf_counter()
     training, validation, test = tasks_of(config)
     directory = claim(config)
-    verifier, reward = load(config)
+    verifier, reward = load(config, directory)
     source = config.ensemble.drafter or str(make_pair(config, verifier, training, validation, directory / "pair"))
     drafter = kind_of(source).beside(source, verifier)
     head = EnsembleHead(describe(config, verifier, drafter), config.ensemble.start_weight).to(verifier.device)
     module = EnsembleModule(config, verifier, drafter, head, training, validation, reward)
-    if config.ensemble.start_budget is not None and not (directory / "checkpoints").exists():
+    if config.ensemble.start_budget is not None:  # of a begun run, too: it tells what there was before training
         fit_budget(module, config.ensemble.start_budget)
     untrained = module.validate()
     log.info("before training: %s", ", ".join(f"{name} {value:.3f}" for name, value in untrained.items()))
-    prepared = time.perf_counter()
 
     batches = UpdateFeed(config.ensemble.updates, -(-len(training) // config.training.rows))
     device = str(verifier.device)
-    taken = prepared - began
+    taken = time.perf_counter() - began
     best = fit(module, batches, directory, config.training, MONITOR, device=device, prepared=taken, more=True)
-    state = torch.load(best, map_location=verifier.device, weights_only=True)
+    state, trained = read_checkpoint(best), time.perf_counter()
     head.load_state_dict(weights_of(state, "head"))
     head.save(directory / "head")
     Metrics(directory).merged()
-    trained = time.perf_counter()
 
     points = draw_map(config, verifier, drafter, test, reward, directory)
     dynamic = next(point for point in points if point.way.rule.startswith("dynamic_ensemble"))
     gains = frontier.gains(points, {"head": head.config})
     over = gains["head"]
-    now = time.perf_counter()
+    seconds = seconds_of(best.parent) | {"evaluate": time.perf_counter() - trained}
     summary = {
         "tokens_per_cycle": dynamic.tokens_per_cycle.value,
         "acceptance": dynamic.acceptance.value,
@@ -87,8 +84,8 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
         "asked": {"prompt": test[0].prompt, "temperature": config.ensemble.temperature},
         "tasks": {"training": len(training), "validation": len(validation), "test": len(test)},
         "provenance": provenance(),
-        "seconds": now - began,
-        "seconds_by_stage": {"prepare": prepared - began, "train": trained - prepared, "evaluate": now - trained},
+        "seconds": sum(seconds.values()),
+        "seconds_by_stage": seconds,
     }
     write_json(directory / "summary.json", summary)
     report(config, summary, points, gains, device)
@@ -115,10 +112,10 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
     return training, validation, test
 
 
-def load(config: EnsembleConfig) -> tuple[Verifier, Reward]:
-    """The verifier in the run's precision, and what answers are worth."""
+def load(config: EnsembleConfig, directory: Path) -> tuple[Verifier, Reward]:
+    """The verifier in the precision of the run in `directory`, and what answers are worth."""
     device = choose_device(config.verifier.device)
-    dtype = choose(config.training.precision, device)
+    dtype = begun_in(directory, config.training, device)
     verifier = Verifier.load(config.verifier.source, dtype, device, config.verifier.attention)
     limits = Limits(config.reward.seconds, config.reward.megabytes, config.reward.together)
     return verifier, make_reward(config.reward.kind, verifier, limits)

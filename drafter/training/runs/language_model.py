@@ -18,10 +18,10 @@ from drafter.export.original import weights_of
 from drafter.export.record import provenance
 from drafter.files import atomically, write_json
 from drafter.machine.devices import choose_device
-from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.training.batches.texts import TextFeed
-from drafter.training.claim import claim
+from drafter.training.checkpoints import read_checkpoint, seconds_of
+from drafter.training.claim import begun_in, claim
 from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.training.logs import Metrics
@@ -41,6 +41,7 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     began = time.perf_counter()
     directory, settings = claim(config), config.training
     device = own_device(settings.devices, choose_device("auto"))
+    dtype = begun_in(directory, settings, device)
     documents = read_documents(config.text)
     share = config.text.validation_share
     tokenizer = make_tokenizer((text for name, text in documents if not held_out(name, share)), config.tokenizer)
@@ -48,18 +49,20 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
     lightning.seed_everything(config.seed, verbose=False)
     model = make_model(config, tokenizer)
-    module = LanguageModelModule(model, settings, rows.held_out)
+    module = LanguageModelModule(model, settings, rows.held_out, config.seed)
     feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device, settings.nodes))
-    dtype = choose(settings.precision, device)
-    best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=dtype, more=True)
+    taken = time.perf_counter() - began
+    best = fit(module, feed, directory, settings, MONITOR, device=device, dtype=dtype, prepared=taken, more=True)
     if rank_zero_only.rank:
         return {}
-    state = torch.load(best, map_location=device, weights_only=True)
+    state, trained = read_checkpoint(best), time.perf_counter()
     model.load_state_dict(weights_of(state, "model"))
+    model.eval()  # the trainer leaves it as it trains: with dropout, where it has some
     nll = module.nll()
     with atomically(directory / "export", folder=True, over=True) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+    seconds = seconds_of(best.parent) | {"evaluate": time.perf_counter() - trained}
     summary = {
         "nll_held_out": nll,
         "perplexity_held_out": math.exp(nll),
@@ -67,7 +70,8 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "train_tokens": rows.training.numel(),
         "steps": state["global_step"],
-        "seconds": time.perf_counter() - began,
+        "seconds": sum(seconds.values()),
+        "seconds_by_stage": seconds,
         "provenance": provenance(),
     }
     write_json(directory / "summary.json", summary)

@@ -4,11 +4,14 @@ import naive
 import numpy as np
 import pytest
 import torch
+import zoo
 from conftest import NEW_TOKENS, make_drafter, make_memorising, make_prompts, make_verifier
 
 from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.decode.proposers import BlockDiffusionProposer
+from drafter.models import CausalDrafter
 from drafter.verification import LOSSLESS, lenient, make_rule
+from drafter.verifier import Verifier
 
 
 def ids(generations):
@@ -205,6 +208,25 @@ def test_the_whole_context_can_be_used(verifier, memorising, monkeypatch):
     assert SpeculativeDecoder(verifier, memorising).generate([prompt], 6)[0].token_ids == plain.token_ids
     assert len(plain.token_ids) == 6
     assert "exceed the context of 96" in SpeculativeDecoder(verifier).generate([prompt], 7)[0].stop
+
+
+DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(("family", "settings"), [("gpt2", {"n_positions": 32}), ("llama", DYNAMIC)])
+@pytest.mark.parametrize("kind", ["chain", "tree", "causal"])
+def test_drafts_past_the_context_ask_for_no_position_there(family, settings, kind):
+    """Learned positions have none, and some rotations of whole rows would change with them."""
+    verifier = Verifier(zoo.build(family, **settings))
+    drafter = make_drafter(verifier, tap_layers=[0], mask_token_id=95).double()
+    if kind == "causal":
+        drafter = CausalDrafter(Verifier(zoo.build(family, seed=1, **settings)))
+    prompts = [[5, 6, 7] * 8, [8] * 27]
+    found = SpeculativeDecoder(verifier, drafter, tree_nodes=12 if kind == "tree" else None).generate(
+        prompts, 5, batch_size=2
+    )
+    assert ids(found) == [naive.greedy(verifier.model, prompt, 5, verifier.stop_ids) for prompt in prompts]
+    assert {len(one.token_ids) for one in found} == {5}
 
 
 def test_no_prompts_give_no_answers():

@@ -61,6 +61,14 @@ def test_drafts_for_a_recurrent_verifier_lose_nothing():
     assert accepted & {0, 1, 2}  # so that something was replayed
 
 
+def test_rows_of_one_prompt_share_its_reading():
+    verifier = make("lfm2")
+    prompts = [[3, 4, 5], [7, 8, 9, 10, 11], [7, 8, 9, 10, 11], [7, 8, 9, 10, 11]]
+    drafter = make_drafter(verifier, **SETTINGS)
+    alone, together = (SpeculativeDecoder(verifier, drafter).generate(prompts, 9, batch_size=size) for size in (1, 4))
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+
+
 def test_what_recurrent_layers_do_not_do_is_refused():
     verifier = make("lfm2")
     with pytest.raises(ValueError, match=r"tree_nodes=4: the verifier's recurrent layers read no tree"):

@@ -24,7 +24,7 @@ class Pair:
     def __init__(self, verifier: Verifier, proposer: Proposer | None, size: int, tokens: int, width: int):
         self.verifier, self.proposer, self.size, self.tokens = verifier, proposer, size, tokens
         self.tap_layers = () if proposer is None else proposer.tap_layers
-        self.cache = verifier.new_cache(size, tokens + width, verifier.replayed)
+        self.cache = verifier.new_cache(size, tokens, verifier.replayed, width)
         self.state: Any = None if proposer is None else proposer.new_state(size, tokens)
 
     def set_lengths(self, lengths: list[int]) -> None:

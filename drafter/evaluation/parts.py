@@ -40,7 +40,7 @@ class Parts:
         longest = self.proposers[max(lengths)] if lengths else None
         self.tap_layers = longest.tap_layers if longest else ()
         widest = max(1 + max(lengths, default=0), *widths)
-        self.cache = verifier.new_cache(batch, context + widest, verifier.replayed)
+        self.cache = verifier.new_cache(batch, context, verifier.replayed, widest)
         self.state = longest.new_state(batch, context + widest) if longest else None
         for kept in (self.cache, self.state):
             if kept is not None:

@@ -97,18 +97,20 @@ class Verifier(VerifierHead):
             digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def new_cache(self, batch: int, capacity: int, replayed: int = Replay.OFF) -> KVCache:
-        """An empty cache for `batch` rows of up to `capacity` tokens; `replayed` where its passes are many alike.
+    def new_cache(self, batch: int, tokens: int, replayed: int = Replay.OFF, spare: int = 0) -> KVCache:
+        """An empty cache for `batch` rows of up to `tokens` tokens; `replayed` where its passes are many alike.
 
+        Args:
+            spare: slots more, for drafts that stand behind the last of these tokens and are never kept.
         Raises:
             ValueError: the model can't be decoded here, or not that far.
         """
         if self.undecodable:
             raise ValueError(f"verifier: {self.undecodable}; it can't be decoded here, only its taps can be read")
-        self._check_length(capacity)
+        self._check_length(tokens)
         if self.tiles:
             self._tile()
-        size = (self.shapes, batch, capacity, self.dtype, self.device, self.kernel)
+        size = (self.shapes, batch, tokens + spare, self.dtype, self.device, self.kernel)
         return RecurrentCache(self.model.config, self.step, *size) if self.recurrent else KVCache(*size, replayed)
 
     @torch.inference_mode()
@@ -150,10 +152,12 @@ class Verifier(VerifierHead):
         if self.tiled is not None:
             return self.tiled(ids, cache, tap_layers)
         self.listen(tap_layers)
+        last = self.context_length - 1  # drafts behind it are never kept, but must not ask for what there is not
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
+            positions = cache.positions(ids.shape[1]).clamp(max=last)
             with over(cache), remembering(self._body, cache, ids) as how:
-                out = self._body(input_ids=ids, position_ids=cache.positions(ids.shape[1]), **how)
+                out = self._body(input_ids=ids, position_ids=positions, **how)
             return out.last_hidden_state, self.collect(tap_layers) if tap_layers else None
 
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)

@@ -124,7 +124,7 @@ class RecurrentCache(KVCache):
     def copy_row(self, source: int, rows: list[int], length: int) -> None:
         super().copy_row(source, rows, length)
         for kept in self._memory.kept.values():
-            kept[rows] = kept[source]
+            kept[rows] = kept[source].clone()
         for row in rows:
             self._memory.read[row], self._memory.passed[row] = length, None
 

@@ -53,7 +53,7 @@ class CausalProposer(Proposer):
         self.vocabulary, self.known = len(verifier.head), len(drafter.model.head)
 
     def new_state(self, batch: int, tokens: int) -> Lagging:
-        cache = self.model.new_cache(batch, tokens + 1 + self.length, self.model.replayed)
+        cache = self.model.new_cache(batch, tokens, self.model.replayed, 1 + self.length)
         return Lagging(cache, torch.zeros(batch, 1, dtype=torch.long, device=self.model.device))
 
     def read(self, state: Lagging, ids: Tensor, taps: Tensor | None) -> None:

@@ -1,14 +1,19 @@
 """The drafter: against a float64 loop, what a block may and may not see, the cached path against the parallel one."""
 
+import sys
+
 import naive
 import pytest
 import torch
 import zoo
 from conftest import MASK_TOKEN, make_drafter, make_verifier
 
+from transformers import Mamba2Config
+
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.block_config import config_for, evenly_spaced
+from drafter.models.block_config import config_for, evenly_spaced, sizes_of
 from drafter.verifier import VerifierHead
+from drafter.verifier.tokenizer import context_length
 
 ANCHORS = [[4, 5, 13], [0, 9, 19]]
 LENGTH = 20
@@ -185,6 +190,18 @@ def test_config_refuses_what_does_not_fit_the_verifier(setting, message):
     settings = {"num_layers": 1, "block_size": 4, "tap_layers": [1], "mask_token_id": MASK_TOKEN} | setting
     with pytest.raises(ValueError, match=message):
         config_for(make_verifier("llama"), **settings)
+
+
+def test_a_verifier_without_attention_is_refused_in_a_line():
+    with pytest.raises(
+        ValueError, match=r"^verifier: a Mamba2Config names no num_attention_heads, which a drafter takes"
+    ):
+        sizes_of(Mamba2Config())
+
+
+def test_a_model_that_names_no_longest_row_reads_any(tmp_path):
+    Mamba2Config().save_pretrained(tmp_path)
+    assert context_length(str(tmp_path)) == sys.maxsize
 
 
 def test_evenly_spaced_taps_are_those_of_dflash():

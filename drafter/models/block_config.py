@@ -50,8 +50,17 @@ def evenly_spaced(num_layers: int, count: int) -> list[int]:
 
 
 def sizes_of(config: Any) -> dict[str, int]:
-    """Sizes that a drafter takes from the text config of its verifier; where layers differ, from the last one's."""
+    """Sizes that a drafter takes from the text config of its verifier; where layers differ, from the last one's.
+
+    Raises:
+        ValueError: the verifier has none to take: no layer of it attends, or its rows have no longest.
+    """
     config = one_layer(config)
+    for name in ("num_attention_heads", "max_position_embeddings"):
+        if getattr(config, name, None) is None:
+            raise ValueError(
+                f"verifier: a {type(config).__name__} names no {name}, which a drafter takes; choose another"
+            )
     heads = config.num_attention_heads
     return {
         "hidden_size": config.hidden_size,

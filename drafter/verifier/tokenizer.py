@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
@@ -42,8 +43,8 @@ def text_config(source: str) -> Any:
 
 
 def context_length(source: str) -> int:
-    """Tokens that the model of a tokenizer reads at most."""
-    return text_config(source).max_position_embeddings
+    """Tokens that the model of a tokenizer reads at most; recurrent ones may name no number."""
+    return getattr(text_config(source), "max_position_embeddings", None) or sys.maxsize
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

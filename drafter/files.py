@@ -66,10 +66,17 @@ class Scratch:
 
 
 def cache_directory() -> Path:
-    """Where what is made once is kept: $BLOCK_DRAFTER_CACHE, or block-drafter under the user's cache."""
-    named = os.environ.get("BLOCK_DRAFTER_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else base / "block-drafter"
+    """Where what is made once is kept: $BLOCK_DRAFTER_CACHE, or block-drafter under the user's cache.
+
+    Raises:
+        ValueError: neither is named, and this user has no home.
+    """
+    if named := os.environ.get("BLOCK_DRAFTER_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "block-drafter"
+    except RuntimeError:
+        raise ValueError("BLOCK_DRAFTER_CACHE: this user has no home to keep a cache in; name a folder there") from None
 
 
 def sweep(folder: Path, name: str = "*") -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 import zoo
 from conftest import MASK_TOKEN, make_drafter, make_verifier
-
 from transformers import Mamba2Config
 
 from drafter.models import BlockDiffusionDrafter

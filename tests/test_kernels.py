@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -262,27 +264,60 @@ def anew(monkeypatch, tmp_path):
     forget()
 
 
+@pytest.fixture
+def small(anew, monkeypatch, tmp_path):
+    """One source, compiled at once."""
+    (tmp_path / "small.c").write_text("int one(void) { return 1; }")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "SOURCES", ("small.c",))
+    return anew
+
+
 def built():
     return [path.name for path in (cache_directory() / "kernels").iterdir()]
 
 
-def test_it_is_compiled_once(anew, monkeypatch):
+def test_it_is_compiled_once(small, monkeypatch):
     assert kernels.missing() is None
     (first,) = built()
     ran = []
     run = subprocess.run
     monkeypatch.setattr(build.subprocess, "run", lambda words, **more: ran.append(words) or run(words, **more))
-    anew()
+    small()
     assert kernels.missing() is None
     assert len(ran) == 1  # the question which compiler and processor these are
     assert built() == [first]
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DANOTHER=1"))  # as another processor's macros would
-    anew()
+    small()
     assert kernels.missing() is None
     assert len(built()) == 2
 
 
-def test_many_may_compile_at_a_time(anew):
+@pytest.mark.parametrize("left", [0, 1, 100], ids=["none", "less a byte", "less much"])
+def test_a_damaged_library_is_made_again(left, small):
+    """Loading one would end the process: it is shorter than its head says."""
+    path = build._built(build._compiler())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -left or 0])
+    assert build._built(build._compiler()) == path
+    assert path.read_bytes() == whole
+
+
+def test_without_a_place_for_it_torch_does_it(anew, monkeypatch, tmp_path):
+    for name in ("BLOCK_DRAFTER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    homeless = RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=homeless))
+    assert "BLOCK_DRAFTER_CACHE: this user has no home" in kernels.missing()
+    monkeypatch.setenv("BLOCK_DRAFTER_CACHE", str(tmp_path))
+    assert cache_directory() == tmp_path
+    monkeypatch.setenv("BLOCK_DRAFTER_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    anew()
+    assert "Not a directory" in kernels.missing()
+
+
+def test_many_may_compile_at_a_time(small):
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(build._built, [build._compiler()] * 4))
     assert built() == [made[0].name]
@@ -293,9 +328,11 @@ def test_many_may_compile_at_a_time(anew):
     [
         ("false", r"false can't compile it \(exit code 1\)"),
         ("no-such-compiler -m32", r"it can't be compiled or loaded \(.*no-such-compiler"),
+        ("gcc '", r"it can't be compiled or loaded \(No closing quotation\)"),
+        ("sh -c 'printf \"\\374 \" >&2; exit 1'", r"sh can't compile it \(\ufffd\)"),
         (None, r"no C compiler is found \(cc, gcc, clang; set CC\)"),
     ],
-    ids=["fails", "is not there", "none"],
+    ids=["fails", "is not there", "unreadable", "says no text", "none"],
 )
 def test_without_a_compiler_torch_does_it(compiler, reason, anew, monkeypatch, caplog):
     if compiler is None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from drafter.files import atomically, cache_directory
 
@@ -16,6 +17,7 @@ SOURCES = ("attention.c", "layers.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 120.0  # half of one is usual
+CHECKSUM = hashlib.sha256().digest_size
 
 
 def missing() -> str | None:
@@ -37,15 +39,15 @@ def library() -> ctypes.CDLL:
 
 @cache
 def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
-    compiler = _compiler()
-    if compiler is None:
-        return None, f"no C compiler is found ({', '.join(COMPILERS)}; set CC)"
     try:
+        compiler = _compiler()
+        if compiler is None:
+            return None, f"no C compiler is found ({', '.join(COMPILERS)}; set CC)"
         return ctypes.CDLL(str(_built(compiler))), None
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
-        return None, f"{compiler[0]} can't compile it ({said[0]})"
-    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"{error.cmd[0]} can't compile it ({said[0]})"
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:  # the last of a CC or a cache that can't be read
         return None, f"it can't be compiled or loaded ({error})"
 
 
@@ -57,18 +59,31 @@ def _compiler() -> list[str] | None:
 
 
 def _built(compiler: list[str]) -> Path:
-    """The library's file, made unless the same sources, compiler and processor have made it."""
+    """The library's file, made unless the same sources, compiler and processor have made it.
+
+    At its end stands its checksum, which loaders do not read: a damaged library would end the process.
+    """
     macros = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])  # its version, and what the processor can
     digest = hashlib.sha256(macros.encode())
     for path in sorted((*HERE.glob("*.c"), *HERE.glob("*.h"))):
         digest.update(path.read_bytes())
     made = cache_directory() / "kernels" / f"{digest.hexdigest()[:16]}.so"
-    if not made.is_file():
+    if not _whole(made):
         made.parent.mkdir(parents=True, exist_ok=True)
-        with atomically(made) as scratch:
-            _run([*compiler, *FLAGS, "-o", str(scratch), *(str(HERE / name) for name in SOURCES), "-lm"])
+        with atomically(made) as scratch, TemporaryDirectory() as folder:  # some linkers put another file in its place
+            linked = Path(folder) / made.name
+            _run([*compiler, *FLAGS, "-o", str(linked), *(str(HERE / name) for name in SOURCES), "-lm"])
+            content = linked.read_bytes()
+            scratch.write_bytes(content + hashlib.sha256(content).digest())
     return made
 
 
+def _whole(path: Path) -> bool:
+    """Whether a library is there as it was written."""
+    content = path.read_bytes() if path.is_file() else b""
+    return hashlib.sha256(content[:-CHECKSUM]).digest() == content[-CHECKSUM:]
+
+
 def _run(words: list[str]) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    ran = subprocess.run(words, capture_output=True, text=True, errors="replace", check=True, timeout=SECONDS)
+    return ran.stdout

@@ -1,8 +1,12 @@
 """One word, one idea: a bare name in the code means one thing wherever it stands."""
 
 import ast
+import re
 from collections import defaultdict
+from dataclasses import fields
 from pathlib import Path
+
+from drafter.config import DrafterSettings
 
 ROOT = Path(__file__).parent.parent
 FILES = {
@@ -50,3 +54,17 @@ def test_a_function_that_is_imported_by_its_bare_name_has_no_double():
         if len(where.get(name, ())) > 1 and module not in where:
             doubled[name] |= origins
     assert {name: sorted(origins) for name, origins in doubled.items() if len(origins) > 1} == {}
+
+
+def test_what_words_name_is_there():
+    """`drafter.decode.text` in a docstring or a comment is a module of ours, or a name that one defines."""
+    modules, defined = {module_of(path) for path in FILES}, {}
+    for path, tree in FILES.items():
+        names = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        defined[module_of(path)] = {one.name for one in names}
+    settings = {each.name for each in fields(DrafterSettings)}  # `drafter.vocabulary` of a recipe
+    for path in FILES:
+        for name in re.findall(r"`((?:drafter|losses)(?:\.\w+)+)`", path.read_text()):
+            module, _, last = name.rpartition(".")
+            there = name in modules or last in defined.get(module, ()) or name in {f"drafter.{key}" for key in settings}
+            assert there, f"{path}: {name}"

@@ -64,6 +64,41 @@ def test_a_dry_run_of_a_verifier_that_is_not_here_says_so_and_what_it_can(capsys
     assert "# verifier: the config of Qwen/Qwen3-8B is not here" in out
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "told"),
+    [
+        (
+            "k_forcing_quickstart",
+            ["verifier.source=tiny-llama", "training.keep=1"],  # 245 056 weights and as many in an average
+            ["stage of 4 tokens per pass: steps: 250 of 8 rows", "student: 0.2451 M", (10 + 2 * 2, 3 * 2, 0.2451)],
+        ),
+        (
+            "diversed_quickstart",
+            ["verifier.source=tiny-llama", "pair.layers=2"],  # of 80 192 weights the tied embedding's stay
+            [
+                "steps: 24 of 4",
+                "pair: 0.08019 M parameters, 2 layers",
+                (4 + 4 * (1 - 18432 / 80192), 0, 0.08019),
+            ],
+        ),
+        (
+            "k_forcing_teacher",
+            ["training.schedule=constant"],  # more steps may follow
+            ["steps: 800 of 16 rows", "model: 1.115 M parameters, 1024 tokens", (8, 4, 1.115)],
+        ),
+    ],
+)
+def test_a_dry_run_tells_what_the_checkpoints_of_every_system_take(recipe, words, told, capsys):
+    assert main(["train", recipe, *words, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    *said, (most, left, millions) = told
+    assert all(each in out for each in said)
+    found = re.search(r"^# checkpoints: up to ([\d.]+) GB in [\w/]+, ([\d.]+) once it has ended$", out, re.MULTILINE)
+    assert [float(each) for each in found.groups()] == pytest.approx(
+        [most * millions * 4e-3, left * millions * 4e-3], rel=0.01
+    )
+
+
 def test_a_dry_run_finds_the_anchors_that_fit(tiny_words, tmp_path, capsys):
     words = tiny_words(tmp_path, "training.anchors=auto", "training.memory_gb=0.05")
     assert main(["train", *words, "--dry-run"]) == 0

@@ -146,6 +146,7 @@ def test_a_run_goes_on_however_many_ranks_there_are(tiny_words, tmp_path, before
     assert last.is_dir() == (before is FOLDERS)
     assert open_original(last).tensor("fc.weight").equal(trained_weights(read_checkpoint(last))["fc.weight"])
     rest, weights = go(after)
+    assert "optimizer_states" not in read_checkpoint(last)  # it has ended
     assert first + rest == pytest.approx(whole[1], rel=1e-5)
     same_weights(weights, whole[2])
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from drafter.export.sharded import is_sharded, look_into, read_folder
-from drafter.training.checkpoints import resumable
+from drafter.training.checkpoints import leave, resumable
 
 TRAP = "/tmp/block-drafter-trap"
 WEIGHTS = {"drafter.fc.weight": torch.arange(12.0).view(3, 4), "drafter.norm.weight": torch.ones(3)}
@@ -19,10 +19,10 @@ class Trap:
         return (Path.touch, (Path(TRAP),))
 
 
-def write(folder, **others):
-    parts = {"state_dict": WEIGHTS, "optimizer_0": {"state": {}, "param_groups": others}}
+def write(folder, step=7, weights=WEIGHTS, **others):
+    parts = {"state_dict": weights, "optimizer_0": {"state": {"moment": torch.ones(99)}, "param_groups": others}}
     dcp.save(parts, checkpoint_id=folder, no_dist=True)
-    torch.save({"global_step": 7}, folder / "meta.pt")
+    torch.save({"global_step": step}, folder / "meta.pt")
     return folder
 
 
@@ -34,6 +34,33 @@ def test_it_is_put_together(tmp_path):
     assert found["global_step"] == 7
     assert found["state_dict"].keys() == WEIGHTS.keys()
     assert all(torch.equal(found["state_dict"][name], weight) for name, weight in WEIGHTS.items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("best", [6, 7])
+def test_what_has_ended_keeps_its_weights_alone(tmp_path, best):
+    """The best and the last: of one step, one file under two names. What was dropped is not dropped again."""
+    other = {"average.model.fc.weight": torch.zeros(3, 4)}
+    folders = [
+        write(tmp_path / f"{name}.ckpt", step, WEIGHTS | other, lr=0.5)
+        for name, step in (("best", best), ("last", 7), ("previous", 5))
+    ]
+    assert "optimizer_states" in resumable(tmp_path)[1]
+    leave(tmp_path, 7, "drafter", whole=True)
+    assert "optimizer_states" in resumable(tmp_path)[1]
+    before = None
+    for again in (False, True):
+        leave(tmp_path, 7, "drafter", whole=False)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+        for folder, step in zip(folders, (best, 7), strict=False):
+            found = read_folder(folder)
+            assert (found["global_step"], "optimizer_states" in found) == (step, False)
+            assert found["state_dict"].keys() == WEIGHTS.keys()
+            assert all(torch.equal(found["state_dict"][name], weight) for name, weight in WEIGHTS.items())
+        files = [{path.name: path.stat().st_ino for path in folder.iterdir()} for folder in folders[:2]]
+        assert (files[0] == files[1]) == (best == 7)
+        assert not again or files == before
+        before = files
 
 
 def cut(folder):

@@ -1,6 +1,7 @@
 """What a training step scores, slot by slot in float64: inputs, labels, weights of the head, the verifier's law."""
 
 import copy
+import logging
 from types import SimpleNamespace
 
 import naive
@@ -305,6 +306,16 @@ def test_what_is_watched_is_the_mean_over_micro_batches():
     assert found == {"loss": 2.0, "train/a": 1.0, "gradient_norm/a": 1.0, "tokens_per_block": 2.0}
     watched.add(torch.tensor(7.0), {}, {}, (torch.tensor(1), torch.tensor(1)))
     assert watched.take()["loss"] == 7.0
+
+
+def test_where_no_block_is_whole_nothing_is_said_of_them_but_that(caplog):
+    watched = Watched()
+    with caplog.at_level(logging.INFO, "drafter"):
+        for _ in range(2):
+            watched.add(torch.tensor(7.0), {}, {}, (torch.tensor(0), torch.tensor(0)))
+            assert watched.take() == {"loss": 7.0}
+    assert len(caplog.messages) == 1
+    assert "no block of a logged step is whole" in caplog.text
 
 
 def test_a_checkpoint_tells_what_was_found_of_its_own_weights_alone(rows, make, tmp_path):

@@ -34,7 +34,7 @@ class Ablation:
         baseline: the arm that the others are compared with.
         only: arms that are trained now, whatever others there are; null for all. The report shows what is finished.
         seeds: each arm runs with each; the arms of a seed share initial weights, order of the data and anchors.
-        suites: `held_out` (the recipe's own test rows), or what `drafter.data.suites.load_suite` knows.
+        suites: `held_out` (the recipe's own test rows), or what `drafter.evaluation.suites.load_suite` knows.
         suite_prompts: prompts taken of each suite, evenly spaced; null for all.
         output: directory of the runs and of the report.
         processes: runs at a time; with several GPUs, one on each.

@@ -39,8 +39,6 @@ def run(parsed: Namespace) -> None:
 def foreseen(config: "RunConfig", recipe: str, overrides: list[str]) -> list[str]:
     """What is checked of a recipe without a weight being loaded, and what its run will take."""
     from drafter.commands.doctor import check_recipe
-    from drafter.config import AlignmentConfig
-    from drafter.training.plan import outlook
+    from drafter.training import runs
 
-    found = [str(fact) for fact in check_recipe(recipe, overrides)]
-    return [*found, *outlook(config)] if isinstance(config, AlignmentConfig) else found
+    return [*(str(fact) for fact in check_recipe(recipe, overrides)), *runs.outlook(config)]

@@ -5,16 +5,18 @@ What lies in one is read as plain tensors and plain facts: nothing in it can run
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import FileSystemReader, save
 from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 INDEX, FACTS = ".metadata", "meta.pt"  # names of torch's and of Lightning's
+OPTIMISER = "optimizer_"  # begins the names of its states there
 HARMLESS = {  # all that an index of tensors is made of
     "torch": {"Size", "float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool"},
     "torch.serialization": {"_get_layout"},
@@ -34,7 +36,7 @@ def is_sharded(path: Path) -> bool:
 
 
 def look_into(folder: Path) -> dict[str, Any]:
-    """What a checkpoint of one file a rank says beside its weights.
+    """What a checkpoint of one file a rank says beside its weights; of an optimiser's states, that there are some.
 
     Raises:
         RuntimeError, EOFError, UnpicklingError: it is damaged.
@@ -49,7 +51,8 @@ def look_into(folder: Path) -> dict[str, Any]:
                 stream.seek(place.offset)
                 torch.load(io.BytesIO(stream.read(place.length)), weights_only=True)
     facts: dict[str, Any] = torch.load(folder / FACTS, map_location="cpu", weights_only=True)
-    return facts
+    states = [name for name in index.state_dict_metadata if name.startswith(OPTIMISER)]
+    return {**facts, "optimizer_states": states} if states else facts
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -59,6 +62,15 @@ def read_folder(folder: Path) -> dict[str, Any]:
     planner = _EmptyStateDictLoadPlanner(keys={"state_dict"})
     _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner, no_dist=True)
     return {**facts, "state_dict": found["state_dict"]}
+
+
+def write_folder(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint without an optimiser's states, as `read_folder` gives it, into a folder: one file in it."""
+    facts = {name: value for name, value in checkpoint.items() if name != "state_dict"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*assuming the intent is to save in a single process.*")
+        save({"state_dict": checkpoint["state_dict"]}, checkpoint_id=folder, no_dist=True)
+    torch.save(facts, folder / FACTS)
 
 
 class _Plain(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""Prompts that the chat verifier writes itself: the settings alone, since `drafter.self_prompting` needs a verifier."""
+"""Prompts that the chat verifier writes itself: the settings; what asks it is `drafter.regenerate.self_prompting`."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from drafter.export.original import weights_of
-from drafter.export.sharded import look_into, read_folder
+from drafter.export.sharded import INDEX, look_into, read_folder, write_folder
 from drafter.files import atomically, remove_folder, sweep
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def leave(folder: Path, steps: int, child: str, whole: bool) -> None:
 
     Args:
         child: whose weights they keep; '' for all.
-        whole: leave both as they are, for more steps to follow. So is a folder of one file a rank.
+        whole: leave both as they are, for more steps to follow.
     Raises:
         ValueError: all checkpoints are damaged.
     """
@@ -109,18 +109,22 @@ def leave(folder: Path, steps: int, child: str, whole: bool) -> None:
     sweep(folder)
     for path in folder.glob("previous*.ckpt"):  # first: they make room for what is written below
         _remove(path)
-    if whole or last.is_dir():
+    if whole:
         return
-    _lighten(last, state, child)
-    if not best.exists() or best.samefile(last):
+    _lighten(last, child)
+    folders = last.is_dir()
+    if not best.exists() or (best / INDEX if folders else best).samefile(last / INDEX if folders else last):
         return
-    state_of_best = read_checkpoint(best)
-    if state_of_best["global_step"] < state["global_step"]:
-        _lighten(best, state_of_best, child)
-        return
-    with atomically(best) as scratch:
-        scratch.unlink()
-        os.link(last, scratch)
+    if read_checkpoint(best)["global_step"] < state["global_step"]:
+        _lighten(best, child)
+    elif folders:
+        with atomically(best, folder=True, over=True) as scratch:
+            for path in last.iterdir():
+                os.link(path, scratch / path.name)
+    else:
+        with atomically(best) as scratch:
+            scratch.unlink()
+            os.link(last, scratch)
 
 
 def forget(folder: Path) -> None:
@@ -143,13 +147,18 @@ def seconds_of(folder: Path) -> dict[str, float]:
     return found
 
 
-def _lighten(path: Path, state: dict[str, Any], child: str) -> None:
+def _lighten(path: Path, child: str) -> None:
     """Write a checkpoint again without what no finished run is asked for, unless it was."""
+    state = read_checkpoint(path)
     weights = weights_of(state, child) if child else state["state_dict"]
     if "optimizer_states" in state or len(weights) < len(state["state_dict"]):
         kept = {f"{child}.{name}" if child else name: weight for name, weight in weights.items()}
-        light = {name: value for name, value in state.items() if name != "optimizer_states"}
-        WholeFiles().save_checkpoint({**light, "state_dict": kept}, path)
+        light = {**{name: value for name, value in state.items() if name != "optimizer_states"}, "state_dict": kept}
+        if path.is_dir():
+            with atomically(path, folder=True, over=True) as scratch:
+                write_folder(scratch, light)
+        else:
+            WholeFiles().save_checkpoint(light, path)
 
 
 def _remove(path: Path) -> None:

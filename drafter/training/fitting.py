@@ -107,7 +107,7 @@ def fit(
     if first >= settings.max_steps:
         module.on_load_checkpoint(state)  # of a run that has ended, no trainer does
         return _left(*ending)
-    if begun is not None and begun.is_file() and "optimizer_states" not in state:
+    if begun is not None and "optimizer_states" not in state:
         remedy = f"{directory} ended at step {first} and keeps its weights alone; train anew under another name"
         raise ValueError(f"training.max_steps={settings.max_steps}: {remedy}")
     if begun is not None and begun.is_dir() and not settings.sharded_checkpoints:

@@ -137,7 +137,8 @@ class DrafterModule(lightning.LightningModule):
             self.watched.add(total, terms, norms, tokens_of_whole_blocks(scores))
             if (batch.number + 1) % self.config.training.accumulate == 0:
                 found = self.watched.take()
-                self.log_dict({name: found.pop(name) for name in ("loss", "tokens_per_block")}, prog_bar=True)
+                shown = {name: found.pop(name) for name in ("loss", "tokens_per_block") if name in found}
+                self.log_dict(shown, prog_bar=True)
                 self.log_dict(found)
         return total
 

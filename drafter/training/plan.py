@@ -1,21 +1,19 @@
 """What a run is about to do, in a few lines: before it begins, and, of a recipe, before anything of it is there."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoConfig
 
-from drafter.config import AlignmentConfig
+from drafter.config import AlignmentConfig, FittingConfig
 from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import ranks
 from drafter.models.block_config import evenly_spaced, sizes_of
 from drafter.training.budget import GIGABYTE, fitting_anchors, parameters, step_memory
 from drafter.training.fitting import Batches
-from drafter.training.optimisation import never_fell
 from drafter.training.prepare import Material
-from drafter.training.room import checkpoint_bytes
+from drafter.training.room import Fit, expected
 from drafter.verifier.conversion import resolve
 
 
@@ -48,19 +46,16 @@ def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
     settings = config.training
     device = choose_device(config.verifier.device)
     world, dtype = ranks(settings.devices, device, settings.nodes), choose(settings.precision, device)
-    rows = settings.rows * settings.accumulate * world
-    shared = f"rows {settings.rows} x accumulate {settings.accumulate} x {world} ranks"
-    how = f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}"
     ways = f"strategy {settings.strategy}, attention over blocks {settings.attention}, taps {config.data.taps}"
     lines = [
-        f"steps: {settings.max_steps} of {rows} rows ({shared}), {how}",
+        steps(settings, world),
         f"backends: {str(dtype).removeprefix('torch.')} on {world} x {device}, {ways}",
     ]
     if verifier is None:
-        try:
-            verifier = AutoConfig.from_pretrained(resolve(config.verifier.source)).get_text_config()
-        except (OSError, ValueError):
-            return [*lines, f"verifier: the config of {config.verifier.source} is not here: sizes follow from it"]
+        verifier = config_here(config.verifier.source)
+        if verifier is None:
+            return [*lines, absent(config.verifier.source)]
+        verifier = verifier.get_text_config()
     shape = outline(config, verifier)
     length = min(config.data.sequence_length, verifier.max_position_embeddings)
     anchors = settings.anchors
@@ -71,17 +66,35 @@ def outlook(config: AlignmentConfig, verifier: Any = None) -> list[str]:
     taps = ", ".join(map(str, shape.dflash_config["target_layer_ids"]))
     sizes = f"{shape.num_hidden_layers} layers, blocks of {shape.block_size}, taps of layers {taps}"
     weights = 4.0 * parameters(shape)
-    saved = weights * (2 if settings.average else 1)
-    held, written = checkpoint_bytes(saved, weights, settings)
-    most = (held + written) / GIGABYTE
-    left = checkpoint_bytes(saved, weights, replace(settings, keep=1))[0] if never_fell(settings) else 2 * weights
+    fit = Fit(settings, weights * (2 if settings.average else 1), weights, weights, more=True)
     total, of = sum(found.values()) / GIGABYTE, f"{anchors} anchors in rows of {length} tokens"
     return [
         *lines,
         f"drafter: {parameters(shape) / 1e6:.4g} M parameters, {sizes}",
         f"memory of a step: about {total:.3g} GB ({parts}) with {of}; the verifier comes on top",
-        f"checkpoints: up to {most:.3g} GB in {config.directory}, {left / GIGABYTE:.3g} once it has ended",
+        expected([fit], config.directory),
     ]
+
+
+def config_here(source: str) -> Any:
+    """The config of a verifier; None where it can't be read."""
+    try:
+        return AutoConfig.from_pretrained(resolve(source), trust_remote_code=False)
+    except (OSError, ValueError):
+        return None
+
+
+def absent(source: str) -> str:
+    """In a line, that sizes can't be told."""
+    return f"verifier: the config of {source} is not here: sizes follow from it"
+
+
+def steps(settings: FittingConfig, world: int) -> str:
+    """In a line, the steps of a fit."""
+    rows = settings.rows * settings.accumulate * world
+    shared = f"rows {settings.rows} x accumulate {settings.accumulate} x {world} ranks"
+    how = f"{settings.optimizer}, learning rate {settings.learning_rate:g}, {settings.schedule}"
+    return f"steps: {settings.max_steps} of {rows} rows ({shared}), {how}"
 
 
 def outline(config: AlignmentConfig, verifier: Any) -> Any:

@@ -1,13 +1,54 @@
 """What the checkpoints of a run take of a disk, and whether it has room for them: said before the first step."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from drafter.config import FittingConfig
 from drafter.training.budget import GIGABYTE, MOMENTS
+from drafter.training.optimisation import never_fell
+
+
+class Fit(NamedTuple):
+    """One of the fits of a run.
+
+    Attributes:
+        saved: bytes of all that a checkpoint saves but the optimiser's states; an average too.
+        trained: bytes of what the optimiser trains.
+        left: bytes of the weights that it leaves.
+        more: steps may follow, where the learning rates allow it.
+    """
+
+    settings: FittingConfig
+    saved: float
+    trained: float
+    left: float
+    more: bool = False
+
+    @property
+    def ended(self) -> float:
+        """Bytes of its checkpoints once it has ended, at most: the best and the last."""
+        if self.more and never_fell(self.settings):
+            return checkpoint_bytes(self.saved, self.trained, replace(self.settings, keep=1))[0]
+        return 2 * self.left
+
+
+def expected(fits: Sequence[Fit], directory: Path) -> str:
+    """In a line, what the checkpoints of fits take, one fit behind the other."""
+    most = before = 0.0
+    for fit in fits:
+        most = max(most, before + sum(checkpoint_bytes(fit.saved, fit.trained, fit.settings)))
+        before += fit.ended
+    return f"checkpoints: up to {most / GIGABYTE:.3g} GB in {directory}, {before / GIGABYTE:.3g} once it has ended"
+
+
+def weights_of_model(model: nn.Module) -> float:
+    """Bytes of a model's weights in float32, each once, on whatever device."""
+    return 4.0 * sum(weight.numel() for weight in model.parameters())
 
 
 def checkpoint_bytes(weights: float, trained: float, settings: FittingConfig) -> tuple[float, float]:

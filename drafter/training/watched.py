@@ -1,9 +1,14 @@
 """What a training step shows of itself: kept on the device, averaged over micro-batches and ranks when it is logged."""
 
+import logging
+
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from losses import BlockScores, mean_over_ranks
+
+log = logging.getLogger(__name__)
 
 
 class Watched:
@@ -12,6 +17,7 @@ class Watched:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._parts = 0
+        self._told = False
 
     def add(
         self, total: Tensor, terms: dict[str, Tensor], norms: dict[str, Tensor], whole_blocks: tuple[Tensor, Tensor]
@@ -30,10 +36,21 @@ class Watched:
         self._parts += 1
 
     def take(self) -> dict[str, Tensor]:
-        """The means, in one exchange between ranks; begins anew. Every rank must call."""
+        """The means, in one exchange between ranks; begins anew. Every rank must call.
+
+        Without `tokens_per_block` where no block is whole: that is told once.
+        """
         means = mean_over_ranks(torch.stack(list(self._sums.values())) / self._parts)
         found = dict(zip(self._sums, means.unbind(), strict=True))
-        found["tokens_per_block"] = found.pop("tokens") / found.pop("blocks")
+        tokens, blocks = found.pop("tokens"), found.pop("blocks")
+        if blocks > 0:
+            found["tokens_per_block"] = tokens / blocks
+        elif not self._told:
+            self._told = True
+            words = (
+                "tokens_per_block: left out where no block of a logged step is whole, as in this one; answers are short"
+            )
+            rank_zero_only(log.info)("%s beside drafter.block_size", words)
         self._sums, self._parts = {}, 0
         return found
 

@@ -75,7 +75,7 @@ class Way:
     ) -> tuple[list[Generation], list[float]]:
         """Answers, and for each the sum over its tokens of the distance between its law and the verifier's.
 
-        Only laws at the drafted slots are looked at; the verifier's own are `truncated` in `points`.
+        Only laws at the drafted slots are looked at; of what one model writes alone, `measuring` looks at all.
         """
         how = self.decoding(temperature)
         if self.writer != "pair":

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drafter.config import EnsembleConfig, require
 from drafter.decode import SpeculativeDecoder
@@ -36,7 +37,7 @@ def make_pair(
         return export
     lightning.seed_everything(config.seed, verbose=False)
     model = cut_layers(verifier.model, config.pair.layers)
-    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+    for part in kept_ends(model):
         part.requires_grad_(False)
     rows = answered(config, verifier, tasks)
     remedy = f"the answers make {len(rows)} rows, a step takes {settings.rows}; lower it or raise pair.answers"
@@ -50,6 +51,12 @@ def make_pair(
         verifier.tokenizer.save_pretrained(scratch)
     forget(directory / "checkpoints")
     return export
+
+
+def kept_ends(model: Any) -> list[nn.Module]:
+    """What stays the verifier's: embedding and head, where they are one and the same one of them."""
+    one, other = model.get_input_embeddings(), model.get_output_embeddings()
+    return [one] if one.weight is other.weight else [one, other]
 
 
 def answered(config: EnsembleConfig, verifier: Verifier, tasks: Sequence[Task]) -> Tensor:

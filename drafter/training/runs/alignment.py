@@ -35,6 +35,7 @@ from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
 from drafter.training.pictures import curves, kept_per_slot, rates, read_metrics
+from drafter.training.plan import outlook as outlook
 from drafter.training.plan import plan
 from drafter.training.prepare import Material, batches_of, prepare, taps_of
 from drafter.training.report import close_page, open_page

@@ -31,6 +31,7 @@ from drafter.machine.devices import choose_device
 from drafter.machine.precision import choose
 from drafter.machine.ranks import own_device, ranks
 from drafter.models import PushForwardModel
+from drafter.models.push_forward import PushForwardConfig
 from drafter.training.batches.texts import TextFeed
 from drafter.training.checkpoints import read_checkpoint, seconds_of
 from drafter.training.claim import begun_in, claim
@@ -38,7 +39,9 @@ from drafter.training.distillation.module import MONITOR, DistillationModule, st
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.pictures import draw_metrics, rates, read_metrics
+from drafter.training.plan import absent, config_here, steps
 from drafter.training.report import close_page, open_page
+from drafter.training.room import Fit, expected, weights_of_model
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
 from drafter.verifier.tokenizer import tokenizer_hash
@@ -94,6 +97,25 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     write_json(directory / "summary.json", summary)
     report(config, summary, texts, device)
     return summary
+
+
+def outlook(config: DistillationConfig) -> list[str]:
+    """Steps of every stage, the student's size, and what all checkpoints take of the disk."""
+    device, lines = choose_device(config.verifier.device), []
+    for one in config.stages:
+        told = steps(one, ranks(one.devices, device, one.nodes))
+        lines.append(f"stage of {one.tokens_per_pass} tokens per pass: {told}")
+    teacher = config_here(config.verifier.source)
+    if teacher is None:
+        return [*lines, absent(config.verifier.source)]
+    with torch.device("meta"):
+        weights = weights_of_model(PushForwardModel(PushForwardConfig(backbone=teacher.to_dict())))
+    saved = weights * (2 if config.student.average else 1)
+    return [
+        *lines,
+        f"student: {weights / 4e6:.4g} M parameters",
+        expected([Fit(stage, saved, weights, weights) for stage in config.stages], config.directory),
+    ]
 
 
 def beginning(config: DistillationConfig, verifier: Verifier) -> PushForwardModel:

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
+from transformers import AutoModelForCausalLM
 
 from drafter.config import EnsembleConfig, require
 from drafter.evaluation import frontier
@@ -26,16 +28,19 @@ from drafter.files import write_csv, write_json
 from drafter.machine.devices import choose_device
 from drafter.models import kind_of
 from drafter.models.base import Drafter
+from drafter.models.cut import cut_layers
 from drafter.models.ensemble_head import EnsembleHead, HeadConfig
 from drafter.training.checkpoints import read_checkpoint, seconds_of
 from drafter.training.claim import begun_in, claim
 from drafter.training.ensemble.module import MONITOR, EnsembleModule, UpdateFeed
-from drafter.training.ensemble.pair import make_pair
+from drafter.training.ensemble.pair import kept_ends, make_pair
 from drafter.training.ensemble.start import fit_budget
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.pictures import draw_metrics, read_metrics
+from drafter.training.plan import absent, config_here, steps
 from drafter.training.report import close_page, open_page
+from drafter.training.room import Fit, expected, weights_of_model
 from drafter.verifier import Verifier
 
 log = logging.getLogger(__name__)
@@ -94,6 +99,30 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
         f"[{over.low:+.3f}, {over.high:+.3f}]"
     )
     return summary
+
+
+def outlook(config: EnsembleConfig) -> list[str]:
+    """Steps, the size of the drafter that is made first, and what its checkpoints take of the disk; the head is small.
+
+    Raises:
+        ValueError: the verifier has fewer layers than the drafter is to have of them.
+    """
+    lines = [steps(config.training, 1)]
+    if config.ensemble.drafter is not None:
+        return lines
+    shape = config_here(config.verifier.source)
+    if shape is None:
+        return [*lines, absent(config.verifier.source)]
+    with torch.device("meta"):
+        model = cut_layers(AutoModelForCausalLM.from_config(shape), config.pair.layers)
+    weights = weights_of_model(model)
+    trained = weights - sum(weights_of_model(part) for part in kept_ends(model))
+    pair = Fit(config.pair.training, weights, trained, 0.0)
+    return [
+        *lines,
+        f"pair: {weights / 4e6:.4g} M parameters, {config.pair.layers} layers; {steps(config.pair.training, 1)}",
+        expected([pair], config.directory / "pair"),
+    ]
 
 
 def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]]:

@@ -26,7 +26,9 @@ from drafter.training.fitting import fit
 from drafter.training.language_model import MONITOR, LanguageModelModule
 from drafter.training.logs import Metrics
 from drafter.training.pictures import draw_metrics, read_metrics
+from drafter.training.plan import steps
 from drafter.training.report import close_page, open_page
+from drafter.training.room import Fit, expected, weights_of_model
 from drafter.training.tokenizers import make_tokenizer
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     rows = make_text_rows(documents, tokenizer, config.text)
     log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
     lightning.seed_everything(config.seed, verbose=False)
-    model = make_model(config, tokenizer)
+    model = make_model(config, len(tokenizer), tokenizer.eos_token_id)
     module = LanguageModelModule(model, settings, rows.held_out, config.seed)
     feed = TextFeed(rows.training, settings, config.seed, ranks(settings.devices, device, settings.nodes))
     taken = time.perf_counter() - began
@@ -84,14 +86,33 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     return summary
 
 
-def make_model(config: LanguageModelConfig, tokenizer: Any) -> Any:
+def outlook(config: LanguageModelConfig) -> list[str]:
+    """Steps, the model's size, and what its checkpoints take of the disk.
+
+    Raises:
+        ValueError: transformers can't make the model.
+    """
+    settings = config.training
+    size = config.tokenizer.size if config.tokenizer.source is None else len(make_tokenizer((), config.tokenizer))
+    with torch.device("meta"):
+        weights = weights_of_model(make_model(config, size, 0))
+    world = ranks(settings.devices, choose_device("auto"), settings.nodes)
+    return [
+        steps(settings, world),
+        f"model: {weights / 4e6:.4g} M parameters, {size} tokens",
+        expected([Fit(settings, weights, weights, weights, more=True)], config.directory),
+    ]
+
+
+def make_model(config: LanguageModelConfig, size: int, end: int) -> Any:
     """A model with random weights, by `model` of the recipe.
 
+    Args:
+        size: of its vocabulary; end: the token that ends a text.
     Raises:
         ValueError: transformers has no such model, or it does not fit the rows.
     """
-    end = tokenizer.eos_token_id
-    ids = {"vocab_size": len(tokenizer), "eos_token_id": end, "pad_token_id": end, "bos_token_id": None}
+    ids = {"vocab_size": size, "eos_token_id": end, "pad_token_id": end, "bos_token_id": None}
     try:
         made = AutoConfig.for_model(**{**ids, **config.model})
         model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)

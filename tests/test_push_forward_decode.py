@@ -193,4 +193,4 @@ def test_what_does_not_fit_is_refused(few, model):
 
 def test_noise_outside_its_interval_is_refused_before_decoding(model):
     with pytest.raises(ValueError, match=r"noise: has values outside \[0, 1\)"):
-        FreeRunning(model, 2, torch.ones(1, 8), 1.0, 1, 16)
+        FreeRunning(model, 2, torch.ones(1, 8), 1.0, model.new_cache(1, 20))

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from drafter.attention import KVCache, LayerShape, Replay, choose_replay, flash, replay
-from drafter.decode import SpeculativeDecoder, tokens_per_cycle
+from drafter.decode import FreeDecoder, SpeculativeDecoder, tokens_per_cycle
+from drafter.models import PushForwardModel
 from drafter.verifier import Verifier
 
 SYNCHRONISES = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique")
@@ -93,6 +94,20 @@ def test_graphs_are_kept_from_call_to_call(replayed, memorising, answers, prompt
     assert captured[0] == captured[1]
     assert decoder.generate(prompts[:1], NEW_TOKENS)[0].token_ids == answers[0]  # shorter: the same caches
     assert decoder.generate(prompts[:2], NEW_TOKENS, batch_size=2)[1].token_ids == answers[1]
+
+
+def test_a_push_forward_model_keeps_its_graphs_from_call_to_call(recorded, monkeypatch):
+    monkeypatch.setattr("drafter.attention.cache.STEP", 32)
+    model = PushForwardModel.from_verifier(make_verifier("llama"), 2).eval()
+    plain, decoder, captured = FreeDecoder(model), FreeDecoder(model), []
+    decoder.replayed = Replay.WANTED
+    for prompts, seed in ((make_prompts()[:3], 0), (make_prompts()[2::-1], 1)):  # other rows over what the first left
+        found = decoder.generate(prompts, NEW_TOKENS, seed=seed, batch_size=3)
+        captured.append(len(recorded))
+        wanted = plain.generate(prompts, NEW_TOKENS, seed=seed, batch_size=3)
+        assert [one.token_ids for one in found] == [one.token_ids for one in wanted]
+    assert 1 <= captured[0] == captured[1]
+    assert len(decoder.generate(make_prompts()[:1], NEW_TOKENS)[0].token_ids) == NEW_TOKENS  # one row: a new cache
 
 
 @pytest.mark.parametrize("family", ["llama"])

@@ -264,6 +264,7 @@ def distillation_text(texts):
         ({"objective": "ptp"}, "objective='ptp': choose one of self_forcing, noise_inversion, independent"),
         ({"student": "{temperatures: [1.0, 0.5]}"}, "student.temperatures"),
         ({"trial": "{precision: float8}"}, "trial.precision='float8': choose one of auto, float32, bfloat16"),
+        ({"trial": "{new_tokens: 2}"}, "trial.new_tokens=2: a pass gives 2, and speed is of what follows the first"),
         ({"student": "{average: 1.0}"}, "student.average=1.0: must lie in"),
         ({"drafter": "{mask_token_id: 2}"}, "drafter: unknown key"),
         ({"text": "{sources: [{kind: web}]}"}, r"text.sources\[0\].kind='web': choose among docstrings"),

@@ -112,6 +112,8 @@ class DistillationConfig(RunConfig):
         longest = self.text.sequence_length - max(counts)
         remedy = f"leaves no context beside {max(counts)} tokens per pass; raise it"
         require(longest >= 4, "text.sequence_length", self.text.sequence_length, remedy)
+        remedy = f"a pass gives {max(counts)}, and speed is of what follows the first; raise it"
+        require(self.trial.new_tokens > max(counts), "trial.new_tokens", self.trial.new_tokens, remedy)
 
     def _stage(self, at: int, said: Any) -> Stage:
         if isinstance(said, Stage):

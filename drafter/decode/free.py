@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from drafter.attention import Replay, choose_kernel, choose_replay
+from drafter.attention import KVCache, Replay, choose_kernel, choose_replay
 from drafter.decode.checks import check_generation
 from drafter.decode.generation import Generation
 from drafter.decode.prompts import read_prompts, to_answer
@@ -47,6 +47,7 @@ class FreeDecoder:
         self.model, self.tokenizer, self.penalty = for_decoding(model.eval(), compile), tokenizer, frequency_penalty
         self.kernel = choose_kernel(attention, model.device, model.dtype)
         self.replayed = Replay.OFF if model.device.type == "cpu" else choose_replay(compile, model.device)
+        self._kept: KVCache | None = None
 
     @torch.inference_mode()
     def generate(
@@ -79,9 +80,17 @@ class FreeDecoder:
             generator = torch.Generator().manual_seed(seed)
             noise = uniforms((len(rows), max_new_tokens + self.count), generator, self.model.device)
             size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting) + max_new_tokens
-            shape = (size, longest, self.kernel, self.replayed)
-            scheme = FreeRunning(self.model, self.count, noise, temperature, *shape, penalty=self.penalty)
+            cache = self._cache(size, longest + 2 * self.count)
+            scheme = FreeRunning(self.model, self.count, noise, temperature, cache, self.penalty)
             listeners = Listeners(on_tokens, on_text, on_end)
             fixed = bool(self.replayed)
             Slots(scheme, size, max_new_tokens, self.model.stop_ids, listeners, fixed).run(waiting)
+            self._kept = cache if self.replayed else None
         return [row.result for row in rows]
+
+    def _cache(self, size: int, tokens: int) -> KVCache:
+        """That of the last call with its graphs, if it was kept and is large enough."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.batch == size and kept.capacity >= tokens:
+            return kept
+        return self.model.new_cache(size, tokens, self.kernel, self.replayed)

@@ -1,5 +1,6 @@
 """A push-forward model beside its teacher: the same beginnings gone on with, what was written, and how fast."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -80,27 +81,49 @@ def compare_writing(
 def compare_speed(
     verifier: Verifier, model: PushForwardModel, rows: Sequence[Sequence[int]], settings: TrialConfig
 ) -> list[dict[str, Any]]:
-    """Tokens per second of every way at every batch size, side by side, and over the teacher's.
-
-    `tokens_per_pass` is of the tokens behind the prefill's; each row has passes of its own.
-    """
+    """`rates` of every way at every batch size, and over the teacher's."""
     known, temperature = settings.prompt_tokens, model.config.temperatures[1]
-    records: list[dict[str, Any]] = []
+    ways, records = decoders(verifier, model, settings), list[dict[str, Any]]()
     for size in settings.batch_sizes:
         prompts = [list(rows[at % len(rows)][:known]) for at in range(size)]
-        rates, per_pass = {}, {}
-        for name, decode in decoders(verifier, model, settings).items():
-            best = 0.0
-            for attempt in range(TRIES + 1):
-                began = time.perf_counter()
-                found = decode(prompts, settings.new_tokens, temperature=temperature, seed=attempt, batch_size=size)
-                rate = sum(len(one.token_ids) for one in found) / (time.perf_counter() - began)
-                best = max(best, rate if attempt else 0.0)  # the first one warms up
-            rates[name], per_pass[name] = best, tokens_per_cycle(found)
-        for name, rate in rates.items():
-            measured = {"tokens_per_pass": per_pass[name], "tokens_per_second": rate, "speedup": rate / rates[TEACHER]}
+        found = rates(ways, prompts, settings.new_tokens, temperature)
+        for name, (rate, per_pass) in found.items():
+            measured = {"tokens_per_pass": per_pass, "tokens_per_second": rate, "speedup": rate / found[TEACHER][0]}
             records.append({"batch_size": size, "way": name, **measured})
     return records
+
+
+def rates(
+    ways: Mapping[str, Decode], prompts: Sequence[list[int]], new_tokens: int, temperature: float, tries: int = TRIES
+) -> dict[str, tuple[float, float]]:
+    """Of each way, tokens per second and tokens per pass of a row, of what lies behind the prefill; NaN of nothing.
+
+    All prompts are answered together, and the ways take turns: once to warm up, then `tries` times.
+    """
+    how = {"temperature": temperature, "seed": 0, "batch_size": len(prompts)}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    behind, per_pass = dict.fromkeys(ways, 0), dict.fromkeys(ways, math.nan)
+    for _ in range(1 + tries):
+        for name, decode in ways.items():
+            clock = Clock(len(prompts))
+            found = decode(prompts, new_tokens, on_tokens=clock, **how)
+            taken[name].append(time.perf_counter() - clock.began)
+            behind[name] = sum(len(one.token_ids) for one in found) - clock.first
+            per_pass[name] = tokens_per_cycle(found)
+    return {name: (behind[name] / min(taken[name][1:]) if behind[name] else math.nan, per_pass[name]) for name in ways}
+
+
+class Clock:
+    """Listens to a decoder; starts once every row has its first tokens, which are the prefill's."""
+
+    def __init__(self, rows: int):
+        self.waiting, self.first, self.began = set(range(rows)), 0, 0.0
+
+    def __call__(self, row: int, tokens: list[int]) -> None:
+        if row in self.waiting:
+            self.waiting.remove(row)
+            self.first += len(tokens)
+            self.began = time.perf_counter()
 
 
 @torch.inference_mode()

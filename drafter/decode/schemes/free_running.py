@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drafter.attention import Replay
+from drafter.attention import KVCache
 from drafter.decode.answering import Answering
 from drafter.decode.pair import PREFILL_CHUNK
 from drafter.decode.sampling import likeliest
@@ -22,8 +22,7 @@ class FreeRunning:
     Args:
         count: tokens of a pass.
         noise: numbers in [0, 1) of every place of every answer, [prompts, at least limit + count].
-        size: rows at a time.
-        tokens: of the longest prompt and its answer.
+        cache: of as many rows as are answered at a time, with room for `2 * count` behind the longest answer.
         penalty: of a token's logit for each time that the answer holds it, inside the block as well.
     """
 
@@ -33,17 +32,14 @@ class FreeRunning:
         count: int,
         noise: Tensor,
         temperature: float,
-        size: int,
-        tokens: int,
-        kernel: str = "sdpa",
-        replayed: int = Replay.OFF,
+        cache: KVCache,
         penalty: float = 0.0,
     ):
         check_noise(noise)
         self.model, self.count, self.noise, self.penalty = model, count, noise, penalty
-        self.cache = model.new_cache(size, tokens + 2 * count, kernel, replayed)
-        self.warmth = torch.full((size,), temperature, device=model.device)
-        self.counts = torch.zeros(size if penalty else 0, len(model.head), device=model.device)  # [B, V]
+        self.cache = cache
+        self.warmth = torch.full((cache.batch,), temperature, device=model.device)
+        self.counts = torch.zeros(cache.batch if penalty else 0, len(model.head), device=model.device)  # [B, V]
 
     def prefill(self, slots: Sequence[int], rows: Sequence[Answering]) -> Outcome:
         prompt = torch.tensor([rows[0].prompt], device=self.model.device)

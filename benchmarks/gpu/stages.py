@@ -16,6 +16,7 @@ STUDENT = (
     "training.max_steps=1000 training.learning_rate=5e-4 trial.batch_sizes=[1,8,32,128] trial.prompts=128 "
     "trial.precision=bfloat16"
 )
+SIZES = "--device cuda --compile on --batch-sizes 1 8 32 128 256 --tries 2"
 ON_QUICKSTART = "{out}/../start/runs/quickstart/export --verifier smollm2"
 
 
@@ -55,9 +56,13 @@ STAGES: dict[str, list[Step]] = {
         Step("step-cost", "python benchmarks/step_cost.py recipes/quickstart.yaml --json {out}/step_cost.json"),
     ],
     "decoding": [
-        Step(
-            "decoding",
-            f"python benchmarks/decoding.py {ON_QUICKSTART} --out {{out}}/decoding --batch-sizes 1 8 64 --prompts 64",
+        *(
+            Step(
+                f"batch-{size}",
+                f"python benchmarks/decoding.py {ON_QUICKSTART} --out {{out}}/batch-{size} --devices cuda "
+                f"--batch-sizes {size} --prompts {prompts} --repeats 2",
+            )
+            for size, prompts in ((1, 2), (8, 4), (64, 32))  # prompts of each of two suites
         ),
         Step(
             "exactness",
@@ -65,6 +70,8 @@ STAGES: dict[str, list[Step]] = {
         ),
     ],
     "k_forcing": [
+        Step("speed-135m", f"python benchmarks/k_forcing.py {SIZES} --csv {{out}}/speed_135m.csv"),
+        Step("speed-1.7b", f"python benchmarks/k_forcing.py --random Qwen3-1.7B {SIZES} --csv {{out}}/speed_1_7b.csv"),
         Step("teacher", f"python train.py recipes/k_forcing_teacher.yaml output={{out}}/runs {TEACHER}", last=True),
         Step("student", f"python train.py recipes/k_forcing_quickstart.yaml output={{out}}/runs {STUDENT} {{own}}"),
     ],

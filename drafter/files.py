@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,9 +127,17 @@ def remove_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, its keys sorted."""
+    """Write JSON, its keys sorted; null for what is no finite number, which JSON does not know."""
     with atomically(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        scratch.write_text(json.dumps(_finite(content), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: _finite(one) for name, one in content.items()}
+    return [_finite(one) for one in content] if isinstance(content, (list, tuple)) else content
 
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -65,6 +65,23 @@ def test_seeds_of_folders_are_paired_in_order(write, tmp_path, capsys):
     assert "averaged over 2 suites; below 0" in capsys.readouterr().out
 
 
+def test_a_gain_over_nothing_accepted_is_not_defined(write, tmp_path, capsys):
+    """Nor is one over a baseline that some draws leave with nothing; the file says so in JSON that others read, too."""
+    for seed in range(2):
+        write(f"a/seed_{seed}", record("A", seed=seed))
+        found = record("B", seed=seed)
+        for suite, prompts in found["prompts"].items():
+            for one in prompts:
+                one["accepted"] = int(suite == "chat" and seed == 1)
+        write(f"b/seed_{seed}", found)
+    main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert said.count("not defined: B accepts nothing") == 2
+    assert "inf" not in said
+    found = json.loads((tmp_path / "out/comparison.json").read_text(), parse_constant=pytest.fail)
+    assert found["suites"]["code"]["accepted_gain"] == {"value": None, "low": None, "high": None, "seeds": 2}
+
+
 def other(path, value):
     """A change of an evaluation, by dotted path."""
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 
 import pytest
 
@@ -24,6 +25,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
     assert sha256_of(path) == before
     assert json.loads(path.read_text()) == {"a": [2], "b": 1}
+
+
+def test_what_is_no_finite_number_is_null(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1.5, math.nan], "b": {"c": (math.inf, -math.inf)}})
+    found = (tmp_path / "a.json").read_text()
+    assert json.loads(found, parse_constant=pytest.fail) == {"a": [1.5, None], "b": {"c": [None, None]}}
 
 
 def test_records_of_unequal_names_share_a_table(tmp_path):

@@ -41,7 +41,7 @@ class Machine:
 
 
 def test_speed_is_of_what_lies_behind_the_prefill(monkeypatch):
-    """Equal passes, and a student that reads a prompt in twice the time: four tokens a pass are four times the speed."""
+    """Equal passes, and a student that reads a prompt in twice the time: what it reads it is not charged for."""
     machine = Machine(monkeypatch)
     ways = {"teacher": machine.way("teacher", 1, 5.0, [1.0] * 3), "student": machine.way("student", 4, 10.0, [1.0] * 3)}
     found = rates(ways, [[1], [2]], 13, temperature=1.0)

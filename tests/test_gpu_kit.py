@@ -1,4 +1,4 @@
-"""The GPU kit, as far as it goes without a GPU: a command that is refused, or that times the CPU, would waste a loan."""
+"""The GPU kit, as far as it goes without a GPU: a command that is refused, or times the CPU, would waste a loan."""
 
 import importlib.util
 import shlex

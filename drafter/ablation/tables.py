@@ -49,6 +49,7 @@ def write(spec: Ablation, results: Sequence[Record]) -> None:
         {"arm": run["arm"], "seed": run["seed"], "step": step, "metric": metric, "value": value}
         for run in finished
         for step, metric, value in run["curves"]
+        if value is not None  # was no finite number
     ]
     contents: list[Iterable[Record]] = [
         [{"key": key, "value": value} for key, value in about.items()],

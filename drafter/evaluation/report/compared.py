@@ -1,5 +1,6 @@
 """The report of a comparison: the gain in a sentence, a picture, suite by suite."""
 
+import math
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -70,6 +71,6 @@ def _number(one: dict[str, float]) -> str:
 
 
 def _percent(one: dict[str, float]) -> str:
-    if one["value"] != one["value"]:
+    if not all(math.isfinite(one[name]) for name in ("value", "low", "high")):
         return "not defined: B accepts nothing"
     return f"{one['value']:+.1%} [{one['low']:+.1%}, {one['high']:+.1%}]"

@@ -13,7 +13,7 @@ one of both.
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -69,8 +69,8 @@ def ways_of(verifier: Verifier, tokens_per_pass: list[int], compile: str) -> dic
         model = PushForwardModel.from_verifier(verifier, max(tokens_per_pass)).to(verifier.dtype).eval()
     model = for_decoding(model, compile)  # once for all of them
 
-    def greedily(*prompts: Any, temperature: float, **how: Any) -> list[Generation]:
-        return teacher.generate(*prompts, temperature=0.0, **how)
+    def greedily(prompts: Sequence[list[int]], limit: int, **how: Any) -> list[Generation]:
+        return teacher.generate(prompts, limit, **{**how, "temperature": 0.0})
 
     teacher = SpeculativeDecoder(verifier)
     found: dict[str, Decode] = {

@@ -77,14 +77,27 @@ def test_ranks_and_micro_batches_may_share_a_step_otherwise(begun, words):
         again("training.devices=3")
 
 
-def test_what_stages_say_of_training_is_weighed_as_training_is():
+def others_of(recipe):
+    """A function: overrides → the keys in which the recipe then decides otherwise."""
+
     def of(*words):
-        return deciding(asdict(load_as(RunConfig, ROOT / "recipes/k_forcing_quickstart.yaml", list(words))))
+        return deciding(asdict(load_as(RunConfig, ROOT / f"recipes/{recipe}.yaml", list(words))))
 
     def others(*words):
         one, other = of(), of(*words)
         return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
+    return others
+
+
+def test_what_a_pair_says_of_training_is_weighed_as_training_is():
+    others = others_of("diversed_quickstart")
+    assert others("pair.training.loggers=[]", "pair.training.keep=1", "training.workers=2") == set()
+    assert others("pair.training.clip=2", "pair.layers=3") == {"pair.training.clip", "pair.layers"}
+
+
+def test_what_stages_say_of_training_is_weighed_as_training_is():
+    others = others_of("k_forcing_quickstart")
     shared = ["training.rows=4", "training.accumulate=2", "training.devices=1"]
     for words in (["training.keep=1"], ["training.workers=2", "training.loggers=[]"], shared, ["trial.prompts=3"]):
         assert others(*words) == set()

@@ -209,7 +209,13 @@ def test_a_supervised_start_comes_near_its_budget(words, tmp_path):
         ("ensemble.start_weight=1", r"ensemble.start_weight=1.0: must lie in \(0, 1\)"),
         ("ensemble.start_budget=1", r"ensemble.start_budget=1.0: must lie in \(0, 1\), or be null"),
         ("training.accumulate=2", "training.accumulate=2: roll-outs are batches already"),
-        ("training.devices=2", "training.devices='2': roll-outs are made by one process"),
+        ("training.devices=2", "^[^.]*training.devices='2': one process answers the tasks"),
+        ("training.nodes=2", "training.nodes=2: one process"),
+        ("pair.training.devices=2", "pair.training.devices='2': one process"),
+        (
+            "tasks.max_new_tokens=2040",
+            "tasks.max_new_tokens=2040: a task has .* tokens, the verifier's context is 2048",
+        ),
         ("tasks.test=0", "tasks.test=0: must be >= 1"),
         ("losses.chain_reward.weight=1", "losses: unknown key"),
         (

@@ -92,11 +92,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tmp_path, caplog):
         fit(Line(dies_at=45), Points(), tmp_path / "killed", settings, "nearness")
     last = tmp_path / "killed/checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:100])
+    later = tmp_path / "killed/metrics/from_00000050"  # of a start behind the one that broke
+    later.mkdir()
     resumed = Line()
     with caplog.at_level(logging.INFO, "drafter"):
         again = fit(resumed, Points(), tmp_path / "killed", settings, "nearness")
     assert f"{last} is damaged" in caplog.text
     assert 20 < resumed.seen[0] <= 40
+    assert not later.exists()
     assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
     for name in ("last", "previous"):
         last.with_name(f"{name}.ckpt").write_bytes(b"")

@@ -253,3 +253,15 @@ def test_parts_of_metrics_are_merged_up_to_where_the_next_began(tmp_path):
         metrics.part(first).mkdir(parents=True)
         (metrics.part(first) / "metrics.csv").write_text(content)
     assert metrics.merged().read_text().split() == ["step,loss,walk", "0,a,", "1,b,", "2,e,", "3,h,"]
+
+
+def test_what_was_logged_behind_a_checkpoint_that_broke_is_logged_again(tmp_path):
+    """A run that had gone on from step 3 goes on from step 2 now."""
+    metrics = Metrics(tmp_path)
+    for first, content in ((0, "step,loss\n0,a\n1,b\n2,c\n"), (3, "step,loss\n3,d\n4,e\n")):
+        metrics.part(first).mkdir(parents=True)
+        (metrics.part(first) / "metrics.csv").write_text(content)
+    metrics.forget(2)
+    metrics.part(2).mkdir()
+    (metrics.part(2) / "metrics.csv").write_text("step,loss\n2,C\n3,D\n4,E\n5,F\n")
+    assert metrics.merged().read_text().split() == ["step,loss", "0,a", "1,b", "2,C", "3,D", "4,E", "5,F"]

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from drafter.sources import BadRows, File, Hub
+from drafter.sources.texts import HubTexts
 
 
 def said(role, content, **more):
@@ -97,12 +98,14 @@ def test_fields_may_have_other_names(tmp_path):
     assert {one["source"] for one in found} == {"a"}
 
 
-def test_a_pattern_is_all_of_its_files_in_order(tmp_path):
+def test_a_pattern_is_all_of_its_files_in_order(tmp_path, monkeypatch):
     for name in "cab":
         write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": f"{name}{i}"} for i in range(2)])
     found, _ = read(File(path=str(tmp_path / "*.jsonl")))
     assert [one["messages"][0]["content"] for one in found] == ["a0", "a1", "b0", "b1", "c0", "c1"]
     assert found[3]["source"] == "b.jsonl:2"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read(File(path="~/a.jsonl"))[0] == read(File(path=str(tmp_path / "a.jsonl")))[0] != []
     with pytest.raises(ValueError, match=r"path='.*none\.jsonl': no such file"):
         read(File(path=str(tmp_path / "none.jsonl")))
 
@@ -137,6 +140,23 @@ def test_data_sets_that_are_not_there_are_named(saved, monkeypatch):
         with pytest.raises(ValueError, match=r"dataset='.*', split='.*': can't be read \(.*\); check both") as caught:
             read(Hub(**settings))
         assert "\n" not in str(caught.value)
+
+
+def test_data_sets_of_texts_are_read_as_those_of_conversations_are(saved):
+    """What `save_to_disk` wrote, too; a field that holds no text is named."""
+    made = datasets.Dataset.from_dict({"text": ["One.", "Two.", None], "words": [1, 2, 3]})
+    made.save_to_disk(saved / "texts")
+    source = HubTexts(dataset=str(saved / "texts"), limit=2)
+    assert [text for _, text in source.documents()] == ["One.", "Two."]
+    for wrong, message in (
+        ({}, "row 2 has no text in 'text', of text, words; name another field"),
+        ({"field": "words"}, "row 0 has no text in 'words'"),
+        ({"field": "body"}, "row 0 has no text in 'body'"),
+        ({"dataset": str(saved / "nowhere")}, r"text.sources: dataset='.*', split='train': can't be read"),
+        ({"limit": 0}, "limit=0: must be >= 1, or null"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(HubTexts(**{"dataset": str(saved / "texts"), **wrong}).documents())
 
 
 def test_a_long_line_is_never_held(tmp_path):

@@ -266,6 +266,8 @@ def distillation_text(texts):
         ({"trial": "{precision: float8}"}, "trial.precision='float8': choose one of auto, float32, bfloat16"),
         ({"trial": "{new_tokens: 2}"}, "trial.new_tokens=2: a pass gives 2, and speed is of what follows the first"),
         ({"student": "{average: 1.0}"}, "student.average=1.0: must lie in"),
+        ({"trial": "{batch_sizes: []}"}, r"trial.batch_sizes=\[\]: name at least one"),
+        ({"trial": "{prompt_tokens: 12}"}, "trial.prompt_tokens=12: leaves nothing of a row of 12 tokens"),
         ({"drafter": "{mask_token_id: 2}"}, "drafter: unknown key"),
         ({"text": "{sources: [{kind: web}]}"}, r"text.sources\[0\].kind='web': choose among docstrings"),
     ],
@@ -273,6 +275,13 @@ def distillation_text(texts):
 def test_recipes_that_can_not_be_are_refused(lines, message, tmp_path, texts):
     with pytest.raises(ValueError, match=message):
         distillation(tmp_path, texts, **lines)
+
+
+def test_what_no_context_holds_is_refused_before_training(tmp_path, texts):
+    config = distillation(tmp_path, texts, trial=TRIAL.replace("new_tokens: 6", "new_tokens: 2045"))
+    with pytest.raises(ValueError, match=r"trial.new_tokens=2045: the teacher reads 2048 tokens, 4 of the prompt"):
+        run(config)
+    assert not (config.directory / "stages").exists()
 
 
 def test_a_student_of_another_vocabulary_is_refused_before_training(finished, tmp_path, texts):

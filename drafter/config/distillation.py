@@ -76,7 +76,8 @@ class TrialConfig:
         require(self.precision in known, "trial.precision", self.precision, f"choose one of {', '.join(known)}")
         for name in ("prompts", "prompt_tokens", "new_tokens"):
             require(getattr(self, name) >= 1, f"trial.{name}", getattr(self, name), "must be >= 1")
-        require(all(one >= 1 for one in self.batch_sizes), "trial.batch_sizes", self.batch_sizes, "must be >= 1 each")
+        sizes = bool(self.batch_sizes) and all(one >= 1 for one in self.batch_sizes)
+        require(sizes, "trial.batch_sizes", self.batch_sizes, "name at least one, each >= 1")
         require(self.frequency_penalty >= 0, "trial.frequency_penalty", self.frequency_penalty, "must be >= 0")
 
 
@@ -114,6 +115,9 @@ class DistillationConfig(RunConfig):
         require(longest >= 4, "text.sequence_length", self.text.sequence_length, remedy)
         remedy = f"a pass gives {max(counts)}, and speed is of what follows the first; raise it"
         require(self.trial.new_tokens > max(counts), "trial.new_tokens", self.trial.new_tokens, remedy)
+        prompt, row = self.trial.prompt_tokens, self.text.sequence_length
+        remedy = f"leaves nothing of a row of {row} tokens to compare with; lower it, or raise text.sequence_length"
+        require(prompt < row, "trial.prompt_tokens", prompt, remedy)
 
     def _stage(self, at: int, said: Any) -> Stage:
         if isinstance(said, Stage):

@@ -66,6 +66,7 @@ class PairConfig:
         for name in ("layers", "answers"):
             require(getattr(self, name) >= 1, f"pair.{name}", getattr(self, name), "must be >= 1")
         require(self.sequence_length >= 8, "pair.sequence_length", self.sequence_length, "must be >= 8")
+        require_one_process("pair.training", self.training)
 
 
 @dataclass
@@ -134,5 +135,11 @@ class EnsembleConfig(RunConfig):
         )
         remedy = "roll-outs are batches already; raise training.rows or ensemble.rollouts"
         require(self.training.accumulate == 1, "training.accumulate", self.training.accumulate, remedy)
-        remedy = "roll-outs are made by one process; set 1"
-        require(self.training.devices == "1", "training.devices", self.training.devices, remedy)
+        require_one_process("training", self.training)
+
+
+def require_one_process(section: str, settings: FittingConfig) -> None:
+    """Raise a ValueError where several would train."""
+    remedy = "one process answers the tasks and trains on them; set 1"
+    require(settings.devices == "1", f"{section}.devices", settings.devices, remedy)
+    require(settings.nodes == 1, f"{section}.nodes", settings.nodes, remedy)

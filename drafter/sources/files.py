@@ -4,6 +4,7 @@ import glob
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class File(Source):
                 bad.add(f"{path}, row {number}", error)
 
     def _files(self, fields: Fields, bad: BadRows) -> Iterator[tuple[Path, int, Any]]:
-        paths = sorted(glob.glob(self.path, recursive=True))
+        paths = sorted(glob.glob(os.path.expanduser(self.path), recursive=True))
         if not paths:
             raise ValueError(f"data.sources: path={self.path!r}: no such file; check the path")
         for path in map(Path, paths):

@@ -41,29 +41,40 @@ class Hub(Source):
         """Every row, in order; raises where there is no such data set or split, or reading ends half way."""
         fields = Fields(self.field, self.answer, self.document)
         name = Path(self.dataset).name
-        for number, record in enumerate(islice(self._rows(), self.limit), 1):
+        where = "data.sources", self.dataset, self.configuration, self.split, self.streaming, self.limit
+        for number, record in enumerate(rows_of(*where), 1):
             try:
                 yield conversation_of(without_nulls(record), fields, name, number)
             except BadRow as error:
                 bad.add(f"{self.dataset}, row {number}", error)
 
-    def _rows(self) -> Iterator[Any]:
-        import datasets  # late: it takes a second, and most recipes do not need it
-        from datasets.exceptions import DatasetsError
 
-        try:
-            yield from self._open(datasets)
-        except (OSError, ValueError, KeyError, DatasetsError) as error:  # pyarrow's errors are ValueErrors
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"data.sources: dataset={self.dataset!r}, split={self.split!r}: can't be read ({reason}); check both, "
-                "and the way to the hub"
-            ) from None
+def rows_of(
+    section: str, dataset: str, configuration: str | None, split: str, streaming: bool, limit: int | None
+) -> Iterator[Any]:
+    """The first rows of a data set, by its name on the hub or a directory.
 
-    def _open(self, datasets: Any) -> Any:
-        folder = Path(self.dataset)
+    Args:
+        section: of the recipe, for errors.
+        limit: how many; None for all.
+    Raises:
+        ValueError: there is no such data set or split, or reading ends half way.
+    """
+    import datasets  # late: it takes a second, and most recipes do not need it
+    from datasets.exceptions import DatasetsError
+
+    folder = Path(dataset)
+    try:
         if (folder / "state.json").is_file():
-            return datasets.load_from_disk(self.dataset)
-        if (folder / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(self.dataset)[self.split]
-        return datasets.load_dataset(self.dataset, self.configuration, split=self.split, streaming=self.streaming)
+            found: Any = datasets.load_from_disk(dataset)
+        elif (folder / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(dataset)[split]
+        else:
+            found = datasets.load_dataset(dataset, configuration, split=split, streaming=streaming)
+        yield from islice(found, limit)
+    except (OSError, ValueError, KeyError, DatasetsError) as error:  # pyarrow's errors are ValueErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{section}: dataset={dataset!r}, split={split!r}: can't be read ({reason}); check both, and the way to "
+            "the hub"
+        ) from None

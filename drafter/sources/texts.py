@@ -4,10 +4,9 @@ import ast
 import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from drafter.sources.hub import rows_of
 from drafter.sources.standard_library import modules, questions_of
 
 Document = tuple[str, str]  # name, text
@@ -112,17 +111,18 @@ class HubTexts(TextSource):
 
     def __post_init__(self) -> None:
         self.require(bool(self.dataset), "dataset", "name a data set of the hub, or a directory of one")
+        self.require(self.limit is None or self.limit >= 1, "limit", "must be >= 1, or null")
 
     def documents(self) -> Iterator[Document]:
-        import datasets  # late: it takes a second
-
-        try:
-            rows: Any = datasets.load_dataset(self.dataset, self.configuration, split=self.split, streaming=True)
-            for number, row in enumerate(islice(rows, self.limit)):
-                yield f"{self.dataset}:{number}", row[self.field]
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"text.sources: dataset={self.dataset!r}: can't be read ({reason}); check it") from None
+        rows = rows_of("text.sources", self.dataset, self.configuration, self.split, True, self.limit)
+        for number, row in enumerate(rows):
+            text = row.get(self.field)
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"text.sources: dataset={self.dataset!r}: row {number} has no text in {self.field!r}, of "
+                    f"{', '.join(row)}; name another field"
+                )
+            yield f"{self.dataset}:{number}", text
 
 
 TEXT_SOURCES: dict[str, type[TextSource]] = {

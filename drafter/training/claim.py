@@ -84,7 +84,10 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     part of its own.
     """
     found = flat(recipe)
-    stages = found.pop("stages", [])
+    inner = {f"stages.{at}": stage for at, stage in enumerate(found.pop("stages", []))}  # each a `training` of its own
+    if "pair" in recipe:
+        inner["pair.training"] = recipe["pair"]["training"]
+        found = {key: value for key, value in found.items() if not key.startswith("pair.training.")}
     streamed = found.get("data.streaming")
     if "training.rows" in found and not streamed:
         device = str(found.get("verifier.device", "auto")).replace("auto", _kind())
@@ -93,9 +96,9 @@ def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
     bound = ("training.workers", "training.devices", "training.nodes") if streamed else ()
     free = [key for key in FREE if key not in bound]
     kept = {key: value for key, value in found.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
-    for at, stage in enumerate(stages):  # each a `training` of its own
-        own = deciding({"verifier": recipe["verifier"], "training": stage})
-        kept |= {key.replace("training", f"stages.{at}", 1): own[key] for key in own if key.startswith("training.")}
+    for name, settings in inner.items():
+        own = deciding({"verifier": recipe["verifier"], "training": settings})
+        kept |= {key.replace("training", name, 1): own[key] for key in own if key.startswith("training.")}
     return kept
 
 

@@ -113,8 +113,10 @@ def fit(
     if begun is not None and begun.is_dir() and not settings.sharded_checkpoints:
         words = "training.sharded_checkpoints=true training.strategy=fsdp"
         raise ValueError(f"{begun}: its ranks shared it out; go on with {words}")
+    metrics = Metrics(directory)
     if not rank_zero_only.rank:
         require_room(module, last.parent, settings)
+        metrics.forget(first)
     keep_float32_exact()
     if first:
         log.info("resuming %s at step %d of %d", directory.name, first, settings.max_steps)
@@ -143,7 +145,7 @@ def fit(
             *checkpoints(last.parent, settings.max_steps, monitor),
         ],
         plugins=[WholeFiles()],
-        logger=loggers(settings.loggers, Metrics(directory).part(first), directory),
+        logger=loggers(settings.loggers, metrics.part(first), directory),
     )
     with handlers_kept(), warnings.catch_warnings():
         for message in OF_NO_CONCERN:

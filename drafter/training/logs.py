@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
-from drafter.files import write_csv
+from drafter.files import remove_folder, write_csv
 from drafter.machine.memory import peak_memory
 
 
@@ -115,6 +115,12 @@ class Metrics:
 
     def __init__(self, directory: Path):
         self.directory = directory
+
+    def forget(self, first_step: int) -> None:
+        """Drop the parts that began at `first_step` or later: a checkpoint broke, and training goes on before them."""
+        for part in (self.directory / "metrics").glob("from_*"):
+            if part >= self.part(first_step):
+                remove_folder(part)
 
     def part(self, first_step: int) -> Path:
         """The folder into which training from `first_step` on logs."""

@@ -67,6 +67,9 @@ def train(config: DistillationConfig) -> dict[str, Any]:
     warn_of_coarse_weights(config.verifier.source)
     context, length = verifier.config.max_position_embeddings, config.text.sequence_length
     require(length <= context, "text.sequence_length", length, f"the teacher reads {context} tokens; lower it")
+    known, new = config.trial.prompt_tokens, config.trial.new_tokens
+    remedy = f"the teacher reads {context} tokens, {known} of the prompt among them; lower it"
+    require(known + new <= context, "trial.new_tokens", new, remedy)
     rows = make_text_rows(read_documents(config.text), verifier.tokenizer, config.text)
     log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
     lightning.seed_everything(config.seed, verbose=False)

@@ -56,6 +56,7 @@ def train(config: EnsembleConfig) -> dict[str, Any]:
     training, validation, test = tasks_of(config)
     directory = claim(config)
     verifier, reward = load(config, directory)
+    check_room(config, verifier, [*training, *validation, *test])
     source = config.ensemble.drafter or str(make_pair(config, verifier, training, validation, directory / "pair"))
     drafter = kind_of(source).beside(source, verifier)
     head = EnsembleHead(describe(config, verifier, drafter), config.ensemble.start_weight).to(verifier.device)
@@ -139,6 +140,14 @@ def tasks_of(config: EnsembleConfig) -> tuple[list[Task], list[Task], list[Task]
     require(enough, "tasks.count", settings.count, remedy)
     check_tasks(config.reward.kind, [*training, *validation, *test])
     return training, validation, test
+
+
+def check_room(config: EnsembleConfig, verifier: Verifier, tasks: Sequence[Task]) -> None:
+    """Raise a ValueError where the verifier's context has no room for an answer to a task."""
+    longest = max(len(verifier.chat_ids(task.prompt)) for task in tasks)
+    context, new = verifier.context_length, config.tasks.max_new_tokens
+    remedy = f"a task has {longest} tokens, the verifier's context is {context}; lower it"
+    require(longest + new <= context, "tasks.max_new_tokens", new, remedy)
 
 
 def load(config: EnsembleConfig, directory: Path) -> tuple[Verifier, Reward]:

@@ -62,6 +62,13 @@ def test_the_likelihood_judge_prefers_what_is_likelier():
     assert reader.prefers("q", "xyz", "abc") == (sums[1] < sums[0])
 
 
+def test_an_answer_that_ends_at_once_wins_nothing():
+    reader = Reader(make_verifier("llama"))
+    assert not reader.prefers("q", "", "abc")
+    assert reader.prefers("q", "abc", "")
+    assert win_rate(["q"] * 9, [""] * 9, ["abc"] * 9, reader.prefers).value == 0
+
+
 def test_a_judge_that_likes_the_first_gives_no_win():
     prompts = ["p"] * 400
     found = win_rate(prompts, ["ours"] * 400, ["theirs"] * 400, lambda prompt, first, second: True)

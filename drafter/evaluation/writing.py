@@ -86,8 +86,9 @@ class Reader:
         return Estimate(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
 
     def prefers(self, prompt: str, first: str, second: str) -> bool:
-        """Whether the first is likelier per token: blind to repetition, as all perplexity is."""
-        means = [total / max(1, count) for total, count in (self.nll(prompt, one) for one in (first, second))]
+        """Whether the first is likelier per token, no token being never so: blind to repetition, as all perplexity."""
+        both = (self.nll(prompt, one) for one in (first, second))
+        means = [total / count if count else math.inf for total, count in both]
         return means[0] < means[1]
 
 

@@ -62,9 +62,12 @@ def ensemble_loss(
     mean_r sum_t [ policy_loss_t - acceptance_weight (1 - w_t TV_t) ], an estimate of
     -E[ A(x_1:T) + acceptance_weight sum_t (1 - TV(q_t, nu_t)) ], x ~ nu. Minus: more acceptance is less loss, and where
     the models disagree the second part lowers w. That the weights also decide which contexts come up is left to the
-    first part, as in the source. A batch whose rewards are all the same teaches nothing, of neither part: measured in a
-    deviation of zero acceptance is worth nothing either, and an optimiser that knows no scale would go all the way to
-    the drafter on it, from where no reward leads back.
+    first part, as in the source. That they decide where blocks begin, too, and so which tokens are the verifier's own
+    behind a whole block, is left to neither; in the source, without such tokens, nothing hangs on it.
+
+    A batch whose rewards are all the same teaches nothing, of neither part: measured in a deviation of zero acceptance
+    is worth nothing either, and an optimiser that knows no scale would go all the way to the drafter on it, from where
+    no reward leads back.
 
     Args:
         weight: w of each token by the head that is trained, [N].

@@ -93,10 +93,15 @@ def outlook(config: LanguageModelConfig) -> list[str]:
         ValueError: transformers can't make the model.
     """
     settings = config.training
-    size = config.tokenizer.size if config.tokenizer.source is None else len(make_tokenizer((), config.tokenizer))
+    world = ranks(settings.devices, choose_device("auto"), settings.nodes)
+    size = config.tokenizer.size
+    if config.tokenizer.source is not None:
+        try:
+            size = len(make_tokenizer((), config.tokenizer))
+        except ValueError as error:
+            return [steps(settings, world), f"{error}: sizes follow from it"]
     with torch.device("meta"):
         weights = weights_of_model(make_model(config, size, 0))
-    world = ranks(settings.devices, choose_device("auto"), settings.nodes)
     return [
         steps(settings, world),
         f"model: {weights / 4e6:.4g} M parameters, {size} tokens",

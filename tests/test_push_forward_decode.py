@@ -3,6 +3,7 @@
 import copy
 import logging
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_prompts, make_verifier
@@ -187,8 +188,16 @@ def test_what_does_not_fit_is_refused(few, model):
         SpeculativeDecoder(verifier, small, rule=speculative_sampling)
     with pytest.raises(ValueError, match="has a vocabulary of 3 tokens, the verifier of 288"):
         SpeculativeDecoder(make_verifier("llama"), small)
-    with pytest.raises(ValueError, match="frequency_penalty=-1"):
-        FreeDecoder(model, None, 4, -1.0)
+    for penalty in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"frequency_penalty={penalty}: must be >= 0 and finite"):
+            FreeDecoder(model, None, 4, penalty)
+    with pytest.raises(ValueError, match=r"tokens_per_pass=1\.5: "):
+        FreeDecoder(model, None, 1.5)
+    for seed in (None, 0.5, 1 << 64, [1]):
+        with pytest.raises(ValueError, match=r"seed=.*: must be a whole number of at most 64 bits"):
+            FreeDecoder(model).generate([[3]], 4, seed=seed)
+    found, expected = (FreeDecoder(model).generate([[3]], 4, seed=seed) for seed in (np.int64(3), 3))
+    assert found[0].token_ids == expected[0].token_ids
 
 
 def test_noise_outside_its_interval_is_refused_before_decoding(model):

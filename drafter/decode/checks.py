@@ -1,7 +1,6 @@
 """What can be wrong in how a decoder is asked to decode, found without any model: one line each, before work."""
 
-from collections.abc import Sequence
-from operator import index as integer
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from drafter.decode.costs import Costs
@@ -114,16 +113,24 @@ def check_seed(seed: int | Sequence[int], prompts: int) -> int | list[int]:
     Raises:
         ValueError: it is neither.
     """
-    common = whole(seed)
-    if common is not None:
-        return common
-    try:
-        each = [integer(one) for one in seed]  # type: ignore[union-attr]
-    except TypeError:
-        raise ValueError(f"seed={seed!r}: must be a whole number, or one for each prompt") from None
+    if whole(seed) is not None or isinstance(seed, str) or not isinstance(seed, Iterable):
+        return whole_seed(seed)
+    each = [whole_seed(one) for one in seed]
     if len(each) != prompts:
         raise ValueError(f"seed: {len(each)} for {prompts} prompts; give one for each, or one for all")
     return each
+
+
+def whole_seed(seed: Any) -> int:
+    """A seed as torch takes one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = whole(seed)
+    if number is None or not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"seed={seed!r}: must be a whole number of at most 64 bits")
+    return number
 
 
 def _within(value: int | str | None, low: int, high: int | None) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from drafter.attention import KVCache, Replay, choose_kernel, choose_replay
-from drafter.decode.checks import check_generation
+from drafter.decode.checks import check_generation, whole_seed
 from drafter.decode.generation import Generation
 from drafter.decode.prompts import read_prompts, to_answer
+from drafter.decode.sampling import whole
 from drafter.decode.schemes.free_running import FreeRunning
 from drafter.decode.slots import Listeners, Slots
 from drafter.decode.text import stop_strings
@@ -39,11 +40,11 @@ class FreeDecoder:
         compile: str = "auto",
     ):
         trained = model.tokens_per_pass
-        self.count = trained if tokens_per_pass is None else tokens_per_pass
+        self.count = trained if tokens_per_pass is None else whole(tokens_per_pass) or 0
         if not 1 <= self.count <= trained:
             raise ValueError(f"tokens_per_pass={tokens_per_pass}: the model was trained to give 1 to {trained}")
-        if not frequency_penalty >= 0:
-            raise ValueError(f"frequency_penalty={frequency_penalty}: must be >= 0; 0 is none")
+        if not 0 <= frequency_penalty < float("inf"):
+            raise ValueError(f"frequency_penalty={frequency_penalty}: must be >= 0 and finite; 0 is none")
         self.model, self.tokenizer, self.penalty = for_decoding(model.eval(), compile), tokenizer, frequency_penalty
         self.kernel = choose_kernel(attention, model.device, model.dtype)
         self.replayed = Replay.OFF if model.device.type == "cpu" else choose_replay(compile, model.device)
@@ -68,6 +69,7 @@ class FreeDecoder:
             ValueError: an argument is out of range, or text is asked for without a tokenizer.
         """
         check_generation(max_new_tokens, batch_size, temperature)
+        generator = torch.Generator().manual_seed(whole_seed(seed))
         self.model.check_temperature(temperature)
         strings = stop_strings(stop)
         reads = bool(strings or on_text)
@@ -77,7 +79,6 @@ class FreeDecoder:
         rows = read_prompts(prompts, self.tokenizer, vocabulary, config.max_position_embeddings, max_new_tokens)
         waiting = to_answer(rows, self.tokenizer if reads else None, strings, on_end)
         if waiting:
-            generator = torch.Generator().manual_seed(seed)
             noise = uniforms((len(rows), max_new_tokens + self.count), generator, self.model.device)
             size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting) + max_new_tokens
             cache = self._cache(size, longest + 2 * self.count)

@@ -11,7 +11,7 @@ from drafter.decode import Generation, SpeculativeDecoder, tokens_per_cycle
 from drafter.decode.proposers import BlockDiffusionProposer
 from drafter.models import CausalDrafter
 from drafter.verification import LOSSLESS, lenient, make_rule
-from drafter.verifier import Verifier
+from drafter.verifier import Verifier, tiny
 
 
 def ids(generations):
@@ -227,6 +227,30 @@ def test_drafts_past_the_context_ask_for_no_position_there(family, settings, kin
     )
     assert ids(found) == [naive.greedy(verifier.model, prompt, 5, verifier.stop_ids) for prompt in prompts]
     assert {len(one.token_ids) for one in found} == {5}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "settings", [{}, {"tree_nodes": 4}, {"rule": "shared_noise"}, {"rule": "speculative_sampling"}], ids=str
+)
+def test_logits_that_are_no_numbers_end_in_a_line(temperature, settings, monkeypatch):
+    """Behind the prompt, and where they come later."""
+    verifier, told = Verifier(*tiny.build("llama")), "^prompt 0: the model's logits behind it are no numbers"
+    decoder, law = SpeculativeDecoder(verifier, make_drafter(verifier), **settings), verifier.logits
+
+    def overflow(hidden):
+        logits = law(hidden)
+        return logits if hidden.dim() == 2 and later else logits.index_fill(-1, torch.tensor([7]), torch.nan)
+
+    monkeypatch.setattr(verifier, "logits", overflow)
+    monkeypatch.setattr(decoder.proposer, "logits", law)
+    for later in (False, True):
+        seen = []
+        with pytest.raises(ValueError, match=told):
+            decoder.generate(
+                [[5, 6]], 9, temperature, stop=["x"], on_tokens=lambda _, tokens, seen=seen: seen.extend(tokens)
+            )
+        assert len(seen) == later
 
 
 def test_no_prompts_give_no_answers():

@@ -200,6 +200,12 @@ def test_what_does_not_fit_is_refused(few, model):
     assert found[0].token_ids == expected[0].token_ids
 
 
+def test_logits_that_are_no_numbers_end_in_a_line(model, monkeypatch):
+    monkeypatch.setattr(PushForwardModel, "logits", lambda self, hidden: hidden[..., :9] * torch.nan)
+    with pytest.raises(ValueError, match=r"^prompt 0: the model's logits behind it are no numbers"):
+        FreeDecoder(model).generate([[3]], 4)
+
+
 def test_noise_outside_its_interval_is_refused_before_decoding(model):
     with pytest.raises(ValueError, match=r"noise: has values outside \[0, 1\)"):
         FreeRunning(model, 2, torch.ones(1, 8), 1.0, model.new_cache(1, 20))

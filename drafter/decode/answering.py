@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from drafter.decode.generation import Generation
 from drafter.decode.text import Transcript
+from drafter.verification.base import NOTHING
 
 
 @dataclass
@@ -51,12 +52,19 @@ class Answering:
             calls: passes of the verifier that they took.
         Returns:
             the tokens that were added.
+        Raises:
+            ValueError: one is `NOTHING`.
         """
         result = self.result
         tokens = list(new[: limit - len(result.token_ids)])
         stop = next((i for i, token in enumerate(tokens) if token in stop_ids), None)
         if stop is not None:
             tokens = tokens[: stop + 1]
+        if NOTHING in tokens:
+            raise ValueError(
+                f"prompt {self.index}: the model's logits behind it are no numbers (NaN); load the model in bfloat16 "
+                "or float32, and check its weights"
+            )
         if self.transcript is not None:
             for i, token in enumerate(tokens):
                 if i != stop and self.transcript.push(token):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drafter.decode.answering import Answering
 from drafter.decode.proposers import Proposal, Proposer
-from drafter.decode.sampling import Law, likeliest
+from drafter.decode.sampling import Law, likeliest_number
 from drafter.verification import Rule, Verification, has_greedy_form, is_lossless, match, needs, sample
 from drafter.verification.base import inverse_cdf, uniforms
 from drafter.verification.streams import Streams, key
@@ -94,9 +94,10 @@ class Decider:
     def first(self, rows: Sequence[Answering], hidden: Tensor) -> list[int]:
         """The first token of each row's answer, given the verifier's state [1, D] behind the prompt that they share."""
         self.begin(rows)
-        law = self.law(self.verifier.logits(hidden)).expand(len(rows), -1)  # [B, V]
+        logits = self.verifier.logits(hidden)  # [1, V]
         if self.law.greedy:
-            return law.argmax(-1).tolist()
+            return likeliest_number(logits).tolist() * len(rows)
+        law = self.law(logits).expand(len(rows), -1)  # [B, V]
         noise = self.noise_at(rows, 1)
         return (sample(law, self.streams) if noise is None else inverse_cdf(law, noise[:, 0])).tolist()
 
@@ -118,7 +119,7 @@ class Decider:
         """The verifier's own token behind each of its states: [B, Q, D] -> [B, Q]."""
         logits = self.verifier.logits(hidden)  # [B, Q, V]
         if self.law.greedy:
-            return likeliest(logits)
+            return likeliest_number(logits)
         laws = self.law(logits)
         return sample(laws, self.streams) if noise is None else inverse_cdf(laws, noise)
 
@@ -126,7 +127,7 @@ class Decider:
         """Apply the rule to drafts, given the verifier's states [B, 1+G, D] of the anchor and the drafts."""
         logits = self.verifier.logits(hidden)  # [B, 1+G, V]
         if self.law.greedy and self.rule is match:  # the law is one-hot: compare ids and skip the vocabulary
-            choice = likeliest(logits)  # [B, 1+G]
+            choice = likeliest_number(logits)  # [B, 1+G]
             accepted = (choice[:, :-1] == proposal.ids).cumprod(-1).sum(-1)  # [B]
             return Verification(accepted, choice.gather(1, accepted[:, None])[:, 0])
         more: dict[str, Any] = {"greedy": True} if self.own_greedy else {}

@@ -103,7 +103,7 @@ class SpeculativeDecoder:
         Returns:
             one Generation per prompt, in order. A prompt that can't run says so in `stop`; the others go on.
         Raises:
-            ValueError: an argument is out of range, or text is asked for without a tokenizer.
+            ValueError: an argument is out of range, text is asked for without a tokenizer, or logits are no numbers.
         """
         check_generation(max_new_tokens, batch_size, temperature, top_p, top_k)
         seeds, law = check_seed(seed, len(prompts)), Law(float(temperature), float(top_p), int(top_k))

@@ -66,7 +66,7 @@ class FreeDecoder:
         """As `SpeculativeDecoder.generate`; an answer is a function of the seed and its prompt's number alone.
 
         Raises:
-            ValueError: an argument is out of range, or text is asked for without a tokenizer.
+            ValueError: an argument is out of range, text is asked for without a tokenizer, or logits are no numbers.
         """
         check_generation(max_new_tokens, batch_size, temperature)
         generator = torch.Generator().manual_seed(whole_seed(seed))

@@ -29,6 +29,8 @@ class Verification:
 
 Rule = Callable[..., Verification]
 
+NOTHING = -1  # in place of a token: what a law gives that holds no numbers (NaN)
+
 
 def draft_lengths(
     rule: str, draft_ids: Tensor, draft_probs: Tensor | None, verifier_probs: Tensor, draft_length: Tensor | None
@@ -84,13 +86,13 @@ def inverse_cdf(probs: Tensor, noise: Tensor) -> Tensor:
         probs: laws, [..., V]; need not sum to exactly 1.
         noise: numbers in [0, 1), [...].
     Returns:
-        ids, [...] long; uniform noise gives samples of `probs`.
+        ids, [...] long, `NOTHING` of a law with a NaN; uniform noise gives samples of `probs`.
     """
     cumulated = probs.cumsum(-1, dtype=torch.float64)  # [..., V]
     total = cumulated[..., -1:]  # [..., 1]
     ids = torch.searchsorted(cumulated, noise.double()[..., None] * total, right=True)  # [..., 1]
     last = torch.searchsorted(cumulated, total.contiguous())  # [..., 1] the last id with mass
-    return torch.minimum(ids, last).squeeze(-1)  # [...]
+    return torch.minimum(ids, last).masked_fill(total.isnan(), NOTHING).squeeze(-1)  # [...]
 
 
 def sample(probs: Tensor, generator: torch.Generator | Streams) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from drafter.attention import KVCache
 from drafter.decode.answering import Answering
 from drafter.decode.pair import PREFILL_CHUNK
-from drafter.decode.sampling import likeliest
+from drafter.decode.sampling import likeliest_number
 from drafter.decode.schemes.base import Outcome
 from drafter.models.push_forward import PushForwardModel, check_noise
 
@@ -82,7 +82,7 @@ class FreeRunning:
     def choose(self, logits: Tensor, counts: Tensor) -> Tensor:
         """The likeliest tokens of logits [B, k, V]; where there is a penalty, one after the other: [B, k]."""
         if not self.penalty:
-            return likeliest(logits)
+            return likeliest_number(logits)
         chosen = []
         for at in range(logits.shape[1]):
             token = (logits[:, at] - self.penalty * counts).argmax(-1, keepdim=True)  # [B, 1]

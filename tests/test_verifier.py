@@ -2,6 +2,8 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import naive
@@ -264,3 +266,23 @@ def test_untied_heads_work():
 def test_devices_are_chosen_or_taken():
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_passes_of_two_threads_hear_what_they_ask_for():
+    verifier, both = make_verifier("llama"), Barrier(2, timeout=60)
+
+    def taps(layers):
+        return verifier.step(torch.tensor([[5, 6, 7]]), verifier.new_cache(1, 3), layers)[1]
+
+    def meet(*_):
+        both.wait()
+
+    asked = [[1, 3], [0, 4]]
+    alone = [taps(layers) for layers in asked]
+    hook = verifier.layers[2].register_forward_hook(meet)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(taps, asked))
+    finally:
+        hook.remove()
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))

@@ -4,7 +4,9 @@ import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,10 @@ from drafter.verifier.loading import load_model
 from drafter.verifier.recurrent import RECURRENT, RecurrentCache, remembering
 from drafter.verifier.selfcheck import why_not_decoded
 from drafter.verifier.tiled import TiledPass
+
+_outputs: ContextVar[dict[int, list[Tensor]] | None] = ContextVar(
+    "outputs of the layers that a pass taps", default=None
+)
 
 STACKS = ("layers", "h", "blocks")  # what families call their list of decoder layers
 
@@ -45,8 +51,7 @@ class Verifier(VerifierHead):
             raise ValueError(f"verifier: {type(model).__name__} has no list of decoder layers to tap; choose another")
         self._stack = names[0]
         self.num_layers = len(self.layers)
-        self._tapped: dict[int, Tensor] = {}
-        self._hooks: dict[int, Any] = {}
+        self._hooked: set[int] = set()
         self._uses = ATTENTION
         self.kernel = choose_kernel(attention, self.device, self.dtype)
         reason = "its positions depend on the longest row" if self.rope_bound else None
@@ -126,9 +131,7 @@ class Verifier(VerifierHead):
         short._modules = dict(self._body._modules)
         short._modules[self._stack] = self.layers[: max(tap_layers) + 1]
         self._check_length(ids.shape[1])
-        self.listen(tap_layers)
-        short(input_ids=ids, use_cache=False)
-        return self.collect(tap_layers)
+        return self.heard(tap_layers, short, input_ids=ids, use_cache=False)[1]
 
     @torch.inference_mode()
     def states(self, ids: Tensor, tap_layers: Sequence[int]) -> Tensor:
@@ -137,9 +140,8 @@ class Verifier(VerifierHead):
         Those of position i, under the head, give the verifier's law of token i + 1; the whole body runs.
         """
         self._check_length(ids.shape[1])
-        self.listen(tap_layers)
-        final = self._body(input_ids=ids, use_cache=False).last_hidden_state  # [B, S, D]
-        return torch.cat([self.collect(tap_layers), final], dim=-1)
+        out, taps = self.heard(tap_layers, self._body, input_ids=ids, use_cache=False)
+        return torch.cat([taps, out.last_hidden_state], dim=-1)
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: KVCache, tap_layers: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
@@ -151,14 +153,13 @@ class Verifier(VerifierHead):
         """
         if self.tiled is not None:
             return self.tiled(ids, cache, tap_layers)
-        self.listen(tap_layers)
         last = self.context_length - 1  # drafts behind it are never kept, but must not ask for what there is not
 
         def run(ids: Tensor) -> tuple[Tensor, Tensor | None]:
             positions = cache.positions(ids.shape[1]).clamp(max=last)
             with over(cache), remembering(self._body, cache, ids) as how:
-                out = self._body(input_ids=ids, position_ids=positions, **how)
-            return out.last_hidden_state, self.collect(tap_layers) if tap_layers else None
+                out, taps = self.heard(tap_layers, self._body, input_ids=ids, position_ids=positions, **how)
+            return out.last_hidden_state, taps if tap_layers else None
 
         hidden, taps = cache.replay(("verify", tuple(tap_layers)), run, ids)
         assert hidden is not None
@@ -177,7 +178,6 @@ class Verifier(VerifierHead):
     @contextmanager
     def plain_attention(self) -> Iterator[Any]:
         """The model with transformers' own attention, for its `generate`."""
-        self.listen(())
         self.model.set_attn_implementation(self._own_attention)
         try:
             yield self.model
@@ -200,21 +200,26 @@ class Verifier(VerifierHead):
                 f"({length} here); use shorter rows"
             )
 
-    def listen(self, tap_layers: Sequence[int]) -> None:
-        """Keep hooks on exactly the layers asked for."""
-        for layer in set(self._hooks) - set(tap_layers):
-            self._hooks.pop(layer).remove()
-        for layer in set(tap_layers) - set(self._hooks):
-            self._hooks[layer] = self.layers[layer].register_forward_hook(self._keeper(layer))
+    def heard(self, tap_layers: Sequence[int], run: Any, **inputs: Any) -> tuple[Any, Tensor]:
+        """What a pass returns, and what the layers asked for put out in it, side by side, [B, S, T*D].
 
-    def _keeper(self, layer: int) -> Any:
-        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._tapped[layer] = output[0] if isinstance(output, tuple) else output
+        By hooks that stay, and in a context: what runs in other threads meanwhile hears of nothing.
+        """
+        for layer in set(tap_layers) - self._hooked:
+            self.layers[layer].register_forward_hook(partial(_keep, layer))
+            self._hooked.add(layer)
+        outputs: dict[int, list[Tensor]] = {layer: [] for layer in tap_layers}
+        token = _outputs.set(outputs)
+        try:
+            made = run(**inputs)
+        finally:
+            _outputs.reset(token)
+        taps = [outputs[layer][-1] for layer in tap_layers]
+        return made, torch.cat(taps, dim=-1) if taps else torch.empty(0)
 
-        return keep
 
-    def collect(self, tap_layers: Sequence[int]) -> Tensor:
-        """What the hooks heard in the last pass, side by side, [B, S, T*D]."""
-        taps = torch.cat([self._tapped[layer] for layer in tap_layers], dim=-1)  # [B, S, T*D]
-        self._tapped.clear()
-        return taps
+def _keep(layer: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    """A hook: keep what a layer puts out, where it is asked for."""
+    outputs = _outputs.get()
+    if outputs is not None and layer in outputs:
+        outputs[layer].append(output[0] if isinstance(output, tuple) else output)

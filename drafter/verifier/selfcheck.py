@@ -103,9 +103,8 @@ def _ids(verifier: "Verifier") -> Tensor:
 
 def _own(verifier: "Verifier", model: Any, ids: Tensor, layers: list[int]) -> tuple[Tensor, Tensor]:
     """Taps and logits of the model's own pass."""
-    verifier.listen(layers)
-    logits = model(input_ids=ids, use_cache=False).logits
-    return verifier.collect(layers), logits
+    out, taps = verifier.heard(layers, model, input_ids=ids, use_cache=False)
+    return taps, out.logits
 
 
 def _compare_pass(verifier: "Verifier", ids: Tensor, layers: list[int], taps: Tensor, logits: Tensor) -> None:

@@ -13,7 +13,8 @@ from drafter import config as configs
 from drafter.__main__ import main
 from drafter.check import check
 from drafter.config import RunConfig
-from drafter.data.texts import held_out, make_text_rows, read_documents
+from drafter.data.rows import is_held_out
+from drafter.data.texts import make_text_rows, read_documents
 from drafter.decode import FreeDecoder
 from drafter.models import PushForwardModel, kind_of
 from drafter.training import fitting
@@ -238,7 +239,7 @@ def test_every_row_is_text_of_one_side_and_every_epoch_sees_each_once(texts):
     documents = [(f"{number}", "abc" * (number + 4)) for number in range(40)]
     rows = make_text_rows(documents, verifier.tokenizer, config)
     end = verifier.tokenizer.eos_token_id
-    kept = [text for name, text in documents if not held_out(name, 0.3)]
+    kept = [text for name, text in documents if not is_held_out(name, 0.3)]
     stream = [token for text in kept for token in [*verifier.tokenizer.encode(text), end]]
     assert rows.training.flatten().tolist() == stream[: len(stream) // 12 * 12]
     steps = [TextSteps(rows.training, 2, 5, rank, 2) for rank in range(2)]

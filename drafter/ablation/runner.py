@@ -1,6 +1,5 @@
 """Runs of an ablation: one training and one walk per suite each, kept as one JSON file; finished ones are skipped."""
 
-import csv
 import json
 import logging
 import math
@@ -27,6 +26,7 @@ from drafter.training.claim import claim, deciding
 from drafter.training.fitting import fit
 from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule, trained_weights
+from drafter.training.pictures import read_metrics
 from drafter.training.prepare import start
 
 log = logging.getLogger(__name__)
@@ -227,10 +227,9 @@ def results(spec: Ablation) -> list[Result]:
 
 def read_curves(metrics: Path) -> list[tuple[int, str, float]]:
     """(step, metric, value) of a run: objective, tokens per cycle, each term and its gradient norm."""
-    with metrics.open() as file:
-        return [
-            (int(record["step"]), name, float(value))
-            for record in csv.DictReader(file)
-            for name, value in record.items()
-            if value and (name in CURVES or name.startswith(("train/", "gradient_norm/")))
-        ]
+    return [
+        (int(record["step"]), name, float(value))
+        for record in read_metrics(metrics)
+        for name, value in record.items()
+        if value and (name in CURVES or name.startswith(("train/", "gradient_norm/")))
+    ]

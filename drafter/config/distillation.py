@@ -99,6 +99,7 @@ class DistillationConfig(RunConfig):
     trial: TrialConfig = field(default_factory=TrialConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.verifier.require_body("system: distillation")
         self.verifier.require_float32("system: distillation")
         known = self.objective in OBJECTIVES

@@ -36,6 +36,8 @@ class DrafterSettings:
         remedy = "needs the anchor and at least one draft slot (>= 2)"
         require(self.block_size >= 2, "drafter.block_size", self.block_size, remedy)
         require(self.num_taps >= 1, "drafter.num_taps", self.num_taps, "must be >= 1")
+        remedy = "name at least one layer, or null for drafter.num_taps"
+        require(self.tap_layers is None or bool(self.tap_layers), "drafter.tap_layers", self.tap_layers, remedy)
         asked, number = self.counted()
         known = number is None if asked == "full" else asked == "answers" or Path(asked).exists()
         remedy = "choose full, answers, a number of tokens >= 1, or a file that counts them"

@@ -126,6 +126,7 @@ class EnsembleConfig(RunConfig):
     training: FittingConfig = field(default_factory=lambda: FittingConfig(max_steps=80, learning_rate=5e-4))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.verifier.require_body("system: ensemble")
         require(
             self.verifier.dtype == "float32",

@@ -99,5 +99,7 @@ class FittingConfig:
         require(
             window is None or (len(window) == 2 and 1 <= window[0] <= window[1]), "training.profile", window, remedy
         )
+        remedy = f"begins behind training.max_steps={self.max_steps}; watch earlier steps"
+        require(window is None or window[0] <= self.max_steps, "training.profile", window, remedy)
         every = self.validate_every
         require(every is None or every >= 1, "training.validate_every", every, "must be >= 1, or null")

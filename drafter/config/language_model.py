@@ -40,6 +40,7 @@ class LanguageModelConfig(RunConfig):
     training: FittingConfig = field(default_factory=FittingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named = isinstance(self.model.get("model_type"), str)
         require(named, "model.model_type", self.model.get("model_type"), "name one of transformers, such as llama")
         remedy = "is the tokenizer's; leave it out"

@@ -33,6 +33,7 @@ class AlignmentConfig(Config):
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         length, size = self.decoding.draft_length, self.drafter.block_size
         remedy = f"must lie between 1 and drafter.block_size - 1 = {size - 1}, or be null"
         require(length is None or 1 <= length < size, "decoding.draft_length", length, remedy)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from drafter.config.checks import require
+
 
 @dataclass
 class RunConfig:
@@ -19,6 +21,9 @@ class RunConfig:
     system: str = "alignment"
     seed: int = 0
     output: str = "runs"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in 0 to 4294967295, as numpy's do")
 
     @property
     def directory(self) -> Path:

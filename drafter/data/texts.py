@@ -1,6 +1,5 @@
 """Text → rows of tokens: documents end to end, the end of text between them, cut where a row is full."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drafter.config import TextConfig, require
+from drafter.data.rows import is_held_out
 from drafter.sources.texts import Document
 
 
@@ -37,11 +37,6 @@ def read_documents(text: TextConfig) -> list[Document]:
     return found
 
 
-def held_out(name: str, share: float) -> bool:
-    """Whether a document is kept from training: by a hash of its name, whatever else there is."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) < share * 2**32
-
-
 def make_text_rows(documents: Iterable[Document], tokenizer: Any, text: TextConfig) -> TextRows:
     """Tokenise and cut.
 
@@ -54,7 +49,7 @@ def make_text_rows(documents: Iterable[Document], tokenizer: Any, text: TextConf
     count = 0
     for name, written in documents:
         count += 1
-        stream = streams[held_out(name, text.validation_share)]
+        stream = streams[is_held_out(name, text.validation_share)]
         stream += tokenizer.encode(written, add_special_tokens=False)
         stream.append(end)
     training, kept = (_cut(stream, text.sequence_length) for stream in streams)

@@ -83,8 +83,8 @@ def questions_of(max_characters: int | None = None) -> Iterator[Conversation]:
             yield {"source": name, "kind": kind, "messages": messages}
 
 
-def modules() -> Iterator[tuple[str, str, ast.Module]]:
-    """Path below the library, text and syntax tree of each of its files."""
+def modules(holding: str = "") -> Iterator[tuple[str, str, ast.Module]]:
+    """Path below the library, text and syntax tree of each of its files; of those alone that hold a text."""
     root = _root()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
@@ -92,7 +92,8 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
             continue
         try:
             source = path.read_text(encoding="utf-8")
-            yield relative.as_posix(), source, ast.parse(source)
+            if holding in source:
+                yield relative.as_posix(), source, ast.parse(source)
         except (SyntaxError, UnicodeDecodeError):
             continue
 

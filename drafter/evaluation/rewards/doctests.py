@@ -2,7 +2,6 @@
 
 import ast
 import random
-import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from drafter.evaluation.rewards.base import Task
 from drafter.evaluation.rewards.sandbox import Limits, require_sandbox, run_all
 from drafter.evaluation.rewards.unit_tests import program_of
-from drafter.sources.standard_library import REQUEST, SKIPPED
+from drafter.sources.standard_library import REQUEST, modules
 
 SETUP = """
 import importlib
@@ -59,26 +58,17 @@ def _sound() -> list[Task]:
 
 def _candidates() -> Iterator[tuple[Task, str]]:
     """Tasks with the library's own source."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if any(part in SKIPPED for part in relative.parts):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-            nodes = ast.parse(text).body if ">>>" in text else []
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        parts = [part for part in relative.with_suffix("").parts if part != "__init__"]
-        for node in nodes:
+    for name, text, tree in modules(holding=">>>"):
+        parts = [part for part in Path(name).with_suffix("").parts if part != "__init__"]
+        lines = text.splitlines()
+        for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.decorator_list and node.end_lineno is not None:
                 docstring = ast.get_docstring(node)
-                lines = text.splitlines()
                 shown = "\n".join(lines[node.lineno - 1 : node.body[0].end_lineno])
                 if docstring and ">>>" in docstring and len(shown) <= LONGEST:
                     source = "\n".join(lines[node.lineno - 1 : node.end_lineno])
                     task = Task(
-                        relative.as_posix(),
+                        name,
                         REQUEST["write"].format(code=shown),
                         entry=node.name,
                         signature=shown,

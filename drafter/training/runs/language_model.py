@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from drafter.config import LanguageModelConfig, require
-from drafter.data.texts import held_out, make_text_rows, read_documents
+from drafter.data.rows import is_held_out
+from drafter.data.texts import make_text_rows, read_documents
 from drafter.evaluation.report import Picture
 from drafter.export.original import weights_of
 from drafter.export.record import provenance
@@ -46,7 +47,7 @@ def train(config: LanguageModelConfig) -> dict[str, Any]:
     dtype = begun_in(directory, settings, device)
     documents = read_documents(config.text)
     share = config.text.validation_share
-    tokenizer = make_tokenizer((text for name, text in documents if not held_out(name, share)), config.tokenizer)
+    tokenizer = make_tokenizer((text for name, text in documents if not is_held_out(name, share)), config.tokenizer)
     rows = make_text_rows(documents, tokenizer, config.text)
     log.info("%d documents: %d training rows, %d held out", rows.documents, len(rows.training), len(rows.held_out))
     lightning.seed_everything(config.seed, verbose=False)

@@ -59,7 +59,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("seed=-1", "seed=-1: must lie in 0 to 4294967295"),
         ("seed=4294967296", "seed=4294967296: must lie in 0 to 4294967295"),
         ("drafter.tap_layers=[]", "drafter.tap_layers=[]: name at least one layer, or null"),
-        ("training.profile=[51,52]", "training.profile=[51, 52]: begins behind training.max_steps=50"),
+        ("training.profile=[51,52]", "training.profile=[51, 52]: begins behind training.max_steps=40"),
         ("data.sources=x", "data.sources='x': "),
         ("data.sources=[x]", "data.sources[0]='x': write it as {kind: file, path: prompts.jsonl}"),
         ("data.sources=[{path: x}]", "data.sources[0]={'path': 'x'}: write it as {kind: file"),

@@ -206,6 +206,31 @@ def test_logits_that_are_no_numbers_end_in_a_line(model, monkeypatch):
         FreeDecoder(model).generate([[3]], 4)
 
 
+def test_a_prompt_is_read_in_one_pass_unless_rows_share_it(model, monkeypatch):
+    """A chunk at a time if it is long; what several rows share is read once, its last token with each row's noise."""
+    monkeypatch.setattr("drafter.decode.schemes.free_running.PREFILL_CHUNK", 4)
+    seen, push = [], PushForwardModel.push
+
+    def counted(self, ids, noise, *rest):
+        seen.append((ids.shape[1], noise.shape[1]))
+        return push(self, ids, noise, *rest)
+
+    monkeypatch.setattr(PushForwardModel, "push", counted)
+    decoder, ids = FreeDecoder(model, None, 2), [5, 6, 7, 8, 9]
+    answers = {}
+    for length, copies, passes in (
+        (3, 1, [(3, 2)]),
+        (4, 1, [(4, 2)]),
+        (5, 1, [(4, 0), (1, 2)]),
+        (3, 2, [(2, 0)] + 2 * [(1, 2)]),
+    ):
+        seen.clear()
+        found = decoder.generate([ids[:length]] * copies, 2, batch_size=copies)
+        assert seen == passes
+        answers.setdefault(length, found[0].token_ids)
+        assert found[0].token_ids == answers[length]
+
+
 def test_noise_outside_its_interval_is_refused_before_decoding(model):
     with pytest.raises(ValueError, match=r"noise: has values outside \[0, 1\)"):
         FreeRunning(model, 2, torch.ones(1, 8), 1.0, model.new_cache(1, 20))

@@ -43,18 +43,20 @@ class FreeRunning:
 
     def prefill(self, slots: Sequence[int], rows: Sequence[Answering]) -> Outcome:
         prompt = torch.tensor([rows[0].prompt], device=self.model.device)
+        last = prompt.shape[1] - 1
+        shared = last if len(slots) > 1 else last - last % PREFILL_CHUNK  # the rest goes with the first noise
         cache = self.cache.row(slots[0])
-        for chunk in prompt[:, :-1].split(PREFILL_CHUNK, dim=1) if prompt.shape[1] > 1 else ():
+        for chunk in prompt[:, :shared].split(PREFILL_CHUNK, dim=1) if shared else ():
             self.model.extend(chunk, cache)
             cache.set_lengths([cache.longest + chunk.shape[1]])
         if len(slots) > 1:
-            self.cache.copy_row(slots[0], list(slots[1:]), cache.longest)
+            self.cache.copy_row(slots[0], list(slots[1:]), shared)
         tokens = []
         for slot, row in zip(slots, rows, strict=True):
             own = self.cache.row(slot)
-            own.set_lengths([prompt.shape[1] - 1])
+            own.set_lengths([shared])
             noise = self.noise[row.index : row.index + 1, : self.count]
-            logits = self.model.logits(self.model.push(prompt[:, -1:], noise, self.warmth[:1], own))  # [1, k, V]
+            logits = self.model.logits(self.model.push(prompt[:, shared:], noise, self.warmth[:1], own))  # [1, k, V]
             if self.penalty:
                 self.counts[slot] = 0
             tokens += self.choose(logits, self.counts[slot : slot + 1]).tolist()

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,3 +247,18 @@ def test_a_head_of_another_pair_is_refused(finished, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             Decoding(1.0, rule=f"dynamic_ensemble{head}").decoder(verifier, drafter, 2)(make_prompts()[:1], 8)
+
+
+@pytest.mark.parametrize("first", [[1.0, 1.0], [0.0, 1.0]], ids=["all the same", "different"])
+def test_one_unit_measures_every_validation(first):
+    """That of the rewards before training, even where it is 0: what keeps more drafts must not win by another unit."""
+    module = SimpleNamespace(
+        config=load_as(EnsembleConfig, "diversed_quickstart"), head=None, held_out=[], spread=torch.tensor(math.nan)
+    )
+    weight, rewards = torch.full((4,), 0.5).double(), [first, [0.0, 0.0], [0.0, 1.0]]
+    weighed = SimpleNamespace(weight=weight, variation=weight)
+    module.answer = lambda *_: ([], weighed, torch.tensor(rewards.pop(0)).double())
+    found = [EnsembleModule.validate(module)["objective_held_out"] for _ in range(3)]
+    unit = 0.0 if first[0] == first[1] else 0.5
+    kept = module.config.ensemble.acceptance_weight * unit * 1.5  # of four drafts to two answers, three quarters
+    assert found == pytest.approx([sum(first) / 2 + kept, kept, 0.5 + kept])

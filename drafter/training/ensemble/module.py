@@ -1,5 +1,6 @@
 """The Lightning module of a dynamic ensemble: it wires roll-outs, reward and objective; both models stay frozen."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -54,7 +55,7 @@ class EnsembleModule(lightning.LightningModule):
         self._frozen = verifier, drafter  # in a tuple: no children, in no checkpoint
         self.tasks, self.held_out, self.reward = tasks, held_out, reward
         self._batch: tuple[int, Weighed, Tensor] | None = None  # number, what was weighed, rewards [R]
-        self.register_buffer("spread", torch.zeros(()))  # of rewards before training: what the objective is measured in
+        self.register_buffer("spread", torch.tensor(math.nan))  # of rewards before training: the objective's unit
 
     def answer(self, tasks: Sequence[Task], head: EnsembleHead, seed: int) -> tuple[list[Generation], Weighed, Tensor]:
         """Roll-outs of tasks, in order, and their rewards [R]."""
@@ -118,7 +119,7 @@ class EnsembleModule(lightning.LightningModule):
     def validate(self) -> dict[str, float]:
         """The objective on the held-out tasks, and what it is made of; the same random numbers every time."""
         answers, weighed, rewards = self.answer(self.held_out, self.head, seed_of(self.config.seed, -1))
-        if self.spread == 0:
+        if self.spread.isnan():
             self.spread.fill_(rewards.std(correction=0))
         accepted = (1 - weighed.weight * weighed.variation).sum() / len(rewards)
         objective = rewards.mean() + self.config.ensemble.acceptance_weight * self.spread * accepted

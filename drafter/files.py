@@ -99,11 +99,12 @@ def atomically(path: Path, folder: bool = False, over: bool = False) -> Iterator
     Raises:
         OSError: with the path in it, where the system gave none (a full disk).
     """
+    place = path.resolve() if folder else path  # a link to a folder stays one
     with naming(path):
-        scratch = Scratch(path, folder)
+        scratch = Scratch(place, folder)
         try:
             yield scratch.path
-            scratch.publish(path, over)
+            scratch.publish(place, over)
         finally:
             scratch.discard()
 

@@ -16,6 +16,7 @@ class FaultServer(ThreadingHTTPServer):
         requests: each request's body and headers, in order of arrival.
         busiest: the most requests at a time.
         hanging: requests that hang now.
+        dripped_out: replies that dripped to the last drop, since nobody hung up.
         together: where requests of the fault of that name wait until as many are there as it has parties.
     """
 
@@ -27,6 +28,7 @@ class FaultServer(ThreadingHTTPServer):
         self.faults, self.requests, self.times = {}, [], []
         self.count_prompt, self.busy, self.busiest, self.lock = None, 0, 0, threading.Lock()
         self.released, self.together, self.hanging = threading.Event(), threading.Barrier(1), 0
+        self.dripped_out = 0
 
     @property
     def url(self):
@@ -83,15 +85,18 @@ class Handler(BaseHTTPRequestHandler):
             self.server.released.wait(20)
             self.server.hanging -= 1
             return None
-        if fault == "drip":
+        if fault in ("drip", "drip before"):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
-            self.end_headers()
+            if fault == "drip":
+                self.end_headers()
+            self.flush_headers()
             for _ in range(100):
                 self.wfile.write(b" ")
                 self.wfile.flush()
                 if self.server.released.wait(0.05):
                     return None
+            self.server.dripped_out += 1
             return None
         if fault == "together":
             self.server.together.wait(20)
@@ -99,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "truncated":
             return self.send(200, reply[:20], {"Content-Length": str(len(reply))})
         if isinstance(fault, str):
-            reply = {"garbage": b"<html>oops</html>", "list": b"[]", "other": b'{"a": 1}'}.get(fault, reply)
+            other = {"garbage": b"<html>oops</html>", "list": b"[]", "nested": b"[" * 10**5, "other": b'{"a": 1}'}
+            reply = other.get(fault, reply)
         return self.send(200, reply)
 
     def completion(self, body, changes):

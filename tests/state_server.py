@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
             path.unlink()
         if fault == "truncated":
             path.write_bytes(path.read_bytes()[:-40])
-        named = {} if fault == "plain" else {"hidden_states_path": str(path)}
+        named = {"plain": {}, "a list": [str(path)]}.get(fault, {"hidden_states_path": str(path)})
         self.reply(200, {"choices": [{"text": ""}], "kv_transfer_params": named})
 
     def reply(self, status, content):

@@ -12,7 +12,7 @@ from conftest import ROOT, make_verifier
 import train
 from drafter import answers
 from drafter.__main__ import main as drafter_main
-from drafter.export.record import KINDS
+from drafter.export.record import KINDS, read_record
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,24 @@ def test_answers_with_another_manifest_end_in_one_line(complaint, tiny_answers, 
     assert "its manifest is not what `drafter regenerate` writes; " in found
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("place", sorted(KINDS))
+def test_each_place_of_a_record_has_its_kind(tmp_path, place):
+    found = {} if KINDS[place] is not dict else "x"
+    for name in reversed(place.split(".")):
+        found = [found] if name == "*" and place.startswith(("probe", "stages")) else {name: found}
+    (tmp_path / "training.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"training\.json: .*=.*: not what an export writes; export again, or delete"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("fact", ["hidden_size", "layer_types", "target_layer_ids"])
+def test_each_fact_of_a_record_is_as_in_a_config(tmp_path, fact):
+    (tmp_path / "training.json").write_text(json.dumps({"facts": {fact: [None]}}))
+    with pytest.raises(ValueError, match=rf"training\.json: facts\.{fact}=\[None\]: must be "):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in KINDS if "." not in name))
 def test_a_record_of_another_kind_ends_in_one_line(finished_run, tmp_path, capsys, name):
     shutil.copytree(finished_run / "export", tmp_path / "export")
     path = tmp_path / "export/training.json"

@@ -1,6 +1,7 @@
 """`export` and `check` of push-forward models: what is written is what was trained, and each fault is named."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -13,7 +14,7 @@ from drafter.check import check
 from drafter.export import push_forward
 from drafter.export.push_forward import export_push_forward
 from drafter.export.record import read_record
-from drafter.models import PushForwardModel
+from drafter.models import PushForwardModel, kind_of
 from drafter.models.push_forward import model as models
 from drafter.verifier import tiny
 from drafter.verifier.tokenizer import tokenizer_hash
@@ -39,6 +40,20 @@ def good(tmp_path_factory):
 @pytest.fixture
 def copied(good, tmp_path):
     return shutil.copytree(good, tmp_path / "export")
+
+
+def test_commands_of_an_export_quote_its_path(good, tmp_path):
+    spaced = shutil.copytree(good, tmp_path / "my export")
+    for command in check(spaced, SOURCE, dynamic=False).serve.values():
+        assert shlex.split(command)[2] == str(spaced)
+
+
+def test_architectures_that_are_none_end_in_a_line(copied):
+    config(architectures=3)(copied)
+    with pytest.raises(ValueError, match="architectures=3"):
+        kind_of(str(copied))
+    (finding,) = check(copied, SOURCE).findings
+    assert "architectures=3" in finding.message
 
 
 def test_a_good_export_passes(good, capsys):

@@ -88,6 +88,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     save_file({"linear.weight": torch.zeros(1, 9), "linear.bias": torch.zeros(1)}, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match="holds other tensors than"):
         EnsembleHead.load(tmp_path)
+    random = random_head()
+    random.linear.bias.data.fill_(float("nan"))
+    random.save(tmp_path)
+    with pytest.raises(ValueError, match="holds NaN or infinity; train it again"):
+        EnsembleHead.load(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-3])
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}: can't be read .*; train or copy it again"):
+        EnsembleHead.load(tmp_path)
     for content in (json.dumps({"drafter_width": 3}), "{"):
         (tmp_path / CONFIG).write_text(content)
         with pytest.raises(ValueError, match="describes no head"):

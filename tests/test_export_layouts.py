@@ -10,6 +10,7 @@ from conftest import NEW_TOKENS, make_answers, make_drafter, make_memorising, ma
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from drafter.check import check
 from drafter.decode import SpeculativeDecoder
 from drafter.export import convert, export
 from drafter.layouts import LAYOUTS, detect
@@ -155,13 +156,33 @@ def test_leftovers_of_a_killed_export_do_not_stay(drafter, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_export_never_replaces_other_files(drafter, tmp_path):
+def test_export_never_replaces_other_files(drafter, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files"):
         exported(tmp_path, drafter)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="is a file"):
         exported(tmp_path / "notes.txt", drafter)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    exported(tmp_path / "cloned", drafter)
+    (tmp_path / "cloned/.git").mkdir()
+    for others in ("model", "cloned"):
+        with pytest.raises(ValueError, match="holds other files"):
+            exported(tmp_path / others, drafter)
+    monkeypatch.chdir(tmp_path / "model")
+    with pytest.raises(ValueError, match="holds the working directory; name another"):
+        exported(Path("."), drafter)
+
+
+def test_a_link_to_an_export_stays_one(drafter, tmp_path):
+    exported(tmp_path / "out", drafter)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "out/README.md").unlink()
+    exported(tmp_path / "link", drafter)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out/README.md").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
 
 
 def test_a_changed_tensor_is_not_exported_again(drafter, tmp_path):
@@ -171,6 +192,66 @@ def test_a_changed_tensor_is_not_exported_again(drafter, tmp_path):
     save_file(tensors | swapped, directory / "model.safetensors")
     with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_norm\.weight is not what was exported"):
         convert(directory, tmp_path / "again", "transformers")
+
+
+QUERY = "layers.0.self_attn.q_proj.weight"
+SPOILT = {  # what becomes of tensors; what is said where they are read
+    "codes": (lambda found: found | {QUERY: found[QUERY].to(torch.int8)}, "q_proj.weight is stored as I8, quantised"),
+    "eight bits": (lambda found: found | {QUERY: found[QUERY].to(torch.float8_e4m3fn)}, "stored as F8_E4M3"),
+    "twice": (
+        lambda found: found | {"layers.0.self_attn.qkv_proj.weight": torch.zeros(128, 64)},
+        "q_proj.weight: is stored twice",
+    ),
+    "a number": (lambda found: found | {"layers.0.self_attn.qkv_proj.weight": torch.tensor(1.0)}, "belongs to no such"),
+    "ids before all": (lambda found: found | {"d2t": found["d2t"] - 9}, "its ids must be int64, ascend and end below"),
+    "one id": (lambda found: found | {"d2t": found["d2t"][0]}, "its ids must be int64"),
+    "ids in floats": (lambda found: found | {"d2t": found["d2t"].float()}, "its ids must be int64"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "said"), SPOILT.values(), ids=SPOILT)
+def test_tensors_of_another_kind_are_neither_read_nor_exported(drafter, spoil, said, tmp_path):
+    drafter.vocabulary = torch.tensor([3, 5, 8, 200])
+    convert(exported(tmp_path / "first", drafter), tmp_path / "out", "speculators", verifier="tiny-qwen3")
+    save_file(spoil(load_file(tmp_path / "out/model.safetensors")), tmp_path / "out/model.safetensors")
+    with pytest.raises(ValueError, match=said):
+        BlockDiffusionDrafter.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match=said):
+        convert(tmp_path / "out", tmp_path / "again")
+    assert not check(tmp_path / "out", "tiny-qwen3", dynamic=False).ok
+
+
+def test_the_widest_dtype_is_kept_and_one_without_a_name_is_refused(drafter, tmp_path):
+    directory = exported(tmp_path / "out", drafter)
+    (directory / "training.json").unlink()
+    tensors = load_file(directory / "model.safetensors")
+    exact = tensors["fc.weight"].float() + 1e-6
+    save_file(tensors | {"fc.weight": exact}, directory / "model.safetensors")
+    convert(directory, tmp_path / "kept", dtype=None)
+    assert torch.equal(load_file(tmp_path / "kept/model.safetensors")["fc.weight"], exact)
+    save_file(tensors | {"fc.weight": exact.double()}, directory / "model.safetensors")
+    with pytest.raises(ValueError, match="dtype='float64': choose one of"):
+        convert(directory, tmp_path / "kept", dtype=None)
+
+
+def test_numbers_that_a_dtype_has_not_are_not_exported(drafter, tmp_path):
+    with torch.no_grad():
+        drafter.fc.weight[0, 0] = 1e6
+    directory = exported(tmp_path / "out", drafter)
+    with pytest.raises(ValueError, match=r"fc\.weight: holds NaN, infinity or numbers beyond float16; "):
+        convert(directory, tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+
+
+def test_a_tensor_that_its_index_does_not_name_is_told(drafter, tmp_path):
+    export(drafter, tmp_path / "one", KNOWN)
+    convert(tmp_path / "one", tmp_path / "many", shard_bytes=40_000)
+    path = tmp_path / "many/model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["norm.weight"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"does not agree with model-.*\.safetensors on norm\.weight; export again"):
+        BlockDiffusionDrafter.from_pretrained(tmp_path / "many")
 
 
 def test_layouts_refuse_what_they_cannot_express(tmp_path):

@@ -1,6 +1,7 @@
 """The model card of an export, and its upload: private unless told, never unchecked."""
 
 import json
+import subprocess
 
 import huggingface_hub
 import pytest
@@ -11,7 +12,7 @@ from drafter.__main__ import main
 from drafter.export import export
 from drafter.export.card import add_results, card
 from drafter.export.hub import push
-from drafter.export.record import front_matter, licence
+from drafter.export.record import front_matter, licence, provenance
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +78,30 @@ def test_the_licence_comes_from_the_verifiers_own_card(tmp_path):
     assert licence(str(tmp_path)) == "apache-2.0"
     (tmp_path / "README.md").write_text("# Model\n")
     assert licence(str(tmp_path)) is None
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: [mit, apache-2.0]\n---\n# Mod\xe8le\n")
+    assert licence(str(tmp_path)) == "mit, apache-2.0"
     assert licence("someone/unknown") is None
+    (tmp_path / "README.md").write_text("# Model\n")
     assert front_matter(tmp_path / "README.md") == {}
+
+
+def test_a_commit_is_this_codes_and_not_that_of_a_checkout_around_it(tmp_path, monkeypatch):
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    inside = tmp_path / "site-packages/drafter/export"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr("drafter.export.record.__file__", str(inside / "record.py"))
+    assert provenance()["commit"] == "not a checkout"
+
+
+def test_a_directory_of_one_folder_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/mine").mkdir(parents=True)
+    export(make_memorising(FAMILY), tmp_path / "out", {"recipe": {"verifier": {"source": "models/mine"}}})
+    assert huggingface_hub.ModelCard.load(tmp_path / "out/README.md").data.base_model is None
 
 
 class FakeHub:
@@ -108,6 +131,7 @@ def test_a_good_export_is_pushed_privately_unless_told(run_directory, words, tmp
         )
     )
     assert sorted(chosen) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert {"model*.safetensors", "model.safetensors.index.json"} <= set(sent["delete_patterns"])  # of an older upload
     assert "huggingface.co/someone/tiny" in capsys.readouterr().out
 
 

@@ -155,6 +155,10 @@ REFUSED = {
     "no factor": (SMALL, {"rope_scaling": {"type": "yarn"}}, "factor is missing: write that of training"),
     "a factor in words": (SMALL, {"rope_parameters": YARN | {"factor": "4"}}, "factor='4': no such yarn scaling"),
     "a field of another scaling": (SMALL, {"rope_parameters": YARN | {"long_factor": [1]}}, "long_factor"),
+    "a rotation that is a list": (SMALL, {"rope_parameters": PLAIN | {"rope_type": ["yarn"]}}, "must be one of"),
+    "a base beyond all numbers": (SMALL, {"rope_theta": 10**400}, "rope_theta=1000+: must be the verifier's RoPE base"),
+    "a width beyond all numbers": (SMALL, {"hidden_size": 10**30}, "hidden_size=10+: must be the verifier's width"),
+    "too few kinds of layers": (SMALL, {"layer_types": [FULL]}, "layer_types: names 1 layers, the drafter has 5"),
     "a cap of nothing": (
         SMALL,
         {"final_logit_softcapping": -30.0},

@@ -58,13 +58,25 @@ def test_answers_are_the_servers_in_the_verifiers_tokens(tmp_path):
         assert "Authorization" not in headers
 
 
-FAULTS = [429, (429, {"Retry-After": "0"}), 500, 502, 503, 408, "disconnect", "hang", "drip", "truncated"]
+FAULTS = [
+    429,
+    (429, {"Retry-After": "0"}),
+    500,
+    502,
+    503,
+    408,
+    "disconnect",
+    "truncated",
+    "hang",
+    "drip",
+    "drip before",
+]
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "garbage", "list", "other"], ids=str)
+@pytest.mark.parametrize("fault", [*FAULTS, "garbage", "list", "nested", "other"], ids=str)
 def test_a_passing_fault_is_waited_out(tmp_path, fault):
     with serve(prompt_tokens, x=[fault, fault]) as server:
-        summary, rows, _ = run(server, tmp_path / "a", asked("x", "y"), timeout=0.15 if fault in FAULTS[-3:-1] else 5)
+        summary, rows, _ = run(server, tmp_path / "a", asked("x", "y"), timeout=0.15 if fault in FAULTS[-3:] else 5)
     assert (summary["rows"], summary["failed"]) == (2, {})
     assert server.asked() == {"x": 3, "y": 1}
     assert [row["prompt"] for row in rows] == ["x", "y"]
@@ -75,6 +87,7 @@ REASONS = {
     500: "HTTP 500",
     "disconnect": "connection",
     "hang": "timeout",
+    "drip before": "timeout",
     "garbage": "malformed reply",
 }
 
@@ -84,12 +97,15 @@ def test_a_lasting_fault_costs_its_row_and_no_other(tmp_path, fault, caplog):
     caplog.set_level(logging.WARNING)
     with serve(prompt_tokens, x=[fault] * 9) as server:
         prompts = asked("a", "x", "b", "c")
-        summary, rows, failures = run(server, tmp_path / "a", prompts, timeout=0.15 if fault == "hang" else 5)
+        summary, rows, failures = run(
+            server, tmp_path / "a", prompts, timeout=0.15 if REASONS[fault] == "timeout" else 5
+        )
     assert summary["failed"] == {REASONS[fault]: 1}
     assert [row["prompt"] for row in rows] == ["a", "b", "c"]
     assert server.asked() == {"a": 1, "b": 1, "c": 1, "x": 4}
     assert [(one["prompt"], one["source"], one["reason"]) for one in failures] == [(1, "x.txt", REASONS[fault])]
     assert f"prompt 1 (x.txt): {REASONS[fault]}: " in caplog.text
+    assert server.dripped_out == 0
 
 
 @pytest.mark.parametrize(("status", "tries"), [(400, 1), (422, 1), (413, 1)])
@@ -122,6 +138,9 @@ def test_the_key_is_sent_and_never_told(tmp_path, monkeypatch, caplog):
     assert "very-secret" not in caplog.text + "".join(
         path.read_bytes().decode("latin-1") for path in (tmp_path / "a").iterdir()
     )
+    monkeypatch.setenv("SECRET_KEY", "sk-very-secret\n")  # as files end
+    with pytest.raises(ValueError, match=r"^data\.server\.api_key_env='SECRET_KEY': holds blanks or line breaks; "):
+        run(server, tmp_path / "b", asked("x"), api_key_env="SECRET_KEY")
     monkeypatch.delenv("SECRET_KEY")
     with pytest.raises(ValueError, match=r"data\.server\.api_key_env='SECRET_KEY': no such variable; export the key"):
         run(server, tmp_path / "b", asked("x"), api_key_env="SECRET_KEY")
@@ -162,6 +181,11 @@ def test_retry_after_is_seconds_or_a_date():
     assert retry_after("-3") == 0.0
     assert 25 < retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)) <= 30
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+@pytest.mark.parametrize("header", ["soon", "nan", "Fri, 1 Jan 99999999999999999999 00:00:00 GMT"])
+def test_a_wish_that_is_none_is_no_wish(header):
+    assert not retry_after(header)
 
 
 def test_pauses_grow_and_are_jittered(monkeypatch):
@@ -255,6 +279,9 @@ REPLIES = {
     "with reasoning": ({"message": {"reasoning_content": "hm"}}, "reasoning apart", None),
     "a call": ({"choice": {"finish_reason": "tool_calls"}, "message": {"content": None}}, "ended by tool_calls", None),
     "filtered": ({"choice": {"finish_reason": "content_filter"}}, "ended by content_filter", None),
+    "a text in parts": ({"message": {"content": [{"type": "text", "text": "hi"}]}}, "malformed reply", None),
+    "a count in words": ({"usage": {"completion_tokens": "three"}}, "malformed reply", None),
+    "ids of no prompt": ({"reply": {"prompt_token_ids": 3}}, "malformed reply", None),
     "no text": ({"message": {"content": "\ud800"}}, "malformed reply", None),
     "empty": ({"message": {"content": None}, "usage": {"completion_tokens": 1}}, [END], "stop"),
 }
@@ -288,6 +315,13 @@ def test_token_ids_are_taken_as_they_are(tmp_path):
     assert [row["answer_ids"] for row in rows] == [[*merged, END], [*merged, END]]
     assert summary["failed"] == {"no token ids": 1}
     assert all(body["return_token_ids"] is True for body, _ in server.requests)
+
+
+@pytest.mark.parametrize("given", [True, "abc", ["a"], [None], [-1], [1.5], [10**12], {"a": 1}], ids=str)
+def test_ids_that_are_none_cost_their_row(tmp_path, given):
+    with serve(prompt_tokens, x=[{"choice": {"token_ids": given}}] * 9, y=[{"choice": {"token_ids": [7]}}]) as server:
+        summary, rows, _ = run(server, tmp_path / "a", asked("x", "y"), token_ids=True)
+    assert (summary["failed"], [row["answer_ids"] for row in rows]) == ({"malformed reply": 1}, [[7, END]])
 
 
 def test_a_server_with_another_template_is_refused(tmp_path):

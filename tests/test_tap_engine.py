@@ -109,6 +109,7 @@ FAULTS = {
     "has NaN or infinite numbers, first at token 3": changed(with_nan),
     "is torch.int32 without scales": changed(torch.Tensor.int),
     "writes no hidden states; start it as `drafter engine RECIPE --states FOLDER` says": "plain",
+    "writes no hidden states; start": "a list",
     "refuses": 400,
     "no answer for 0 s": 500,
     "HTTP 404": 404,

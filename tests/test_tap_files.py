@@ -135,6 +135,10 @@ DEFECTS = {
     "is 63 wide, the verifier 64": states(lambda found: found[..., :-1]),
     "holds states of shape [8, 2, 64] for 9 tokens; serve without prefix caching": states(lambda found: found[1:]),
     "is torch.int32 without scales": states(lambda found: found.int()),
+    "holds token ids of shape []": lambda tensors: tensors | {"token_ids": torch.tensor(9)},
+    "holds scales of shape [9]; write one": lambda tensors: (
+        in_eight_bits(tensors) | {"hidden_states_scales": torch.ones(9)}
+    ),
     "is torch.float8_e4m3fn without scales": states(lambda found: found.to(torch.float8_e4m3fn)),
     "has NaN or infinite numbers, first at token 3, layer 1 of it": states(with_nan),
     "layer 1 differs from the verifier's by": states(lambda found: found.flip(1)),

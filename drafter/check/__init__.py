@@ -5,6 +5,7 @@ export holds some. The dynamic part loads both models, in float32 unless the ver
 decodes. An export without a finding is fit to be served.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def check(
     elif dynamic:
         report.notes.append("nothing was decoded: correct the above first")
     if not (report.ok or trained):
-        report.notes.append(f"`drafter export {directory} OUT` writes every field that is missing here")
+        report.notes.append(
+            f"`drafter export {shlex.quote(str(directory))} OUT` writes every field that is missing here"
+        )
     if report.ok:
         report.serve = serve_commands(str(directory), layout.name, layout.read(config), theirs.where)
     return report

@@ -1,5 +1,6 @@
 """A push-forward export against its teacher: what it says of itself, its weights, and that its passes agree."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ def check_push_forward(
     elif dynamic:
         report.notes.append("nothing was decoded: correct the above first")
     if report.ok:
-        report.serve = {"here, alone": f"drafter generate {path} 'The beginning of a text'"}
-        report.serve["here, without loss"] = f"drafter generate {path} --verifier {theirs.name} --temperature 1 TEXT"
+        where, teacher = shlex.quote(str(path)), shlex.quote(theirs.name)
+        report.serve = {"here, alone": f"drafter generate {where} 'The beginning of a text'"}
+        report.serve["here, without loss"] = f"drafter generate {where} --verifier {teacher} --temperature 1 TEXT"
     return report
 
 

@@ -14,9 +14,9 @@ from drafter.check.report import Finding
 from drafter.check.verifier import VerifierFacts
 from drafter.export.record import checksum
 from drafter.layouts import Layout
-from drafter.layouts.weights import CODES, INDEX, SINGLE, Weights
+from drafter.layouts.vocabulary import VOCABULARY_FILE, ids_of, read_vocabulary
+from drafter.layouts.weights import CODES, FLOATS, INDEX, SINGLE, Weights
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.storage import VOCABULARY_FILE, read_vocabulary
 from drafter.verifier import VerifierHead
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
@@ -61,8 +61,12 @@ def check_tensors(weights: Weights, layout: Layout, facts: Mapping[str, Any], su
             wrong["name"].append(Finding(theirs, f"{theirs} is missing: export again, SGLang would serve without it"))
         elif weights.shape(theirs) != shape:
             wrong["shape"].append(Finding(theirs, _shape(theirs, weights.shape(theirs), shape)))
+        elif theirs == "lm_head.weight":
+            wrong["dtype"] += _dtype(theirs, weights.code(theirs), facts.get("dtype"))
         elif theirs in names:
-            wrong["dtype"] += _dtype(theirs, weights.code(theirs), facts["dtype"])
+            wrong["dtype"] += _dtype(theirs, weights.code(theirs), facts.get("dtype"))
+            if weights.code(theirs) not in FLOATS:
+                continue
             wrong["value"] += _values(theirs, weights[theirs], sums.get(names[theirs]) if sums else None)
     for kind, findings in wrong.items():
         found += findings[:LISTED]
@@ -99,14 +103,12 @@ def _shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return f"{name} is {list(shape)}: config.json says {list(expected)}; correct the one that is wrong"
 
 
-def _dtype(name: str, code: str, dtype: str) -> Iterator[Finding]:
+def _dtype(name: str, code: str, dtype: Any) -> Iterator[Finding]:
     if dtype in ("bfloat16", "float16", "float32") and code != CODES[getattr(torch, dtype)]:
         yield Finding(name, f"{name} is stored as {code}: config.json says dtype={dtype!r}; export again")
 
 
 def _values(name: str, value: torch.Tensor, expected: str | None) -> Iterator[Finding]:
-    if not value.is_floating_point():
-        return
     if not torch.isfinite(value).all():
         yield Finding(name, f"{name}: holds NaN or infinity; export an earlier checkpoint")
     elif not value.any() and not name.endswith("bias"):
@@ -138,15 +140,16 @@ def check_vocabulary(directory: Path, weights: Weights, layout: Layout, facts: M
         weights.shape(name) != shape for name, shape in _vocabulary_shapes(layout, facts).items() if name in weights
     ):
         return  # said already
-    if "d2t" in weights and "t2d" in weights and weights.code("d2t") == "I64" and weights.code("t2d") == "BOOL":
-        offsets = weights["d2t"]
-        ids = offsets + torch.arange(len(offsets))
-        if ids[0] < 0 or ids[-1] >= size or not bool((ids.diff() > 0).all()):
-            yield Finding("d2t", f"d2t: its ids must ascend and end below {size}; d2t[i] = id - i: export again")
-        elif not torch.equal(weights["t2d"].nonzero()[:, 0], ids):
+    if "d2t" in weights and "t2d" in weights and weights.code("t2d") == "BOOL":
+        try:
+            ids = ids_of(weights["d2t"], "d2t", size)
+        except ValueError as error:
+            yield Finding("d2t", str(error))
+            return
+        if not torch.equal(weights["t2d"].nonzero()[:, 0], ids):
             yield Finding("t2d", "t2d: must be true at exactly the ids of d2t; export again")
     elif "d2t" in weights or "t2d" in weights:
-        yield Finding("d2t", "d2t, t2d: must be there together, as int64 and bool; export again")
+        yield Finding("d2t", "d2t, t2d: must be there together, t2d as bool; export again")
 
 
 def check_head(weights: Weights, verifier: VerifierFacts) -> Iterator[Finding]:

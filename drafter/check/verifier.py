@@ -52,8 +52,8 @@ class VerifierFacts:
 
         where = resolve(source)
         try:
-            whole = AutoConfig.from_pretrained(where)
-            tokenizer = AutoTokenizer.from_pretrained(where)
+            whole = AutoConfig.from_pretrained(where, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"verifier={source!r}: can't be read ({reason}); check the name") from None

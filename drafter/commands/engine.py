@@ -3,6 +3,7 @@
 Prints it; start it where the verifier fits. With --start it runs here, on loopback, until Ctrl-C.
 """
 
+import shlex
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -26,7 +27,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    import shlex
 
     words = [parsed.python, *command_of(parsed)[1:]]
     if not parsed.start:
@@ -49,7 +49,6 @@ def run(parsed: Namespace) -> None:
 
 def command_of(parsed: Namespace) -> list[str]:
     """Words of the command that serves a recipe's verifier."""
-    import shlex
 
     from drafter.config import AlignmentConfig, load_as
     from drafter.engine.command import serve_answers, serve_drafts, serve_states
@@ -89,7 +88,8 @@ def drafts_of(export: str) -> int:
     config = read_config(Path(export))
     layout = detect(config)
     if layout.name not in READS["vLLM"]:
-        remedy = f"vLLM reads {' and '.join(READS['vLLM'])}; convert it by `drafter export {export} OUT`"
-        raise ValueError(f"drafter={export!r}: of the {layout.name} layout, {remedy}")
+        remedy = f"convert it by `drafter export {shlex.quote(export)} OUT`"
+        reads = " and ".join(READS["vLLM"])
+        raise ValueError(f"drafter={export!r}: of the {layout.name} layout, vLLM reads {reads}; {remedy}")
     drafts: int = read_facts(config, layout)["block_size"] - 1
     return drafts

@@ -3,6 +3,7 @@
 A push-forward model, or the checkpoint of a stage that trains one, becomes a directory that `generate` loads.
 """
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,7 @@ def run(parsed: Namespace) -> None:
     )
     if suites:
         add_results(parsed.out, {"suites": suites})
-    print(f"{parsed.out}: written in the {parsed.layout} layout; check it: ", end="")
-    print(f"drafter check {parsed.out} --verifier {verifier or 'VERIFIER'}")
+    print(f"{parsed.out}: written in the {parsed.layout} layout; check it: {_check(parsed.out, verifier)}")
     if parsed.push and verifier:
         from drafter.check import check
 
@@ -82,7 +82,12 @@ def _push_forward(parsed: Namespace, dtype: str | None) -> None:
                 f"{name}={getattr(parsed, name)!r}: is of block-diffusion drafters, and this is none; leave it out"
             )
     teacher = export_push_forward(parsed.source, parsed.out, dtype, parsed.verifier, int(parsed.shard_gigabytes * 1e9))
-    print(f"{parsed.out}: written; check it: drafter check {parsed.out} --verifier {teacher or 'VERIFIER'}")
+    print(f"{parsed.out}: written; check it: {_check(parsed.out, teacher)}")
+
+
+def _check(directory: Path, verifier: str | None) -> str:
+    """The command that checks what was written."""
+    return f"drafter check {shlex.quote(str(directory))} --verifier {shlex.quote(verifier or 'VERIFIER')}"
 
 
 def _measured(source: Any, verifier: str, dtype: str) -> dict[str, Any]:

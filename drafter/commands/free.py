@@ -12,8 +12,6 @@ def write_freely(parsed: Namespace, prompt: str) -> None:
     Raises:
         ValueError: DRAFTER can't write alone, or an argument goes with a verifier only.
     """
-    from transformers import AutoTokenizer
-
     from drafter.decode import FreeDecoder
     from drafter.export.record import provenance
     from drafter.files import write_json
@@ -21,6 +19,7 @@ def write_freely(parsed: Namespace, prompt: str) -> None:
     from drafter.models import PushForwardModel, kind_of
     from drafter.models.storage import find
     from drafter.verifier.chat import prompt_ids
+    from drafter.verifier.tokenizer import load_tokenizer
 
     if kind_of(parsed.drafter) is not PushForwardModel:
         raise ValueError(f"verifier: none is named, and {parsed.drafter!r} writes nothing by itself; name one")
@@ -33,7 +32,7 @@ def write_freely(parsed: Namespace, prompt: str) -> None:
         raise ValueError("draft-length='auto': there is no verifier to pay for; name a number of tokens per pass")
     device = choose_device(parsed.device)
     model = PushForwardModel.load(parsed.drafter, decoding.choose_dtype(parsed.dtype, device), device)
-    tokenizer = AutoTokenizer.from_pretrained(find(parsed.drafter))
+    tokenizer = load_tokenizer(str(find(parsed.drafter)))
     temperature = parsed.temperature or model.config.temperatures[1]  # none: the trained one
     decoder = FreeDecoder(
         model, tokenizer, parsed.draft_length, parsed.frequency_penalty, parsed.attention, parsed.compile

@@ -9,11 +9,12 @@ import json
 import logging
 import os
 import random
+import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -116,6 +117,8 @@ class Client:
         key = None if name is None else os.environ.get(name)
         if name is not None and not key:
             raise ValueError(f"{section}.api_key_env={name!r}: no such variable; export the key")
+        if key is not None and not re.fullmatch(r"[!-~]+", key):  # the standard library would tell it in its error
+            raise ValueError(f"{section}.api_key_env={name!r}: holds blanks or line breaks; export the key alone")
         return cls(str(settings.url), settings.timeout, settings.retries, key, first_wait, section, patience)
 
     @property
@@ -170,11 +173,7 @@ class Client:
         self._stop.set()
         with self._lock:
             for connection in self._open:
-                if connection.sock is not None:
-                    try:
-                        connection.sock.shutdown(SHUT_RDWR)
-                    except OSError:
-                        continue
+                _hang_up(connection)
 
     def _wait(self) -> None:
         """Until the server's wish not to be asked has run out."""
@@ -205,9 +204,9 @@ class Client:
             raise ValueError(
                 f"{self.section}.url={self.url!r}: its certificate is not trusted ({error.reason})"
             ) from None
-        except TimeoutError:
-            raise Failure("timeout", f"no whole reply within {self.timeout:g} s", transient=True) from None
         except (HTTPException, OSError) as error:
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise Failure("timeout", f"no whole reply within {self.timeout:g} s", transient=True) from None
             raise Failure("connection", self._clean(repr(error)), transient=True) from None
         return self._judge(response, text)
 
@@ -217,11 +216,15 @@ class Client:
     @contextmanager
     def _connected(self) -> Iterator[HTTPConnection]:
         connection = self._connection(self._host, self._port, timeout=self.timeout)
+        late = threading.Timer(self.timeout, _hang_up, [connection])  # one that drips before its body is late, too
+        late.daemon = True
         with self._lock:
             self._open.add(connection)
+        late.start()
         try:
             yield connection
         finally:
+            late.cancel()
             with self._lock:
                 self._open.discard(connection)
             connection.close()
@@ -250,7 +253,7 @@ class Client:
         if status == 200:
             try:
                 reply = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 reply = None
             if not isinstance(reply, dict):
                 raise Failure("malformed reply", said, transient=True)
@@ -267,6 +270,13 @@ class Client:
         return (text.replace(self._key, "...") if self._key else text)[:300]
 
 
+def _hang_up(connection: HTTPConnection) -> None:
+    """End what another thread awaits of it."""
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(SHUT_RDWR)
+
+
 def retry_after(header: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number of them, or a date (RFC 9110, 10.2.3)."""
     if header is None:
@@ -277,7 +287,7 @@ def retry_after(header: str | None) -> float | None:
         pass
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -14,10 +14,10 @@ from drafter.export.card import write_card
 from drafter.export.original import Original, of_drafter, open_original
 from drafter.export.record import RECORD, checksum
 from drafter.files import atomically, write_json
-from drafter.layouts import LAYOUTS, Layout
+from drafter.layouts import LAYOUTS, Layout, find_layout
 from drafter.layouts.weights import SHARD_BYTES
 from drafter.models import BlockDiffusionDrafter
-from drafter.models.storage import Stored, save_drafter
+from drafter.models.storage import Stored, read_config, save_drafter
 from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
 
@@ -77,10 +77,10 @@ def write_export(
     """Write `source` into `directory`, which is replaced as a whole once all is written and read back."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}: choose one of {', '.join(LAYOUTS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    check_place(directory)
     facts = {**source.facts, "dtype": dtype or source.facts["dtype"]}
+    if facts["dtype"] not in DTYPES:
+        raise ValueError(f"dtype={facts['dtype']!r}: choose one of {', '.join(DTYPES)}")
+    check_place(directory)
     head = None
     if not LAYOUTS[layout].side_file:
         facts |= _verifier_facts(verifier or source.verifier, facts)
@@ -91,6 +91,11 @@ def write_export(
 
     def tensor(name: str) -> torch.Tensor:
         value = source.tensor(name).detach().to("cpu", written)
+        if not value.isfinite().all():
+            raise ValueError(
+                f"{name}: holds NaN, infinity or numbers beyond {facts['dtype']}; export an earlier checkpoint, or in "
+                "another dtype"
+            )
         sums[name] = checksum(value)
         return value
 
@@ -116,8 +121,18 @@ def check_place(directory: Path) -> None:
     """Raise a ValueError unless an export may be written here: it replaces an older one, and nothing else."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"out={str(directory)!r}: is a file; name a directory")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "config.json").is_file():
+    here = Path.cwd()
+    if directory.resolve() in (here, *here.parents):
+        raise ValueError(f"out={str(directory)!r}: holds the working directory; name another")
+    if directory.is_dir() and any(directory.iterdir()) and not _is_export(directory):
         raise ValueError(f"out={str(directory)!r}: holds other files; name a new directory or an old export")
+
+
+def _is_export(directory: Path) -> bool:
+    """Whether a directory holds what an export wrote, or a drafter alike, and no folders, which none has."""
+    if not (directory / "config.json").is_file() or any(path.is_dir() for path in directory.iterdir()):
+        return False
+    return (directory / RECORD).is_file() or find_layout(read_config(directory)) is not None
 
 
 def _read_back(scratch: Path, layout: Layout, sums: Mapping[str, str]) -> None:
@@ -137,7 +152,7 @@ def _verifier_facts(verifier: str | None, facts: Mapping[str, Any]) -> dict[str,
 
     where = resolve(verifier)
     try:
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"verifier={verifier!r}: can't be read ({str(error).splitlines()[0]})") from None
     if config.get_text_config().hidden_size != facts["hidden_size"]:

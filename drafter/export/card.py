@@ -38,10 +38,10 @@ def card(directory: Path, called: str) -> str:
     """The text of the model card of an export in a directory that is called so."""
     record, config = read_record(directory), read_config(directory)
     recipe = record.get("recipe") or {}
-    verifier = (recipe.get("verifier") or {}).get("source", "VERIFIER")
+    verifier = (recipe.get("verifier") or {}).get("source") or "VERIFIER"
     name = recipe.get("name") or called
     matter: dict[str, Any] = {"tags": TAGS}
-    if verifier.count("/") == 1 and not verifier.startswith((".", "/", "~")):
+    if verifier.count("/") == 1 and not verifier.startswith((".", "/", "~")) and not Path(verifier).exists():
         matter["base_model"] = verifier  # a name on the hub
     if record.get("verifier_licence"):
         matter["license"] = record["verifier_licence"]
@@ -114,12 +114,15 @@ def _tokens(record: Mapping[str, Any]) -> str:
     results, probe = record.get("results") or {}, record.get("probe") or {}
     rows: list[Sequence[Any]] = []
     if record.get("tokens_per_cycle") is not None:
-        rows.append(("held-out, walk at training", f"{record['tokens_per_cycle']:.3f}", "", ""))
+        rows.append(("held-out, walk at training", _figure(record["tokens_per_cycle"]), "", ""))
     for name, one in (results.get("suites") or {}).items():
-        interval = f"{one['low']:.3f} to {one['high']:.3f}" if "low" in one and "high" in one else ""
-        rows.append((name, f"{one['tokens_per_cycle']:.3f}", interval, one.get("prompts", "")))
+        one = one or {}
+        low, high = _figure(one.get("low")), _figure(one.get("high"))
+        interval = f"{low} to {high}" if low and high else ""
+        rows.append((name, _figure(one.get("tokens_per_cycle")), interval, one.get("prompts", "")))
     if probe:
-        rows.append(("probe of `check`", f"{probe['tokens_per_cycle']:.3f}", "", len(probe["prompts"])))
+        prompts = len(probe.get("prompts") or ())
+        rows.append(("probe of `check`", _figure(probe.get("tokens_per_cycle")), "", prompts))
     about = "Tokens emitted by cycles over cycles, summed over prompts, greedy; the prefill's token is not counted.\n\n"
     return (
         about + markdown_table(("suite", "tokens per cycle", "95 % interval", "prompts"), rows)
@@ -128,13 +131,17 @@ def _tokens(record: Mapping[str, Any]) -> str:
     )
 
 
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def _speed(results: Mapping[str, Any]) -> str:
     speeds = results.get("tokens_per_second") or {}
     if not speeds:
         return NOT_MEASURED
-    rows: list[Sequence[Any]] = [(name, f"{value:.1f}") for name, value in speeds.items()]
+    rows: list[Sequence[Any]] = [(name, _figure(value, 1)) for name, value in speeds.items()]
     text = markdown_table(("greedy, batch 1", "tokens/s"), rows)
-    if "speedup" in results:
+    if results.get("speedup") is not None:
         text += f"\n\nSpeed-up over the faster plain way: {results['speedup']:.2f}"
         nodes = results.get("tree_nodes")
         drafts = f"a tree of {nodes}" if nodes else f"{results['draft_length']}" if "draft_length" in results else ""

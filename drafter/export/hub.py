@@ -3,6 +3,8 @@
 from pathlib import Path
 
 FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "*.md", "training.json", "draft_*.json"]
+REPLACED = [name for name in FILES if name not in ("*.md", "training.json", "config.json")]
+"""What an older upload may have left under another name, and engines would read beside the new files."""
 
 
 def check_name(repository: str) -> None:
@@ -37,6 +39,7 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
             repo_id=repository,
             folder_path=directory,
             allow_patterns=FILES,
+            delete_patterns=REPLACED,
             commit_message="Upload a block-diffusion drafter",
         )
     except LocalTokenNotFoundError:

@@ -37,7 +37,7 @@ class Original:
     @property
     def verifier(self) -> str | None:
         """The verifier's name in the recipe, where there is one."""
-        return (self.training.get("recipe") or {}).get("verifier", {}).get("source")
+        return ((self.training.get("recipe") or {}).get("verifier") or {}).get("source")
 
 
 def of_drafter(drafter: BlockDiffusionDrafter, training: dict[str, Any]) -> Original:
@@ -66,7 +66,7 @@ def of_directory(directory: Path) -> Original:
     """A drafter in any layout; where its checksums were recorded, they must hold."""
     stored = Stored(directory)
     config = stored.build(BlockDiffusionDrafter)
-    facts = facts_of(config, stored["norm.weight"].dtype)
+    facts = facts_of(config, stored.dtype)
     record = read_record(directory)
     sums = record.get("sha256") or {}
 

@@ -1,5 +1,6 @@
 """Push-forward models on disk: written as a whole beside their tokenizer, with checksums and a card."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ def export_push_forward(
     else:
         model, record = PushForwardModel.load(source), read_record(find(source))
         check_sums(model, record, str(find(source)))
-    teacher = verifier or (record.get("recipe") or {}).get("verifier", {}).get("source")
+    teacher = verifier or ((record.get("recipe") or {}).get("verifier") or {}).get("source")
     tokenizer = None
     if verifier:
         tokenizer = load_tokenizer(verifier)
     elif not path.is_file() and (find(source) / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(find(source))
+        tokenizer = AutoTokenizer.from_pretrained(find(source), trust_remote_code=False)
     write(model.to(getattr(torch, dtype) if dtype else model.dtype), tokenizer, directory, record, shard_bytes)
     return teacher
 
@@ -115,14 +116,16 @@ def check_sums(model: PushForwardModel, record: dict[str, Any], where: str) -> N
 def card(model: PushForwardModel, record: dict[str, Any], directory: Path) -> str:
     """What the model is, and what its run found."""
     recipe = record.get("recipe") or {}
-    teacher, stages = recipe.get("verifier", {}).get("source", "its teacher"), record.get("stages") or []
+    teacher = (recipe.get("verifier") or {}).get("source") or "its teacher"
+    stages = record.get("stages") or []
     columns = list(stages[-1]) if stages else []
     rows = [[_short(stage.get(name, "")) for name in columns] for stage in stages]
+    name = recipe.get("name") or directory.name
     return (
-        f"# {recipe.get('name', directory.name)}\n\nA push-forward model (K-Forcing, arXiv:2606.10820) of `{teacher}`: "
+        f"# {name}\n\nA push-forward model (K-Forcing, arXiv:2606.10820) of `{teacher}`: "
         f"{model.tokens_per_pass} tokens per pass, sampled jointly; no verifier checks them, so what it writes is not "
         f"what its teacher would. Held out, stage by stage:\n\n{markdown_table(columns, rows)}\n\n"
-        f"    drafter generate {directory} 'The beginning of a text'\n"
+        f"    drafter generate {shlex.quote(str(directory))} 'The beginning of a text'\n"
     )
 
 

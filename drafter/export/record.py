@@ -4,26 +4,51 @@ import hashlib
 import importlib.util
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from drafter.layouts import RULES
 from drafter.layouts.weights import tensor_bytes
 from drafter.models.storage import read_object
 from drafter.verifier.conversion import PACKAGED
 
 RECORD = "training.json"
-KINDS: dict[str, Any] = {  # of what is read again
+NUMBER = (int, float)
+KINDS: dict[str, Any] = {  # of what is read again, each behind what it is in; * is every name
     "recipe": dict,
+    "recipe.name": str,
+    "recipe.verifier": dict,
+    "recipe.verifier.source": str,
+    "recipe.data": dict,
+    "recipe.data.sequence_length": int,
+    "recipe.losses": dict,
+    "recipe.losses.*": dict,
     "data": dict,
     "facts": dict,
     "sha256": dict,
     "probe": dict,
+    "probe.prompts": list,
+    "probe.prompts.*": list,
+    "probe.prompts.*.*": int,
+    "probe.max_new_tokens": int,
+    "probe.tokens_per_cycle": NUMBER,
     "results": dict,
+    "results.suites": dict,
+    "results.suites.*": dict,
+    "results.suites.*.tokens_per_cycle": NUMBER,
+    "results.suites.*.low": NUMBER,
+    "results.suites.*.high": NUMBER,
+    "results.tokens_per_second": dict,
+    "results.tokens_per_second.*": NUMBER,
+    "results.speedup": NUMBER,
     "provenance": dict,
-    "tokens_per_cycle": (int, float),
+    "tokens_per_cycle": NUMBER,
+    "stages": list,
+    "stages.*": dict,
 }
 
 
@@ -40,10 +65,25 @@ def read_record(directory: Path) -> dict[str, Any]:
     """
     path = directory / RECORD
     record = read_object(path) if path.is_file() else {}
-    for name, kind in KINDS.items():
-        if record.get(name) is not None and not isinstance(record[name], kind):
-            raise ValueError(f"{path}: {name}={record[name]!r}: not what an export writes; export again, or delete it")
+    for place, kind in KINDS.items():
+        for name, value in _at(record, place.split(".")):
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"{path}: {name}={value!r}: not what an export writes; export again, or delete it")
+    for fact, value in (record.get("facts") or {}).items():
+        if value and fact in RULES and not RULES[fact][0](value):
+            raise ValueError(f"{path}: facts.{fact}={value!r}: must be {RULES[fact][1]}; export again, or delete it")
     return record
+
+
+def _at(record: Any, parts: list[str], place: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands at a place of a record, with its name; nothing where there is no such place."""
+    if not parts:
+        yield place.removeprefix("."), record
+        return
+    named = record if isinstance(record, dict) else dict(enumerate(record)) if isinstance(record, list) else {}
+    for name, value in named.items():
+        if parts[0] in ("*", name):
+            yield from _at(value, parts[1:], f"{place}.{name}")
 
 
 def keeps_reasoning(record: dict[str, Any]) -> bool:
@@ -63,9 +103,15 @@ def provenance() -> dict[str, str]:
     here = Path(__file__).parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(here), "rev-parse", "--show-prefix", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
-        commit = found.stdout.strip()
+        prefix, _, commit = found.stdout.strip().partition("\n")
+        if prefix != "drafter/export/":  # installed below somebody else's checkout
+            commit = ""
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     versions = {name: _version(name) for name in ("block-drafter", "torch", "transformers")}
@@ -107,7 +153,10 @@ def licence(source: str) -> str | None:
             card = Path(hf_hub_download(source, "README.md"))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
             return None
-    return front_matter(card).get("license") if card.is_file() else None
+    stated = front_matter(card).get("license") if card.is_file() else None
+    if isinstance(stated, list):
+        return ", ".join(map(str, stated))
+    return None if stated is None else str(stated)
 
 
 def _gguf(source: str) -> Path | None:
@@ -122,7 +171,7 @@ def front_matter(card: Path) -> dict[str, Any]:
     """The YAML block at the top of a model card."""
     import yaml
 
-    parts = card.read_text().split("---\n", 2)
+    parts = card.read_text(errors="replace").split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:

@@ -14,7 +14,9 @@ def read_suites(path: Path) -> dict[str, dict[str, Any]]:
     remedy = 'must hold {"suites": {"NAME": {"tokens_per_cycle": 1.9, "low": 1.8, "high": 2.0, "prompts": 80}}}'
     try:
         suites = json.loads(path.read_text())["suites"]
-        good = all(isinstance(one["tokens_per_cycle"], int | float) for one in suites.values())
+        figures = [one.get(name, 0) for one in suites.values() for name in ("low", "high")]
+        figures += [one["tokens_per_cycle"] for one in suites.values()]
+        good = all(isinstance(figure, int | float) for figure in figures)
     except FileNotFoundError:
         raise ValueError(f"evaluation={str(path)!r}: no such file; check the path") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -9,7 +9,19 @@ from drafter.layouts.native import TRANSFORMERS
 from drafter.layouts.rules import RULES
 from drafter.layouts.speculators import SPECULATORS
 
-__all__ = ["CANONICAL", "FACTS", "LAYOUTS", "MISSING", "RULES", "SHAPES", "Layout", "detect", "find_layout", "get"]
+__all__ = [
+    "CANONICAL",
+    "FACTS",
+    "LAYOUTS",
+    "MISSING",
+    "RULES",
+    "SHAPES",
+    "Layout",
+    "architectures",
+    "detect",
+    "find_layout",
+    "get",
+]
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (CANONICAL, TRANSFORMERS, SPECULATORS)}
 
@@ -20,10 +32,15 @@ def find_layout(config: Mapping[str, Any]) -> Layout | None:
         return SPECULATORS
     if config.get("model_type") == TRANSFORMERS.fixed["model_type"]:
         return TRANSFORMERS
-    architectures = config.get("architectures") or []
-    if "dflash_config" in config or CANONICAL.fixed["architectures"][0] in architectures:
+    if "dflash_config" in config or CANONICAL.fixed["architectures"][0] in architectures(config):
         return CANONICAL
     return None
+
+
+def architectures(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a `config.json` names; none where it holds something else."""
+    found = config.get("architectures")
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def detect(config: Mapping[str, Any]) -> Layout:
@@ -35,8 +52,7 @@ def detect(config: Mapping[str, Any]) -> Layout:
     layout = find_layout(config)
     if layout is not None:
         return layout
-    architectures = config.get("architectures") or []
     raise ValueError(
-        f"config.json: architectures={architectures!r}, model_type={config.get('model_type')!r} is no DFlash drafter; "
-        f"name a drafter in one of the layouts {', '.join(LAYOUTS)}"
+        f"config.json: architectures={config.get('architectures')!r}, model_type={config.get('model_type')!r} is no "
+        f"DFlash drafter; name a drafter in one of the layouts {', '.join(LAYOUTS)}"
     )

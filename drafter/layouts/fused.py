@@ -16,6 +16,8 @@ class Unfused(Weights):
     Args:
         whole: as they are stored.
         facts: of the drafter; they say how many rows each part has.
+    Raises:
+        ValueError: a projection is there twice, by itself and in a fused one.
     """
 
     def __init__(self, whole: Weights, facts: Mapping[str, Any]):
@@ -32,13 +34,18 @@ class Unfused(Weights):
         for name in whole:
             fused = next((kind for kind in rows if f".{kind}." in name), None)
             parts = rows[fused] if fused else {}
-            if not fused or whole.shape(name)[0] != sum(parts.values()):
-                self._parts[name] = (name, None)
+            if not fused or whole.shape(name)[:1] != (sum(parts.values()),):
+                self._enter(name, name, None)
                 continue
             at = 0
             for part, count in parts.items():
-                self._parts[name.replace(fused, part)] = (name, slice(at, at + count))
+                self._enter(name.replace(fused, part), name, slice(at, at + count))
                 at += count
+
+    def _enter(self, name: str, stored: str, rows: slice | None) -> None:
+        if name in self._parts:
+            raise ValueError(f"{name}: is stored twice, the other time in a fused projection; export again")
+        self._parts[name] = (stored, rows)
 
     def __getitem__(self, name: str) -> Tensor:
         stored, rows = self._parts[name]

@@ -82,6 +82,9 @@ def read_facts(config: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         if (fact not in OPEN or value) and not RULES[fact][0](value):
             place = layout.places.get(fact, fact)
             raise ValueError(f"config.json: {place}={json.dumps(value, default=str)[:100]}: must be {RULES[fact][1]}")
+    if len(facts["layer_types"]) != facts["num_hidden_layers"]:
+        place, kinds = layout.places["layer_types"], len(facts["layer_types"])
+        raise ValueError(f"config.json: {place}: names {kinds} layers, the drafter has {facts['num_hidden_layers']}")
     facts = settled(facts)
     window = facts["sliding_window"]
     if SLIDING in facts["layer_types"] and (window is None or window < facts["block_size"]):

@@ -3,6 +3,7 @@
 Angles and the attention factor are transformers' own (`modeling_rope_utils.ROPE_INIT_FUNCTIONS`).
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ SIZED = "original_max_position_embeddings"
 MULTIMODAL = ("mrope_section", "mrope_interleaved")  # text has one position, which all sections share
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and value > 0
+def number(value: Any) -> bool:
+    """Whether a field holds a number > 0 that a float can be."""
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max
 
 
 def _flag(value: Any) -> bool:
@@ -19,14 +21,14 @@ def _flag(value: Any) -> bool:
 
 
 def _open(value: Any) -> bool:
-    return value is None or _number(value)
+    return value is None or number(value)
 
 
 NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "default": {},
-    "linear": {"factor": _number},
-    "llama3": dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", SIZED), _number),
-    "yarn": {"factor": _number, SIZED: _number},
+    "linear": {"factor": number},
+    "llama3": dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", SIZED), number),
+    "yarn": {"factor": number, SIZED: number},
 }
 """Scaling → its fields and the test of each. Scalings that follow the longest row of a batch are not among them."""
 YARNS_OWN: dict[str, Callable[[Any], bool]] = {
@@ -38,7 +40,7 @@ YARNS_OWN: dict[str, Callable[[Any], bool]] = {
 def flaws(rope: Mapping[str, Any]) -> list[str]:
     """What keeps a drafter from rotating so: one line for each field, without the place where it stands."""
     kind = rope.get("rope_type")
-    if kind not in NEEDED:
+    if not isinstance(kind, str) or kind not in NEEDED:
         return [f"rope_type={kind!r}: must be one of {', '.join(NEEDED)}: others follow the longest row of a batch"]
     needed = NEEDED[kind]
     known = {**needed, **(YARNS_OWN if kind == "yarn" else {})}
@@ -72,7 +74,7 @@ def read_rope(backbone: Mapping[str, Any], nested: Mapping[str, Any], base: Any)
         found = kinds[0]
     rope: dict[str, Any] = {"rope_theta": base, **{key: found[key] for key in found if key not in MULTIMODAL}}
     kind = rope.pop("type", None)
-    rope["rope_type"] = rope.get("rope_type") or kind or "default"
+    rope["rope_type"] = str(rope.get("rope_type") or kind or "default")
     if rope["rope_type"] == "mrope":
         rope["rope_type"] = "default"
     for share in (rope.pop("partial_rotary_factor", None), backbone.get("partial_rotary_factor")):

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from drafter.layouts.base import DEEPEST, FULL, SLIDING
+from drafter.layouts.rope import number
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _positive(value: Any) -> bool:
-    return type(value) is int and value >= 1
+    return type(value) is int and 1 <= value < 2**31
 
 
 def exactly(*allowed: Any) -> Callable[[Any], bool]:
@@ -33,7 +34,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attention_bias": (lambda value: type(value) is bool, "true or false"),
     "vocab_size": (_positive, "the verifier's vocabulary, an integer"),
     "max_position_embeddings": (_positive, "the verifier's context, an integer"),
-    "rope_theta": (lambda value: type(value) in (int, float) and value > 1, "the verifier's RoPE base"),
+    "rope_theta": (lambda value: number(value) and value > 1, "the verifier's RoPE base"),
     "rope_parameters": (
         lambda value: isinstance(value, dict),
         '{"rope_type": ..., "rope_theta": the verifier\'s} and the fields of its scaling',
@@ -46,7 +47,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "is_causal": (exactly(True, False), "false: every slot of a block sees all others"),
     "tie_word_embeddings": (exactly(True, False), "false: a drafter has no embedding and no head to tie"),
     "final_logit_softcapping": (
-        lambda value: value is None or (type(value) in (int, float) and value > 0),
+        lambda value: value is None or number(value),
         "the soft cap of the verifier's head, a number > 0",
     ),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),

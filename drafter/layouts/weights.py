@@ -18,6 +18,8 @@ CODES = {
     torch.int64: "I64",
     torch.bool: "BOOL",
 }
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Dtypes of weights; others are codes, of a quantised drafter."""
 SHARD_BYTES = 5_000_000_000
 
 
@@ -57,9 +59,10 @@ class Weights(Mapping[str, Tensor]):
                         self._facts[name] = tuple(part.get_shape()), part.get_dtype()
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{file}: no readable safetensors ({error}); export or download it again") from None
-        for name, file in placed.items():
-            if self._files.get(name) != file:
-                raise ValueError(f"{directory / INDEX}: {name} is not in {file.name}; export again")
+        for name in placed.keys() | self._files.keys() if placed else ():
+            if placed.get(name) != self._files.get(name):
+                file = placed.get(name) or self._files[name]
+                raise ValueError(f"{directory / INDEX}: does not agree with {file.name} on {name}; export again")
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as opened:  # opened anew, so that its pages are given back

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from drafter.layouts import architectures
 from drafter.models.base import Outline
 from drafter.verifier import Verifier
 from drafter.verifier.conversion import resolve
@@ -54,7 +55,7 @@ class CausalDrafter:
             ValueError: it is no causal LM whose cache can be rewound, or has no tokenizer.
         """
         try:
-            config = AutoConfig.from_pretrained(resolve(source))
+            config = AutoConfig.from_pretrained(resolve(source), trust_remote_code=False)
             if config.is_encoder_decoder:
                 raise ValueError("an encoder-decoder has no causal model of the whole text")
             return cls(Verifier.load(source, dtype, device, attention, compile), draft_length)
@@ -65,7 +66,7 @@ class CausalDrafter:
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
         """Whether a `config.json` is one of a causal language model."""
-        return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ())
+        return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures(config))
 
     @classmethod
     def outline(cls, source: str) -> Outline:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -109,9 +110,13 @@ class EnsembleHead(nn.Module):
             raise ValueError(f"head={str(directory)!r}: holds no {CONFIG} and {WEIGHTS}; name what training wrote")
         try:
             head = cls(HeadConfig(**json.loads((folder / CONFIG).read_text())))
-        except (TypeError, json.JSONDecodeError) as error:
+            tensors, wanted = load_file(folder / WEIGHTS), head.state_dict()
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS}: can't be read ({error}); train or copy it again") from None
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{folder / CONFIG}: describes no head ({error}); train or copy it again") from None
-        tensors, wanted = load_file(folder / WEIGHTS), head.state_dict()
+        if not all(bool(one.isfinite().all()) for one in tensors.values()):
+            raise ValueError(f"{folder / WEIGHTS}: holds NaN or infinity; train it again")
         if {name: one.shape for name, one in tensors.items()} != {name: one.shape for name, one in wanted.items()}:
             raise ValueError(f"{folder / WEIGHTS}: holds other tensors than {CONFIG} describes; train or copy it again")
         head.load_state_dict(tensors)

@@ -14,12 +14,12 @@ from drafter.layouts import FACTS, Layout, detect
 from drafter.layouts.base import SLIDING
 from drafter.layouts.fused import Unfused
 from drafter.layouts.reading import read_facts
-from drafter.layouts.weights import SHARD_BYTES, Entry, Weights, write_weights
+from drafter.layouts.vocabulary import VOCABULARY_FILE, engine_vocabulary, ids_of, read_vocabulary
+from drafter.layouts.weights import FLOATS, SHARD_BYTES, Entry, Weights, write_weights
 from drafter.verifier.conversion import PACKAGED, resolve
 
 log = logging.getLogger(__name__)
 
-VOCABULARY_FILE = "draft_vocabulary.json"  # no safetensors: vLLM reads every such file of a directory as weights
 MASK_FILE = "mask_embedding.pt"
 NESTED = ("mask_token_id", "target_layer_ids")
 BORROWED = ("embed_tokens.weight", "lm_head.weight", "verifier_norm.weight", "verifier_lm_head.weight", "d2t", "t2d")
@@ -78,6 +78,12 @@ class Stored:
     def __getitem__(self, name: str) -> Tensor:
         return self.weights[self.layout.tensor(name)]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; the widest where they differ."""
+        codes = {self.weights.code(name) for name in self.weights if name not in BORROWED}
+        return max((FLOATS[code] for code in codes if code in FLOATS), key=lambda dtype: dtype.itemsize)
+
     def build(self, kind: Any) -> Any:
         """The config of a drafter of class `kind`, once the tensors are found to be those that it has."""
         try:
@@ -100,6 +106,8 @@ class Stored:
                     f"{self.directory}: {theirs} has shape {list(self.weights.shape(theirs))}, config.json says "
                     f"{list(shape)}; export again"
                 )
+            if (code := self.weights.code(theirs)) not in FLOATS:
+                raise ValueError(f"{self.directory}: {theirs} is stored as {code}, quantised; choose another drafter")
             left.remove(theirs)
         unknown = sorted(left - set(BORROWED))
         if sinks := [name for name in unknown if "sink" in name]:
@@ -113,32 +121,29 @@ class Stored:
                 log.info("%s: %s is left out, the verifier's is used", self.directory, name)
 
     def vocabulary(self) -> Tensor | None:
-        """Ids that the drafter may propose, ascending [V'], or None for all."""
+        """Ids that the drafter may propose, ascending [V'], or None for all.
+
+        Raises:
+            ValueError: what is stored is no such list.
+        """
+        size = self.facts.get("vocab_size")
         if "d2t" in self.weights:
-            offsets = self.weights["d2t"]
-            return offsets + torch.arange(len(offsets))
+            return ids_of(self.weights["d2t"], f"{self.directory}: d2t", size)
         path = self.directory / VOCABULARY_FILE
-        return read_vocabulary(path, self.facts.get("vocab_size")) if path.is_file() else None
+        return read_vocabulary(path, size) if path.is_file() else None
 
     def head(self) -> Tensor | None:
-        """The head's rows of the draft vocabulary, where they are stored."""
-        return self.weights["lm_head.weight"] if "d2t" in self.weights else None
+        """The head's rows of the draft vocabulary, where they are stored.
 
-
-def read_vocabulary(path: Path, size: int | None) -> Tensor:
-    """The ids of a draft vocabulary.
-
-    Raises:
-        ValueError: they are no ascending ids of a vocabulary of `size` tokens.
-    """
-    try:
-        ids = json.loads(path.read_text())["ids"]
-        good = bool(ids) and all(type(one) is int for one in ids) and ids == sorted(set(ids)) and ids[0] >= 0
-    except (ValueError, KeyError, TypeError):
-        good = False
-    if not good or (size is not None and ids[-1] >= size):
-        raise ValueError(f"{path}: must hold ids in ascending order, all below {size}; export again")
-    return torch.tensor(ids)
+        Raises:
+            ValueError: they are of another number than its ids.
+        """
+        if not {"d2t", "lm_head.weight"} <= self.weights.keys():
+            return None
+        rows, ids = self.weights.shape("lm_head.weight")[:1], self.weights.shape("d2t")
+        if rows != ids:
+            raise ValueError(f"{self.directory}: lm_head.weight has {list(rows)} rows, d2t {list(ids)}; export again")
+        return self.weights["lm_head.weight"]
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no valid JSON ({error}); export again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds no JSON object; export again")
@@ -185,7 +190,7 @@ def find(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", MASK_FILE]))
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors", MASK_FILE]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"drafter={str(source)!r}: no such directory, and not on the hub ({reason})") from None
@@ -199,7 +204,7 @@ def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) 
     """
     stored = Stored(find(source))
     config = stored.build(kind)
-    dtype = stored["norm.weight"].dtype if dtype is None else dtype
+    dtype = stored.dtype if dtype is None else dtype
     with torch.device("meta"):
         drafter = kind(config)
     drafter.rotary_emb = type(drafter.rotary_emb)(config)  # its buffer is computed, not stored
@@ -241,7 +246,7 @@ def save_drafter(
     extra: dict[str, Tensor] = {}
     if not layout.side_file:
         facts = {"draft_vocab_size": facts["vocab_size"] if vocabulary is None else len(vocabulary)} | dict(facts)
-        extra = {} if vocabulary is None else _engine_vocabulary(vocabulary, head, facts, dtype)
+        extra = {} if vocabulary is None else engine_vocabulary(vocabulary, head, facts, dtype)
     elif vocabulary is not None:
         (directory / VOCABULARY_FILE).write_text(json.dumps({"ids": vocabulary.tolist()}) + "\n")
     config = layout.write(facts)
@@ -254,17 +259,3 @@ def save_drafter(
 
     write_weights(directory, sorted(entries, key=lambda entry: entry.name), converted, shard_bytes)
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _engine_vocabulary(
-    vocabulary: Tensor, head: Tensor | None, facts: Mapping[str, Any], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """A draft vocabulary as vLLM and speculators read it: offsets, a mask, and the head's rows."""
-    if head is None:
-        raise ValueError(
-            "vocabulary: this layout stores the head's rows of a draft vocabulary; name the verifier with --verifier"
-        )
-    ids = vocabulary.cpu()
-    mask = torch.zeros(facts["vocab_size"], dtype=torch.bool)
-    mask[ids] = True
-    return {"d2t": ids - torch.arange(len(ids)), "t2d": mask, "lm_head.weight": head.detach().to("cpu", dtype)}

@@ -97,7 +97,8 @@ class StateServer:
         url = self.settings.url
 
         def read(reply: dict[str, Any]) -> Path:
-            named = (reply.get("kv_transfer_params") or {}).get("hidden_states_path")
+            said = reply.get("kv_transfer_params")
+            named = said.get("hidden_states_path") if isinstance(said, dict) else None
             if not isinstance(named, str) or not named.endswith(".safetensors"):
                 raise ValueError(
                     f"{SECTION}.url={url!r}: writes no hidden states; start it as `drafter engine RECIPE --states "

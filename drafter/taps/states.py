@@ -61,6 +61,8 @@ def read_states(path: Path, ids: Sequence[int], layers: int, width: int) -> Tens
     if states.shape[2] != width:
         raise _wrong(path, f"is {states.shape[2]} wide, the verifier {width}", "name files of this verifier")
     if states.dtype is torch.float8_e4m3fn and SCALES in found:
+        if found[SCALES].shape != (len(ids), 1, 1):
+            raise _wrong(path, f"holds scales of shape {list(found[SCALES].shape)}", "write one for each token")
         states = states.float() * found[SCALES].float()
     if states.dtype not in FLOATS:
         raise _wrong(path, f"is {states.dtype} without scales", "write bfloat16, or float8_e4m3fn with its scales")
@@ -82,7 +84,7 @@ def _tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
             if absent:
                 what = f"lacks {', '.join(absent)} (it holds {', '.join(sorted(held)) or 'nothing'})"
                 raise _wrong(path, what, "name a folder of hidden states")
-            return {name: file.get_tensor(name) for name in names if name in held}
+            found = {name: file.get_tensor(name) for name in names if name in held}
     except FileNotFoundError:
         raise _wrong(path, "is gone", "let the engine write it again", Unwritten) from None
     except (SafetensorError, OSError) as error:
@@ -93,6 +95,9 @@ def _tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
         if lock is not None:
             _locked_path(path).unlink(missing_ok=True)
             os.close(lock)
+    if found[IDS].ndim != 1:
+        raise _wrong(path, f"holds token ids of shape {list(found[IDS].shape)}", "name a folder of hidden states")
+    return found
 
 
 def finished(path: Path, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:

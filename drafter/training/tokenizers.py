@@ -25,7 +25,7 @@ def make_tokenizer(texts: Iterable[str], settings: TokenizerConfig) -> Any:
     """
     if settings.source is not None:
         try:
-            return AutoTokenizer.from_pretrained(settings.source)
+            return AutoTokenizer.from_pretrained(settings.source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"tokenizer.source={settings.source!r}: can't be loaded ({reason})") from None

@@ -24,7 +24,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
     """
     where = resolve(source)
     with refusing(source):
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         asked = getattr(config, "quantization_config", None) or {}
         if asked:
             del config.quantization_config  # what is read is scaled here
@@ -53,7 +53,7 @@ def load_ends(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any,
         text.num_hidden_layers = depth
         if kinds:
             text.layer_types = kinds
-        return model.to(device), AutoTokenizer.from_pretrained(where)
+        return model.to(device), AutoTokenizer.from_pretrained(where, trust_remote_code=False)
 
 
 def _end(name: str) -> str:

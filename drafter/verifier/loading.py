@@ -34,8 +34,11 @@ def load_model(source: str, dtype: torch.dtype | None, device: str) -> tuple[Any
             "the verifier needs the whole of it; copy them, or, to train on taps made elsewhere, set verifier.body=none"
         )
     with refusing(source):
-        load = load_eight_bits if in_eight_bits(where) else AutoModelForCausalLM.from_pretrained
-        return load(where, dtype=dtype).to(device), AutoTokenizer.from_pretrained(where)
+        if in_eight_bits(where):
+            model = load_eight_bits(where, dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
+        return model.to(device), AutoTokenizer.from_pretrained(where, trust_remote_code=False)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def load_eight_bits(where: str, dtype: torch.dtype | None) -> Any:
     Raises:
         ValueError: a scale is missing, a weight is stored in another way, or the model lacks one.
     """
-    config = AutoConfig.from_pretrained(where)
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     block = tuple(config.quantization_config.get("weight_block_size") or BLOCK)
     del config.quantization_config
     checkpoint = Checkpoint(where, block)

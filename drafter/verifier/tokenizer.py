@@ -18,7 +18,7 @@ def load_tokenizer(source: str) -> Any:
     """
     where = resolve(source)
     try:
-        return AutoTokenizer.from_pretrained(where)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -34,7 +34,7 @@ def text_config(source: str) -> Any:
     """
     where = resolve(source)
     try:
-        return AutoConfig.from_pretrained(where).get_text_config()
+        return AutoConfig.from_pretrained(where, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

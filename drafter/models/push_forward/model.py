@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from drafter.attention import KVCache, LayerShape, Replay
+from drafter.layouts import architectures
 from drafter.models.base import Outline
 from drafter.models.push_forward.noise import NoiseEncoder
 from drafter.models.push_forward.packed import Context, Groups, group_positions
@@ -89,7 +90,7 @@ class PushForwardModel(PreTrainedModel):
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
         """Whether a `config.json` is one of a push-forward model."""
-        return cls.__name__ in (config.get("architectures") or ())
+        return cls.__name__ in architectures(config)
 
     @classmethod
     def outline(cls, source: str) -> Outline:

@@ -239,7 +239,7 @@ def timed(config: DistillationConfig, verifier: Verifier, model: PushForwardMode
 
 def warn_of_coarse_weights(source: str) -> None:
     """Say so where the teacher is stored in 16 bits: its law is that of rounded weights, though computed in float32."""
-    stored = AutoConfig.from_pretrained(resolve(source)).dtype
+    stored = AutoConfig.from_pretrained(resolve(source), trust_remote_code=False).dtype
     if stored in (torch.bfloat16, torch.float16):
         log.warning(
             "verifier.source=%r: stored in %s; targets are computed in float32: none contradict", source, stored

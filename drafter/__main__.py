@@ -8,6 +8,7 @@ from typing import Any
 
 from drafter.commands import COMMANDS
 from drafter.commands.errors import one_line_errors
+from drafter.commands.places import check_places
 
 
 class Command(ArgumentParser):
@@ -20,9 +21,12 @@ class Command(ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._inside = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._inside = False
+        if unknown:  # said here, with the command's own usage
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def make_parser() -> ArgumentParser:
@@ -41,6 +45,7 @@ def make_parser() -> ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(words)
     with one_line_errors():
+        check_places(parsed)
         parsed.run(parsed)
     return 0
 

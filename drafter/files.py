@@ -111,11 +111,11 @@ def atomically(path: Path, folder: bool = False, over: bool = False) -> Iterator
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put `path` into errors of the file system that name none."""
+    """Put `path` into errors of the file system that name none, or what is in the making beside it."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or str(error.filename).endswith(UNFINISHED):
             error.filename = str(path)
         raise
 

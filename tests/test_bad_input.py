@@ -78,7 +78,7 @@ def complaint(tiny_words, tmp_path):
             "training.precision='auto': of several ranks, each could find another one faster",
         ),
         ("decoding.max_new_tokens=2048", "decoding.max_new_tokens=2048: a test prompt has"),
-        ("drafter.start=./none", "no such directory; check the path"),
+        ("drafter.start=./none", "drafter.start='./none': no such directory; check the path"),
     ],
 )
 def test_wrong_settings_end_in_one_line(complaint, override, expected):
@@ -147,7 +147,7 @@ def test_a_full_disk_ends_in_one_line(complaint, monkeypatch):
 def test_a_path_that_cannot_be_written_ends_in_one_line(tiny_words, tmp_path):
     (tmp_path / "file").write_text("")
     message = message_of(train.main, tiny_words(tmp_path / "file"))
-    assert message == f"{tmp_path / 'file' / 'tiny'}: Not a directory; free space or choose another path"
+    assert message == f"{tmp_path / 'file' / 'tiny'}: Not a directory; check path and permissions"
 
 
 def test_a_recipe_put_right_runs_under_the_same_name(complaint, tiny_words, tmp_path, monkeypatch):

@@ -123,12 +123,13 @@ def raised(error):
     ("error", "line"),
     [
         (ValueError("a=1: too\nsmall"), "a=1: too small"),
-        (FileNotFoundError(2, "No such file or directory", "a.csv"), "a.csv: No such file or directory; free space or"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), "a.csv: No such file or directory; check path"),
         (
             ModuleNotFoundError("No module named 'vllm'", name="vllm"),
             "vllm: No module named 'vllm'; install it with pip",
         ),
         (ImportError("cannot import name 'x' from 'vllm.y'", name="vllm.y"), "vllm: cannot import name"),
+        (OSError(28, "No space left on device", "a.csv"), "a.csv: No space left on device; free space or"),
         (MemoryError(), "memory is full (of this machine); lower batch sizes, rows or anchors"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "memory is full (CUDA out of memory)"),
         (RuntimeError("[x] . DefaultCPUAllocator: can't allocate memory: 9 bytes"), "memory is full ("),

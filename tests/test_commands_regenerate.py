@@ -62,9 +62,10 @@ def test_wrong_settings_end_in_one_line(override, expected):
 
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
+    place = tmp_path / "file/folder"
     with pytest.raises(SystemExit) as caught:
-        run(tmp_path / "file" / "folder")
-    assert caught.value.code == f"error: {tmp_path / 'file/folder'}: Not a directory; free space or choose another path"
+        main(["regenerate", str(ROOT / "recipes/tiny.yaml"), f"data.answers={place}"])
+    assert caught.value.code == f"error: {place}: Not a directory; check path and permissions"
 
 
 def test_a_file_of_conversations_is_answered(tmp_path, monkeypatch):

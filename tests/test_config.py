@@ -58,7 +58,6 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("training.rows=null", "training.rows=None: "),
         ("seed=-1", "seed=-1: must lie in 0 to 4294967295"),
         ("seed=4294967296", "seed=4294967296: must lie in 0 to 4294967295"),
-        ("drafter.tap_layers=[]", "drafter.tap_layers=[]: name at least one layer, or null"),
         ("training.profile=[51,52]", "training.profile=[51, 52]: begins behind training.max_steps=40"),
         ("data.sources=x", "data.sources='x': "),
         ("data.sources=[x]", "data.sources[0]='x': write it as {kind: file, path: prompts.jsonl}"),
@@ -137,6 +136,10 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("decoding.max_new_tokens=1", "decoding.max_new_tokens=1: must be >= 2"),
         ("decoding.tree_nodes=0", "decoding.tree_nodes=0: must be >= 1, or null for drafts in a row"),
         ("name=null", "name=None: "),
+        ("name=''", "name='': must be a folder's name, below `output`"),
+        ("name=../other", "name='../other': must be a folder's name"),
+        ("name=/other", "name='/other': must be a folder's name"),
+        ("=3", "override='=3': write it as key=value"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(override, message):
@@ -164,11 +167,12 @@ def test_no_active_loss_is_an_error():
         (b"", "name: missing; set it in the recipe"),
         (b"name: x\n", "verifier.source: missing; set it in the recipe"),
         (b"- a\n- b\n", "must hold `key: value` lines"),
+        (b"3\n", "must hold `key: value` lines"),
         (b"a: [1\n", "no valid YAML: "),
         (b"name: x\nname: y\n", "found duplicate key name"),
         (b"\xff\xfe\x00", "no valid YAML: "),
     ],
-    ids=["empty", "incomplete", "list", "broken", "twice", "binary"],
+    ids=["empty", "incomplete", "list", "number", "broken", "twice", "binary"],
 )
 def test_files_that_are_no_recipes_are_named_in_one_line(tmp_path, content, message):
     path = tmp_path / "recipe.yaml"

@@ -27,6 +27,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert json.loads(path.read_text()) == {"a": [2], "b": 1}
 
 
+def test_what_cannot_be_made_is_named_as_its_user_named_it(tmp_path):
+    path = tmp_path / "nowhere/a.json"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_json(path, {})
+    assert caught.value.filename == str(path)
+
+
 def test_what_is_no_finite_number_is_null(tmp_path):
     write_json(tmp_path / "a.json", {"a": [1.5, math.nan], "b": {"c": (math.inf, -math.inf)}})
     found = (tmp_path / "a.json").read_text()

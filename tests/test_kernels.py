@@ -327,8 +327,8 @@ def test_many_may_compile_at_a_time(small):
     ("compiler", "reason"),
     [
         ("false", r"false can't compile it \(exit code 1\)"),
-        ("no-such-compiler -m32", r"it can't be compiled or loaded \(.*no-such-compiler"),
-        ("gcc '", r"it can't be compiled or loaded \(No closing quotation\)"),
+        ("no-such-compiler -m32", r"can't be compiled or loaded \(.*no-such-compiler"),
+        ("gcc '", r"can't be compiled or loaded \(No closing quotation\)"),
         ("sh -c 'printf \"\\374 \" >&2; exit 1'", r"sh can't compile it \(\ufffd\)"),
         (None, r"no C compiler is found \(cc, gcc, clang; set CC\)"),
     ],

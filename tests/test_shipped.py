@@ -10,6 +10,8 @@ from drafter.__main__ import main
 from drafter.config import load
 from drafter.config import shipped as module
 from drafter.config.shipped import find_recipe, place
+from drafter.sources import BadRows
+from drafter.sources.files import File
 
 
 def test_the_wheel_holds_packages_recipes_and_the_console_script():
@@ -50,3 +52,18 @@ def test_files_that_a_recipe_names_lie_beside_it(tmp_path, monkeypatch):
     assert load(recipe, [words]).data.answers == "answers.parquet"  # a word of the command is of its own folder
     assert place("/absolute.parquet", home) == "/absolute.parquet"
     assert place("not-there.parquet", home) == "not-there.parquet"
+
+
+def test_patterns_that_a_recipe_names_are_of_files_beside_it(tmp_path, monkeypatch):
+    """The brackets of its folder's name are no pattern."""
+    home, elsewhere = tmp_path / "home [1]", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    (home / "prompts.jsonl").write_text('{"prompt": "Why?"}\n')
+    for named in ("prompts.jsonl", "p*.jsonl"):
+        for place_of_command in (elsewhere, home):
+            monkeypatch.chdir(place_of_command)
+            found = File(path=place(named, Path("../home [1]")))
+            (one,) = found.conversations(0, BadRows())
+            assert one["messages"] == [{"role": "user", "content": "Why?"}]
+    assert place("q*.jsonl", home) == "q*.jsonl"

@@ -17,7 +17,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="ABLATION",
         help="YAML file; those that ship are in recipes/ablations/. With --report-only also a directory of CSV files",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="overrides, as said above")
     parser.add_argument("--report-only", action="store_true", help="build the report again from the CSV files alone")
     parser.add_argument("--share", help=SUPPRESS)  # i/n: every n-th run from the i-th on; for the processes of one
 

@@ -13,9 +13,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--tolerance",
         type=float,
         default=0.15,
-        help="share of the gain over plain decoding that may differ from training",
+        help="share of the gain over plain decoding that may differ from training; default: 0.15",
     )
-    parser.add_argument("--device", default="cpu", help="where to decode: cpu, cuda, auto")
+    parser.add_argument("--device", default="cpu", help="where to decode: cpu, cuda, auto; default: cpu")
     parser.add_argument(
         "--verifier-dtype",
         choices=("float32", "bfloat16", "float16"),

@@ -3,6 +3,7 @@
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def draft_vocabulary(parsed: Namespace) -> list[int] | None:
     if parsed.draft_vocabulary in (None, "full"):
         return None if parsed.draft_vocabulary is None else []
     path, number = counted(parsed.draft_vocabulary)
+    if not Path(path).exists():
+        raise ValueError(f"draft-vocabulary={parsed.draft_vocabulary!r}: no such file; name full, answers, or counts")
     if number == 0:
         raise ValueError(f"draft-vocabulary={parsed.draft_vocabulary!r}: take at least one token")
     return draft_vocabulary(path, number, VerifierFacts.load(parsed.verifier).truths["vocab_size"])

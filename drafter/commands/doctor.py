@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="check this one, too: a file, or a name that ships")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="overrides of its keys")
     parser.add_argument("--no-self-test", action="store_true", help="look only; train and decode nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here too")
 
@@ -51,7 +51,7 @@ def kernels() -> list["Fact"]:
     from drafter.machine.environment import Fact
 
     def fact(name: str, lacks: str | None, instead: str) -> Fact:
-        return Fact(name, "note", f"{lacks}; {instead}") if lacks else Fact(name, "ok", "")
+        return Fact(name, "note", f"{lacks}; {instead}") if lacks else Fact(name, "ok", "ready")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = None if choose_replay("auto", device) else "need a CUDA device"

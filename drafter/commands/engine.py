@@ -8,10 +8,11 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from drafter.commands import add_recipe
+
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    add_recipe(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--drafter", metavar="EXPORT", help="decode with this drafter")
     what.add_argument("--states", metavar="FOLDER", help="serve hidden states, written into this folder")

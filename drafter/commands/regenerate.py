@@ -7,10 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from drafter.commands import add_recipe
+
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    add_recipe(parser)
     parser.add_argument("--out", type=Path, help="write here instead of data.answers: a folder, or a .parquet file")
     parser.add_argument("--json", type=Path, help="write the counts here too")
 

@@ -6,13 +6,14 @@
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from drafter.commands import add_recipe
+
 if TYPE_CHECKING:
     from drafter.config import RunConfig
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of one that ships, as quickstart")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="every key of a recipe can be overridden")
+    add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the recipe as it is resolved, and what it takes")
 
 

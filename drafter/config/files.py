@@ -46,7 +46,7 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
             raise ValueError(f"{path}: must hold `key: value` lines")
         place_data(said.get("data"), path.parent)
         place_data(said.get("text"), path.parent)
-        wrong = [each for each in overrides if "=" not in each]
+        wrong = [each for each in overrides if each.find("=") < 1]
         require(not wrong, "override", wrong[0] if wrong else "", "write it as key=value")
         layers = OmegaConf.merge(said, OmegaConf.from_dotlist(list(overrides)))
         plain: Any = OmegaConf.to_container(layers)
@@ -58,6 +58,10 @@ def load_as(schema: type[Schema], recipe: str | Path, overrides: Sequence[str] =
         raise ValueError(f"{path}: {error.full_key}: missing; set it in the recipe{hint}") from None
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {error.full_key}={error.value!r}: {str(error.msg).splitlines()[0]}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path}: must hold `key: value` lines") from None  # a word or a number alone
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, schema):

@@ -23,6 +23,9 @@ class RunConfig:
     output: str = "runs"
 
     def __post_init__(self) -> None:
+        path = Path(self.name)
+        below = bool(path.parts) and ".." not in path.parts and not path.is_absolute()
+        require(below, "name", self.name, "must be a folder's name, below `output`")
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in 0 to 4294967295, as numpy's do")
 
     @property

@@ -1,5 +1,6 @@
 """Recipes by name or path, and the files that stand beside them."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ def find_recipe(named: str | Path, what: str = "recipe", folder: str = "") -> Pa
 
 
 def place(named: str, folder: Path) -> str:
-    """A relative path that a recipe in `folder` names: beside the recipe if it is there, else in the working directory.
+    """A relative path, or a pattern, that a recipe in `folder` names: beside it if it is there, else where one works.
 
     What lies below the working directory stays relative to it, so that a run can be moved with its data.
     """
     there = folder / named
-    if Path(named).is_absolute() or not there.exists():
+    if Path(named).is_absolute():
         return named
+    if not there.exists():
+        there = Path(glob.escape(str(folder.absolute())), named)
+        if not any(glob.iglob(str(there), recursive=True)):
+            return named
     absolute, here = there.absolute(), Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 

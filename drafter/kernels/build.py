@@ -48,7 +48,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         said = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
         return None, f"{error.cmd[0]} can't compile it ({said[0]})"
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:  # the last of a CC or a cache that can't be read
-        return None, f"it can't be compiled or loaded ({error})"
+        return None, f"can't be compiled or loaded ({error})"
 
 
 def _compiler() -> list[str] | None:

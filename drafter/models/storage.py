@@ -173,9 +173,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def find(source: str | Path) -> Path:
+def find(source: str | Path, name: str = "drafter") -> Path:
     """The directory of a drafter: `source` itself, or where the files of a hub id, GGUF file or packaged name are kept.
 
+    Args:
+        name: of what names it, for errors.
     Raises:
         ValueError: neither exists.
     """
@@ -185,7 +187,7 @@ def find(source: str | Path) -> Path:
     if str(source) in PACKAGED or str(source).startswith("tiny-") or path.suffix == ".gguf":
         return Path(resolve(str(source)))
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
-        raise ValueError(f"drafter={str(source)!r}: no such directory; check the path")
+        raise ValueError(f"{name}={str(source)!r}: no such directory; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -193,7 +195,7 @@ def find(source: str | Path) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors", MASK_FILE]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"drafter={str(source)!r}: no such directory, and not on the hub ({reason})") from None
+        raise ValueError(f"{name}={str(source)!r}: no such directory, and not on the hub ({reason})") from None
 
 
 def load(kind: Any, source: str | Path, dtype: torch.dtype | None, device: Any) -> Any:

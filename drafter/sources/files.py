@@ -60,7 +60,8 @@ class File(Source):
                 bad.add(f"{path}, row {number}", error)
 
     def _files(self, fields: Fields, bad: BadRows) -> Iterator[tuple[Path, int, Any]]:
-        paths = sorted(glob.glob(os.path.expanduser(self.path), recursive=True))
+        named = os.path.expanduser(self.path)
+        paths = [named] if os.path.exists(named) else sorted(glob.glob(named, recursive=True))
         if not paths:
             raise ValueError(f"data.sources: path={self.path!r}: no such file; check the path")
         for path in map(Path, paths):

@@ -81,7 +81,8 @@ class TextFiles(TextSource):
         self.require(bool(self.path), "path", "name a text file, or a pattern such as books/**/*.txt")
 
     def documents(self) -> Iterator[Document]:
-        found = sorted(glob.glob(str(Path(self.path).expanduser()), recursive=True))
+        named = Path(self.path).expanduser()
+        found = [str(named)] if named.exists() else sorted(glob.glob(str(named), recursive=True))
         if not found:
             raise ValueError(f"text.sources: path={self.path!r}: no such file; check the pattern")
         for path in map(Path, found):

@@ -28,6 +28,7 @@ from drafter.machine.ranks import own_device, ranks
 from drafter.models import BlockDiffusionDrafter
 from drafter.models.block_config import config_for, evenly_spaced
 from drafter.models.start import adopt, kept_of, start_from_verifier
+from drafter.models.storage import find
 from drafter.taps import StateFiles, StateServer, TapCache, TapsElsewhere
 from drafter.training.batches import packs_of
 from drafter.training.budget import fitting_anchors
@@ -209,7 +210,7 @@ def start(
         if layers:
             start_from_verifier(drafter, layers)
     else:
-        drafter = BlockDiffusionDrafter.from_pretrained(settings.start, dtype=torch.float32)
+        drafter = BlockDiffusionDrafter.from_pretrained(find(settings.start, "drafter.start"), dtype=torch.float32)
         drafter.check_verifier(verifier)
         adopt(drafter, shape)
     ids = proposed(config, len(verifier.head), training, on_disk)

@@ -111,6 +111,7 @@ def score(
 
 
 def check_divergences(look: Look) -> None:
+    """Raise a ValueError where a look needs a score that is unknown, or cannot be had of what it was given."""
     if unknown := look.needs - {"nll", *DIVERGENCES}:
         raise ValueError(f"needs {', '.join(sorted(unknown))}: must be of nll, {', '.join(DIVERGENCES)}")
     if not look.divergences:
@@ -146,6 +147,8 @@ def score_blocks(
         valid: [B, A, G].
         verifier_hidden: [B, A, G, D'] for slot k the state at anchor + k - 1, which predicts the slot's token.
         head, chunk_size, options: as in `score`.
+    Raises:
+        ValueError: shapes that do not fit; or what `score` raises.
     """
     if hidden.dim() != 4 or not hidden.shape[:3] == labels.shape == valid.shape:
         shapes = f"hidden {list(hidden.shape)}, labels {list(labels.shape)}, valid {list(valid.shape)}"

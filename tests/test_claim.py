@@ -3,11 +3,13 @@
 import os
 import signal
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 
+from drafter.ablation.shared import Shared
 from drafter.config import FittingConfig, RunConfig, load, load_as
 from drafter.machine import precision
 from drafter.training.claim import begun_in, claim, deciding
@@ -147,6 +149,17 @@ def test_a_fit_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
     assert begun(torch.float32) is torch.bfloat16
     with pytest.raises(ValueError, match=r"training\.precision='auto': of several ranks"):
         begun_in(tmp_path / "other", FittingConfig(devices="2"), "cpu")
+
+
+def test_so_does_an_arm_that_names_another_than_its_base(tmp_path, monkeypatch):
+    config = load(ROOT / "recipes/tiny.yaml", [f"output={tmp_path}", "training.precision=auto"])
+    base = load(ROOT / "recipes/tiny.yaml", ["training.precision=float32"])
+    shared = SimpleNamespace(base=base, material=SimpleNamespace(fast=torch.float32, device="cpu"))
+    for faster in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(precision, "fastest", lambda device, faster=faster: faster)
+        assert Shared.precision(shared, config) is torch.bfloat16
+        (config.directory / "checkpoints").mkdir(exist_ok=True)
+    assert Shared.precision(shared, base) is torch.float32
 
 
 def test_checkpoints_of_no_recipe_are_left_alone(begun):

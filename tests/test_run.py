@@ -247,7 +247,7 @@ def test_parts_of_metrics_are_merged_up_to_where_the_next_began(tmp_path):
     metrics = Metrics(tmp_path)
     for first, content in (
         (0, "step,loss\n0,a\n1,b\n2,c\n3,d\n"),
-        (2, "step,loss,walk\n2,e,\n3,,f\n4,g,\n"),
+        (2, "step,loss,walk\n2,e,\n3,,f\n4,g,\n1"),  # it was to be 11
         (3, "loss,step\nh,3\n"),
     ):
         metrics.part(first).mkdir(parents=True)

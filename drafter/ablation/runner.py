@@ -61,7 +61,11 @@ def read_result(config: AlignmentConfig) -> Result | None:
 
 
 def train_one(shared: Shared, config: AlignmentConfig) -> tuple[BlockDiffusionDrafter, float]:
-    """Train the drafter of a run; returns it ready to be measured, and the seconds that its training took."""
+    """Train the drafter of a run; returns it ready to be measured, and the seconds that its training took.
+
+    Raises:
+        ValueError: training ended before its last step.
+    """
     verifier, dtype = shared.material.verifier, shared.precision(config)
     torch.manual_seed(config.seed)
     rows = shared.training(config)

@@ -21,10 +21,10 @@ from drafter.evaluation.cycles import Cycles
 from drafter.evaluation.walk import exact_head, leading_matches, walk
 from drafter.export.record import hardware, provenance
 from drafter.files import write_json
-from drafter.machine.precision import choose
 from drafter.models import BlockDiffusionDrafter
 from drafter.regenerate import regenerate
 from drafter.taps import LocalTaps, TapCache, TapsElsewhere, TapSource
+from drafter.training.claim import begun_in
 from drafter.training.elsewhere import taps_elsewhere
 from drafter.training.prepare import (
     ROWS_PER_PASS,
@@ -94,7 +94,7 @@ class Shared:
     def precision(self, config: AlignmentConfig) -> torch.dtype:
         """What a run trains in: the base's choice, measured once, unless the arm names another."""
         same = config.training.precision == self.base.training.precision
-        return self.material.fast if same else choose(config.training.precision, self.material.device)
+        return self.material.fast if same else begun_in(config.directory, config.training, self.material.device)
 
     def verifier(self, dtype: torch.dtype) -> VerifierHead:
         if dtype not in self._verifiers:

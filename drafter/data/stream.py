@@ -157,6 +157,8 @@ def buffers(
         start: the buffer to begin with.
     Returns:
         tuples of where the buffer begins, its rows, and whether it is the last of its epoch.
+    Raises:
+        ValueError: the part holds no row to train on.
     """
     epoch, first = start.epoch, start.row
     while True:

@@ -74,7 +74,11 @@ def _difference(one: Record, other: Record) -> str | None:
 
 
 def counts_of(records: list[Record], others: list[Record], suite: str) -> Counts:
-    """Counts of a suite [seeds, prompts], without prompts that gave no cycle in any of all evaluations."""
+    """Counts of a suite [seeds, prompts], without prompts that gave no cycle in any of all evaluations.
+
+    Raises:
+        ValueError: none is left.
+    """
     every = [record["prompts"][suite] for record in (*records, *others)]
     used = [at for at in range(len(every[0])) if all(one[at]["cycles"] for one in every)]
     if not used:

@@ -1,6 +1,7 @@
 """What the trainer shows while a run trains: metrics, one line of progress."""
 
 import csv
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,8 +133,9 @@ class Metrics:
         starts = [int(part.parent.name.removeprefix("from_")) for part in parts]
         records: list[dict[str, str]] = []
         for part, end in zip(parts, [*starts[1:], None], strict=False):
-            with part.open() as file:
-                records += [record for record in csv.DictReader(file) if end is None or int(record["step"]) < end]
+            content = part.read_text()
+            whole = io.StringIO(content[: content.rfind("\n") + 1])  # a full disk may have torn the last line
+            records += [record for record in csv.DictReader(whole) if end is None or int(record["step"]) < end]
         target = self.directory / "metrics.csv"
         write_csv(target, records)
         return target

@@ -190,7 +190,11 @@ def warn_of_coverage(share: float, anchors: int) -> None:
 def start(
     config: AlignmentConfig, verifier: VerifierHead, training: list[Row], on_disk: RowsOnDisk | None = None
 ) -> BlockDiffusionDrafter:
-    """Build the drafter and give it its first weights and its draft vocabulary."""
+    """Build the drafter and give it its first weights and its draft vocabulary.
+
+    Raises:
+        ValueError: its shape, its mask token, what it starts from or what it may propose does not fit the verifier.
+    """
     settings = config.drafter
     layers = verifier if isinstance(verifier, Verifier) and settings.start == "verifier" else None
     shape = config_for(

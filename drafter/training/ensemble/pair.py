@@ -30,6 +30,8 @@ def make_pair(
 
     Args:
         held_out: tasks whose answers tell which checkpoint is best.
+    Raises:
+        ValueError: the verifier can't be cut so, or its answers make no step.
     """
     export, settings = directory / "export", config.pair.training
     if (export / "config.json").is_file():

@@ -141,7 +141,11 @@ def beginning(config: DistillationConfig, verifier: Verifier) -> PushForwardMode
 def teacher_of(
     config: DistillationConfig, stage: Stage, verifier: Verifier, finished: dict[int, PushForwardModel]
 ) -> Verifier | PushForwardModel:
-    """The verifier, or the student that gives half as many tokens."""
+    """The verifier, or the student that gives half as many tokens.
+
+    Raises:
+        ValueError: there is no such student.
+    """
     if config.objective != "self_forcing" or stage.tokens_per_pass == 1:
         return verifier
     half = stage.tokens_per_pass // 2

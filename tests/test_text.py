@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from drafter.decode import SpeculativeDecoder
-from drafter.decode.text import BROKEN, Detokenizer, Transcript
+from drafter.decode.text import BROKEN, WAITING, Detokenizer, Transcript
 from drafter.verifier import tiny
 
 TEXTS = ["a b", " é", "日本語", "👩🏽‍🚀!", "\n\n", "naïve café", "…", "\ufffd", "END", " stop"]
@@ -92,6 +92,26 @@ def test_a_token_costs_the_same_wherever_it_comes(tokenizer):
         detokenizer.push(token)
         longest = max(longest, len(detokenizer.ids) - detokenizer.first)
     assert longest <= 4
+
+
+@pytest.mark.parametrize("kind", ["special", "continuing", "beginning"])
+@pytest.mark.parametrize("count", [31, 33, 35, 36, 37, 150])
+def test_what_is_no_character_is_not_waited_for(kind, count, tokenizer):
+    """Special tokens, and bytes that continue or begin none: a token costs the same, and no character is lost."""
+    bytewise = tokenizer.convert_tokens_to_ids("<0xC3>") is None
+    first, second = tokenizer.convert_tokens_to_ids(["Ã", "©"] if bytewise else ["<0xC3>", "<0xA9>"])
+    letter = [first, second] if bytewise else tokenizer.encode("é", add_special_tokens=False)
+    filling = {"special": tokenizer.eos_token_id, "continuing": second, "beginning": first}[kind]
+    around = tokenizer.encode("a b", add_special_tokens=False)
+    ids = [*around, *[filling] * count, *letter, *around]
+    detokenizer, pieces, longest = Detokenizer(tokenizer), [], 0
+    for token in ids:
+        pieces.append(detokenizer.push(token))
+        longest = max(longest, len(detokenizer.ids) - detokenizer.first)
+    assert longest <= 2 * (WAITING + 1)
+    assert "".join(pieces[count:]).count("é") == 1
+    text, expected = "".join(pieces) + detokenizer.flush(), whole(tokenizer, ids)
+    assert text.replace(BROKEN, "") == expected.replace(BROKEN, "")
 
 
 @pytest.mark.parametrize("stop", [("END",), ("\n\n", "é"), ("b E", " stop"), ("語",), ("aEN", "END", "ND")])

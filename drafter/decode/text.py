@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no character, or not yet
+BYTES = 4  # of a character, at most
+WAITING = 32  # tokens without an end of a character (bytes that are none, special tokens) before no more is waited for
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -35,12 +37,21 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """The characters that this token completes."""
         self.ids.append(token)
+        old = self._give_up(len(self.ids) - BYTES) if len(self.ids) - self.whole > WAITING else ""
         text = self._text(self.first)
         settled = text.rstrip(BROKEN)  # later tokens can change nothing before bytes that wait for others
         new, self.given = settled[self.given :], max(self.given, len(settled))
         if new and settled == text:
             self.first, self.whole = self.whole, len(self.ids)
             self.given = len(self._text(self.first))
+        return old + new
+
+    def _give_up(self, end: int) -> str:
+        """The characters up to token `end`, broken as they may be: nothing that follows is waited for."""
+        text = self._text(self.first, end)
+        new, ahead = text[self.given :], max(0, self.given - len(text))
+        self.first, self.whole = self.whole, end
+        self.given = len(self._text(self.first, end)) + ahead
         return new
 
     def flush(self) -> str:
@@ -49,8 +60,8 @@ class Detokenizer:
         self.given += len(rest)
         return rest
 
-    def _text(self, first: int) -> str:
-        return self.tokenizer.decode(self.ids[first:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _text(self, first: int, end: int | None = None) -> str:
+        return self.tokenizer.decode(self.ids[first:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class Transcript:

@@ -132,6 +132,15 @@ def test_shards_of_layers_need_not_be_there(tmp_path, tied, dtype):
         VerifierHead.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', '{"weight_map": {"a": null}}', "{"])
+def test_an_index_that_is_none_is_refused_in_a_line(index, tmp_path):
+    saved("llama", tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    for load in (Verifier.load, VerifierHead.load):
+        with pytest.raises(ValueError, match=r"^verifier\.source='.*': can't be loaded as a causal LM \(.*\); name"):
+            load(str(tmp_path))
+
+
 def test_the_ends_tell_verifiers_apart_in_every_dtype(tmp_path):
     verifier, placed = make_verifier("llama"), saved("llama", tmp_path)[1]
     without_layers(tmp_path, placed)

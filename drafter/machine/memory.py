@@ -10,6 +10,11 @@ import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST_MAPPED = 32 * 2**20  # the most that glibc takes
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which this process is in, and what they hold
+GROUP_FILES = {  # by kind, as the first says it: where the limit stands, and what is used
+    "": ("", "memory.max", "memory.current"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 
 def keep_freed_memory() -> None:
@@ -26,10 +31,27 @@ def keep_freed_memory() -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that are free of the machine's memory; None where the system does not say so."""
+    """Bytes that are free of the machine's memory, or of a container's; None where the system does not say so."""
     info = Path("/proc/meminfo")
     said = re.search(r"^MemAvailable: *(\d+) kB", info.read_text(), re.MULTILINE) if info.is_file() else None
-    return None if said is None else int(said[1]) * 1024
+    return None if said is None else min([int(said[1]) * 1024, *_left_in_groups()])
+
+
+def _left_in_groups() -> list[int]:
+    """What its control groups leave this process, each at least 0; what they hold of files counts as free."""
+    left = []
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else ():
+        _, kinds, path = line.split(":", 2)
+        for kind, (place, limit, used) in GROUP_FILES.items():
+            root = GROUPS / place
+            group = root / path.lstrip("/")
+            for each in (group, *group.parents) if kind in kinds.split(",") else ():
+                if each.is_relative_to(root) and (each / limit).is_file():
+                    most, held = (each / limit).read_text().strip(), int((each / used).read_text())
+                    files = re.search(r"^inactive_file (\d+)", (each / "memory.stat").read_text(), re.MULTILINE)
+                    if most.isdigit():  # else there is no limit
+                        left.append(max(0, int(most) - held + (int(files[1]) if files else 0)))
+    return left
 
 
 def peak_memory(device: torch.device) -> int:

@@ -83,7 +83,7 @@ def absent_files(where: str) -> list[str]:
     index = Path(where) / INDEX
     if not index.is_file():
         return []
-    with suppress(ValueError):  # what is wrong with an index is said elsewhere
+    with suppress(ValueError, AttributeError, TypeError):  # what is wrong with an index is said elsewhere
         named = json.loads(index.read_text()).get("weight_map", {}).values()
         return sorted(name for name in set(named) if not (index.parent / name).is_file())
     return []

@@ -20,7 +20,8 @@ from drafter.evaluation.agreement import compare_greedy
 from drafter.export import convert, export
 from drafter.layouts import FACTS, LAYOUTS, RULES
 from drafter.models.storage import facts_of
-from drafter.verifier import tiny
+from drafter.verifier import Verifier, tiny
+from drafter.verifier.tokenizer import context_length
 
 LOAD = VerifierFacts.load
 REMEDY = re.compile(
@@ -191,6 +192,23 @@ def test_a_verifier_is_read_without_its_weights(tmp_path):
     assert facts.special == {0: "eos and pad"}
     with pytest.raises(ValueError, match="can't be read"):
         VerifierFacts.load("someone/unknown")
+
+
+ODD = {"half a dimension": {"head_dim": 1.5}, "a dtype of no name": {"dtype": "x"}, "a list": {"model_type": ["llama"]}}
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_a_verifier_whose_config_is_broken_ends_in_a_line(changes, tmp_path):
+    verifier = make_verifier("llama")
+    verifier.model.config.save_pretrained(tmp_path)
+    verifier.tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    for load in (VerifierFacts.load, context_length, Verifier.load):
+        with pytest.raises(ValueError) as caught:
+            load(str(tmp_path))
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_decoder_that_changes_answers_is_found(good, monkeypatch):

@@ -94,6 +94,14 @@ def other_tokenizer(folder):
     (folder / "tokenizer.json").write_text(json.dumps(tokens))
 
 
+def backbone(**changes):
+    def spoil(folder):
+        found = json.loads((folder / "config.json").read_text())["backbone"]
+        config(backbone={**found, **changes})(folder)
+
+    return spoil
+
+
 BIAS = "noise.narrow.bias"
 STATIC = {
     "no backbone": (config(backbone=None), "backbone"),
@@ -101,6 +109,10 @@ STATIC = {
     "temperatures": (config(temperatures=[1.0, 0.5]), "temperatures"),
     "periods": (config(noise_periods="x"), "noise_periods"),
     "stop ids of another vocabulary": (config(stop_ids=[99999]), "stop_ids"),
+    "half a dimension": (backbone(head_dim=1.5), "weights"),
+    "a dtype of no name": (backbone(dtype="x"), "weights"),
+    "an unknown activation": (backbone(hidden_act="x"), "weights"),
+    "no base to rotate by": (backbone(rope_parameters={"rope_type": "default", "rope_theta": None}), "weights"),
     "no stop ids": (config(stop_ids=[]), "stop_ids"),
     "a tensor is missing": (weights(without(BIAS)), "weights"),
     "a tensor of another shape": (weights(lambda found: {**found, BIAS: torch.zeros(3)}), "weights"),

@@ -38,7 +38,8 @@ def test_the_model_card_says_what_was_measured(run_directory, exported, tmp_path
         "| decayed_ce | 1.0 | mean |",
         "| chain_reward | 0.1 |",
         "| fingerprint of its weights |",
-        "vllm serve",
+        "vllm serve VERIFIER ",
+        f"VERIFIER: where `{SOURCE}` lies; ",
     ):
         assert line in text, line
     run_card = card(run_directory / "export", "export")

@@ -5,6 +5,7 @@ from typing import Any
 
 from drafter.layouts.rope import rope_of
 from drafter.verifier.conversion import resolve
+from drafter.verifier.loading import FOREIGN, reason
 from drafter.verifier.tokenizer import tokenizer_hash
 
 SGLANGS_MASK = "<|MASK|>"
@@ -54,9 +55,8 @@ class VerifierFacts:
         try:
             whole = AutoConfig.from_pretrained(where, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"verifier={source!r}: can't be read ({reason}); check the name") from None
+        except FOREIGN as error:
+            raise ValueError(f"verifier={source!r}: can't be read ({reason(error)}); check the name") from None
         try:
             generation = GenerationConfig.from_pretrained(where)
         except (OSError, ValueError):

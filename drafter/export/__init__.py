@@ -20,6 +20,7 @@ from drafter.models import BlockDiffusionDrafter
 from drafter.models.storage import Stored, read_config, save_drafter
 from drafter.verifier import VerifierHead
 from drafter.verifier.conversion import resolve
+from drafter.verifier.loading import FOREIGN, reason
 
 __all__ = ["DTYPES", "check_place", "convert", "export", "open_original", "write_export"]
 
@@ -153,8 +154,8 @@ def _verifier_facts(verifier: str | None, facts: Mapping[str, Any]) -> dict[str,
     where = resolve(verifier)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"verifier={verifier!r}: can't be read ({str(error).splitlines()[0]})") from None
+    except FOREIGN as error:
+        raise ValueError(f"verifier={verifier!r}: can't be read ({reason(error)})") from None
     if config.get_text_config().hidden_size != facts["hidden_size"]:
         raise ValueError(
             f"verifier={verifier!r}: is {config.get_text_config().hidden_size} wide, the drafter "

@@ -11,6 +11,7 @@ from drafter.export.serve import serve_commands
 from drafter.files import atomically, write_json
 from drafter.layouts import detect
 from drafter.models.storage import read_config
+from drafter.verifier.conversion import PACKAGED
 
 CARD = "README.md"
 TAGS = ["speculative-decoding", "block-diffusion", "dflash"]
@@ -153,8 +154,10 @@ def _speed(results: Mapping[str, Any]) -> str:
 def _serve(name: str, config: Mapping[str, Any], record: Mapping[str, Any], verifier: str) -> str:
     layout = detect(config)
     facts = {**layout.read(config), **(record.get("facts") or {})}
-    commands = serve_commands(name, layout.name, facts, verifier)
+    here = verifier in PACKAGED or verifier.startswith("tiny-")  # names of this project's own, which no engine knows
+    commands = serve_commands(name, layout.name, facts, "VERIFIER" if here else verifier)
     parts = [f"Layout: {layout.name}."]
+    parts += [f"VERIFIER: where `{verifier}` lies; `drafter check` prints these commands with it."] if here else []
     parts += [f"{engine}:\n\n```\n{command}\n```" for engine, command in commands.items()]
     return "\n\n".join(parts)
 

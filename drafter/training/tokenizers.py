@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from drafter.config import TokenizerConfig
+from drafter.verifier.loading import FOREIGN, reason
 
 END, START, SPARE = "<|im_end|>", "<|im_start|>", "<|spare|>"  # the last is an id that text never uses
 TEMPLATE = (
@@ -26,9 +27,8 @@ def make_tokenizer(texts: Iterable[str], settings: TokenizerConfig) -> Any:
     if settings.source is not None:
         try:
             return AutoTokenizer.from_pretrained(settings.source, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"tokenizer.source={settings.source!r}: can't be loaded ({reason})") from None
+        except FOREIGN as error:
+            raise ValueError(f"tokenizer.source={settings.source!r}: can't be loaded ({reason(error)})") from None
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()

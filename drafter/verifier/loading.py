@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
@@ -15,7 +16,7 @@ from drafter.verifier.shards import absent_files
 # What code and files of other people's making raise: which of these depends on the family.
 FOREIGN = (
     *(OSError, ValueError, ImportError, LookupError, AttributeError, TypeError, RuntimeError, AssertionError),
-    StrictDataclassError,
+    *(StrictDataclassError, SafetensorError),
 )
 
 
@@ -47,8 +48,13 @@ def refusing(source: str) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"verifier.source={source!r}: can't be loaded as a causal LM ({reason}); "
+            f"verifier.source={source!r}: can't be loaded as a causal LM ({reason(error)}); "
             "name a hub id, a directory or a GGUF file of one"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """The line of an error that says most."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip()

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from drafter.verifier.conversion import resolve
+from drafter.verifier.loading import FOREIGN, reason
 
 
 def load_tokenizer(source: str) -> Any:
@@ -19,10 +20,9 @@ def load_tokenizer(source: str) -> Any:
     where = resolve(source)
     try:
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except FOREIGN as error:
         raise ValueError(
-            f"verifier.source={source!r}: its tokenizer can't be loaded ({reason}); name a hub id or a directory"
+            f"verifier.source={source!r}: its tokenizer can't be loaded ({reason(error)}); name a hub id or a directory"
         ) from None
 
 
@@ -35,10 +35,9 @@ def text_config(source: str) -> Any:
     where = resolve(source)
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except FOREIGN as error:
         raise ValueError(
-            f"verifier.source={source!r}: its config can't be read ({reason}); name a hub id or a directory"
+            f"verifier.source={source!r}: its config can't be read ({reason(error)}); name a hub id or a directory"
         ) from None
 
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -22,6 +21,7 @@ from drafter.models.push_forward.packed import Context, Groups, group_positions
 from drafter.models.storage import find, read_config
 from drafter.verifier import Verifier
 from drafter.verifier.attention import ATTENTION, over
+from drafter.verifier.loading import FOREIGN, reason
 from drafter.verifier.output import OutputHead, output_of
 from drafter.verifier.tiled import TiledPass
 
@@ -113,8 +113,8 @@ class PushForwardModel(PreTrainedModel):
         try:
             telling = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # what is told is refused below
             model, told = cls.from_pretrained(where, dtype=dtype, **telling)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"drafter={source!r}: can't be read ({str(error).splitlines()[0]})") from None
+        except FOREIGN as error:
+            raise ValueError(f"drafter={source!r}: can't be read ({reason(error)})") from None
         wrong = sorted(map(str, (*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"])))
         if wrong:
             raise ValueError(f"drafter={source!r}: {wrong[0]} does not fit its config; export again")

@@ -13,6 +13,8 @@ from drafter.config import SYSTEMS, Config, FittingConfig
 from drafter.export.original import weights_of
 from drafter.training.batches.loader import loader
 from drafter.training.fitting import Batches, fit
+from drafter.training.logs import Metrics
+from drafter.training.pictures import read_metrics
 from drafter.training.runs import RUNS, run
 
 SLOPE = torch.tensor([[2.0], [-1.0]])
@@ -73,6 +75,19 @@ def test_a_killed_fit_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     assert resumed.seen[0] in range(1, 25)
     assert all(torch.equal(weights(again)[name], value) for name, value in weights(whole).items())
     assert torch.allclose(weights(whole)["weight"].T, SLOPE, atol=0.5)
+
+
+@pytest.mark.parametrize(("before", "after", "at"), [(1, 2, 3), (2, 1, 3), (3, 2, 5), (1, 4, 2)])
+def test_a_step_ends_where_it_should_whoever_shared_out_those_before(tmp_path, before, after, at):
+    """Killed behind an odd number of micro-batches, say, and gone on with by pairs of them."""
+    settings = {"max_steps": 8, "log_every": 1, "validate_every": 4, "keep": 1}
+    with pytest.raises(InterruptedError):
+        fit(Line(dies_at=at), Points(), tmp_path, FittingConfig(accumulate=before, **settings), "nearness")
+    resumed = Line()
+    fit(resumed, Points(), tmp_path, FittingConfig(accumulate=after, **settings), "nearness")
+    assert resumed.seen == [step for step in range(at, 8) for _ in range(after)]
+    records = [one for one in read_metrics(Metrics(tmp_path).merged()) if one["nearness"]]
+    assert [one["step"] for one in records] == ["3", "7"]
 
 
 def test_a_stage_that_has_ended_is_not_trained_again(tmp_path):

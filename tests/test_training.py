@@ -18,7 +18,9 @@ from drafter.training.batches.feed import Feed
 from drafter.training.checkpoints import read_checkpoint
 from drafter.training.fitting import fit
 from drafter.training.head import Head
+from drafter.training.logs import Metrics
 from drafter.training.module import MONITOR, DrafterModule
+from drafter.training.pictures import read_metrics
 from drafter.training.prepare import start
 from drafter.training.watched import Watched, tokens_of_whole_blocks
 from drafter.verifier.output import OutputHead
@@ -318,14 +320,19 @@ def test_where_no_block_is_whole_nothing_is_said_of_them_but_that(caplog):
     assert "no block of a logged step is whole" in caplog.text
 
 
-def test_a_checkpoint_tells_what_was_found_of_its_own_weights_alone(rows, make, tmp_path):
-    """The last one is of a step behind a validation."""
+def test_what_is_told_of_a_step_is_that_steps_alone(rows, make, tmp_path):
+    """The last one is of a step behind a validation. What is logged of a step is that step's, too."""
     verifier = make_verifier("llama")
     drafter = make_drafter(verifier)
-    module, config = make(drafter, "training.max_steps=3", "training.validate_every=2", "training.loggers=[]")
+    words = "training.max_steps=3", "training.validate_every=2", "training.loggers=[]", "training.log_every=2"
+    module, config = make(drafter, *words)
+    step, losses = module.training_step, []
+    module.training_step = lambda *batch: losses.append(step(*batch)) or losses[-1]
     taps = LocalTaps(verifier, drafter.tap_layers)
     module._validation = [(pad(rows), taps(pad(rows)))]
     best = fit(module, Feed(config, rows, None, taps), tmp_path / "run", config.training, MONITOR)
+    logged = [record for record in read_metrics(Metrics(tmp_path / "run").merged()) if record["loss"]]
+    assert [(record["step"], float(record["loss"])) for record in logged] == [("1", losses[1].item())]
     told = {path.stem: read_checkpoint(path) for path in (best, best.with_name("last.ckpt"))}
     assert {name: one["global_step"] for name, one in told.items()} == {"best": 2, "last": 3}
     assert told["best"]["drafter"]["tokens_per_cycle"] >= 1

@@ -67,6 +67,19 @@ class Previous(Callback):
             os.link(self.last, names[1])  # the new one is written beside it, then renamed over this name alone
 
 
+class Recount(Callback):
+    """Counts what was trained in the micro-batches of this start: the trainer knows a step's end by their number."""
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        more = checkpoint["global_step"] * trainer.accumulate_grad_batches - progress["current"]["processed"]
+        for counts in (progress["total"], progress["current"]):
+            for name in counts:
+                counts[name] += more
+
+
 def previous(number: int) -> str:
     """The name of a checkpoint, so many before the last."""
     return "previous.ckpt" if number == 1 else f"previous-{number}.ckpt"

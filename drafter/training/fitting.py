@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from drafter.config import FittingConfig
 from drafter.machine.precision import keep_float32_exact
 from drafter.machine.ranks import lightning_devices, ranks
-from drafter.training.checkpoints import Previous, WholeFiles, checkpoints, leave, resumable
+from drafter.training.checkpoints import Previous, Recount, WholeFiles, checkpoints, leave, resumable
 from drafter.training.guard import Guard
 from drafter.training.logs import Metrics, Progress, Seconds, loggers
 from drafter.training.optimisation import never_fell
@@ -138,6 +138,7 @@ def fit(
         callbacks=[
             Seconds(prepared),
             Previous(last, settings.keep),
+            Recount(),
             Guard(settings, directory),
             Stop(last, settings.log_every),
             Progress(settings.log_every),

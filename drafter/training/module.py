@@ -132,7 +132,7 @@ class DrafterModule(lightning.LightningModule):
         if batch.epoch_ends:  # by the loggers themselves: what `log` is told between two logged steps is lost
             for logger in self.loggers:
                 logger.log_metrics({"anchor_coverage": self.coverage.share}, self.global_step)
-        if self.global_step % self.config.training.log_every == 0:
+        if (self.global_step + 1) % self.config.training.log_every == 0:  # the steps whose figures the trainer writes
             norms = losses.gradient_norms(scores, slots=slots)
             self.watched.add(total, terms, norms, tokens_of_whole_blocks(scores))
             if (batch.number + 1) % self.config.training.accumulate == 0:

@@ -82,6 +82,11 @@ def test_code_is_found_in_an_answer():
         assert UnitTests()([Answered(DOUBLE, text)]) == [1.0]
 
 
+def test_a_body_keeps_the_separators_inside_of_its_strings():
+    body = 'return "one\u2028two\x0cthree"'
+    assert code_of(DOUBLE, body).endswith(f"\n    {body}\n")
+
+
 def test_unit_tests_score_what_runs_right_and_nothing_else():
     bad = ["return x", "return 2 *", "import os\n    os.fork()", "raise SystemExit(0)", "while True: pass", "no code"]
     answers = [Answered(DOUBLE, text) for text in ("return x + x", *bad)]

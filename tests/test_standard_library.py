@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drafter.sources import BadRows, StandardLibrary
-from drafter.sources.standard_library import KINDS, REQUEST, SKIPPED
+from drafter.sources.standard_library import KINDS, REQUEST, SKIPPED, _functions
 
 COUNTS = {"write": 30, "explain": 20, "annotate": 10}
 FILES = ["textwrap.py", "statistics.py", "shutil.py", "inspect.py", "pathlib.py", "ast.py", "json/decoder.py"]
@@ -127,3 +127,9 @@ def test_more_than_the_library_has_is_refused(library):
 
 def test_kinds_are_those_of_the_requests():
     assert set(REQUEST) == set(KINDS)
+
+
+def test_a_form_feed_moves_no_function():
+    source = '"""One."""\n\x0c\nTEXT = "a\u2028b"\n\n\ndef first(x):\n    """One."""\n    return x\n'
+    ((_, quoted, _),) = _functions("a.py", source, ast.parse(source))
+    assert quoted.startswith("def first(x):")

@@ -110,7 +110,7 @@ def _all_functions(root: Path) -> list[tuple[str, str, str, str | None]]:
 
 def _functions(file: str, source: str, tree: ast.Module) -> Iterator[tuple[str, str, str | None]]:
     """(kind, code to quote, author's answer) of each function."""
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the tree counts them: a form feed ends none
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.end_lineno is None:
             continue

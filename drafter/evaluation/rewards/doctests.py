@@ -60,7 +60,7 @@ def _candidates() -> Iterator[tuple[Task, str]]:
     """Tasks with the library's own source."""
     for name, text, tree in modules(holding=">>>"):
         parts = [part for part in Path(name).with_suffix("").parts if part != "__init__"]
-        lines = text.splitlines()
+        lines = text.split("\n")
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.decorator_list and node.end_lineno is not None:
                 docstring = ast.get_docstring(node)

@@ -18,7 +18,7 @@ def code_of(task: Task, text: str) -> str:
         return code
     body = code.strip("\n")
     if not body.startswith((" ", "\t")):
-        body = "\n".join(f"    {line}" if line else line for line in body.splitlines())
+        body = "\n".join(f"    {line}" if line else line for line in body.split("\n"))
     return f"{task.signature.rstrip()}\n{body}\n"
 
 

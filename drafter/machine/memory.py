@@ -4,6 +4,7 @@ import ctypes
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -42,15 +43,15 @@ def _left_in_groups() -> list[int]:
     left = []
     for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else ():
         _, kinds, path = line.split(":", 2)
-        for kind, (place, limit, used) in GROUP_FILES.items():
+        for kind in GROUP_FILES.keys() & kinds.split(","):
+            place, limit, used = GROUP_FILES[kind]
             root = GROUPS / place
-            group = root / path.lstrip("/")
-            for each in (group, *group.parents) if kind in kinds.split(",") else ():
-                if each.is_relative_to(root) and (each / limit).is_file():
-                    most, held = (each / limit).read_text().strip(), int((each / used).read_text())
-                    files = re.search(r"^inactive_file (\d+)", (each / "memory.stat").read_text(), re.MULTILINE)
-                    if most.isdigit():  # else there is no limit
-                        left.append(max(0, int(most) - held + (int(files[1]) if files else 0)))
+            own = root / path.lstrip("/")
+            for group in (each for each in (own, *own.parents) if each.is_relative_to(root)):
+                with suppress(OSError, ValueError):  # no such group, one that may not be read, one without a limit
+                    most, held = (int((group / name).read_text()) for name in (limit, used))
+                    files = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+                    left.append(max(0, most - held + (int(files[1]) if files else 0)))
     return left
 
 

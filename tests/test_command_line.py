@@ -7,6 +7,7 @@ from argparse import Namespace
 import pytest
 
 from drafter.__main__ import main
+from drafter.commands.decoding import draft_vocabulary
 from drafter.commands.places import check_places
 
 
@@ -62,6 +63,11 @@ def test_a_file_of_figures_takes_the_place_of_files_alone(tmp_path):
     assert (tmp_path / "a/b").is_dir()
     with pytest.raises(ValueError, match="device"):
         check_places(Namespace(json=type(tmp_path)("/dev/null")))
+
+
+def test_a_draft_vocabulary_that_is_not_there_is_named_as_it_was_asked_for():
+    with pytest.raises(ValueError, match=r"^draft-vocabulary='none:3': no such file; name full, or a file of"):
+        draft_vocabulary(Namespace(draft_vocabulary="none:3", verifier="tiny-llama"))
 
 
 PIPED = """

@@ -140,7 +140,9 @@ def draft_vocabulary(parsed: Namespace) -> list[int] | None:
         return None if parsed.draft_vocabulary is None else []
     path, number = counted(parsed.draft_vocabulary)
     if not Path(path).exists():
-        raise ValueError(f"draft-vocabulary={parsed.draft_vocabulary!r}: no such file; name full, answers, or counts")
+        raise ValueError(
+            f"draft-vocabulary={parsed.draft_vocabulary!r}: no such file; name full, or a file of answers or counts"
+        )
     if number == 0:
         raise ValueError(f"draft-vocabulary={parsed.draft_vocabulary!r}: take at least one token")
     return draft_vocabulary(path, number, VerifierFacts.load(parsed.verifier).truths["vocab_size"])

@@ -77,7 +77,7 @@ def test_a_killed_fit_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     assert torch.allclose(weights(whole)["weight"].T, SLOPE, atol=0.5)
 
 
-@pytest.mark.parametrize(("before", "after", "at"), [(1, 2, 3), (2, 1, 3), (3, 2, 5), (1, 4, 2)])
+@pytest.mark.parametrize(("before", "after", "at"), [(1, 2, 3), (3, 2, 5)])
 def test_a_step_ends_where_it_should_whoever_shared_out_those_before(tmp_path, before, after, at):
     """Killed behind an odd number of micro-batches, say, and gone on with by pairs of them."""
     settings = {"max_steps": 8, "log_every": 1, "validate_every": 4, "keep": 1}

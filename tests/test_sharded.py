@@ -1,6 +1,7 @@
 """Checkpoints of one file a rank: put together as one file would hold them; damaged or foreign ones are refused."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,17 @@ def spoil_the_index(folder):
     (folder / ".metadata").write_bytes(pickle.dumps(Trap()))
 
 
+def point_elsewhere(folder):
+    index = pickle.loads((folder / ".metadata").read_bytes())
+    for part, place in index.storage_data.items():
+        index.storage_data[part] = replace(place, relative_path=f"../previous.ckpt/{place.relative_path}")
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+
+
 DAMAGES = {
     "cut": (cut, "is missing, or ends too early"),
     "missing": (lambda folder: next(folder.glob("*.distcp")).unlink(), "is missing, or ends too early"),
+    "a part elsewhere": (point_elsewhere, "its index names a part elsewhere"),
     "without facts": (lambda folder: (folder / "meta.pt").unlink(), "meta.pt is missing"),
     "an index that runs": (spoil_the_index, "its index names pathlib.Path.touch|its index names"),
     "a part that runs": (lambda folder: write(folder, lr=Trap()), "Weights only load failed"),

@@ -25,7 +25,7 @@ class ServerConfig:
         token_ids: ask for the answer's token ids (vLLM's `return_token_ids`); otherwise its text is tokenised here.
         check_prompts: compare the server's count of prompt tokens with that of the verifier's chat template here.
         extra: further fields of each request, such as `{repetition_penalty: 1.0, top_k: -1}` for a vLLM that takes
-            defaults from the model's generation config.
+            defaults from the model's generation config. They are written into manifests: no place for a key.
     """
 
     url: str | None = None

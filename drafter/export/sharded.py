@@ -44,6 +44,8 @@ def look_into(folder: Path) -> dict[str, Any]:
     index = _read_index(folder)
     for part, place in index.storage_data.items():
         file = folder / place.relative_path
+        if file.parent != folder:
+            raise EOFError(f"its index names a part elsewhere, {place.relative_path}")
         if not file.is_file() or file.stat().st_size < place.offset + place.length:
             raise EOFError(f"{file.name} is missing, or ends too early")
         if isinstance(index.state_dict_metadata[part.fqn], BytesStorageMetadata):  # who resumes loads it without a look

@@ -16,7 +16,8 @@ from drafter.machine.tiling import why_not_tiled
 from drafter.models import PushForwardModel
 from drafter.models.push_forward import for_decoding
 from drafter.verification import speculative_sampling
-from drafter.verification.base import inverse_cdf, uniforms
+from drafter.verification.base import inverse_cdf
+from drafter.verification.streams import kept_noise
 from drafter.verifier import Verifier
 
 FEW = 3  # tokens of a vocabulary so small that drafts of an untrained model are often kept
@@ -61,12 +62,22 @@ def test_free_running_is_pass_after_pass_over_the_whole_row(model, count, penalt
     prompts = [*make_prompts()[:4], make_prompts()[1], make_prompts()[1]]  # three rows share a prompt
     decoder = FreeDecoder(model, None, count, penalty)
     found = decoder.generate(prompts, max_new_tokens=12, seed=5, batch_size=batch_size)
-    noise = uniforms((len(prompts), 12 + count), torch.Generator().manual_seed(5), torch.device("cpu"))
+    noise = kept_noise(5, len(prompts), 12, torch.device("cpu"))
     for index, prompt in enumerate(prompts):
-        wanted = naive(model, prompt, noise[index, :12], count, penalty)
+        wanted = naive(model, prompt, noise[index], count, penalty)
         ended = [at + 1 for at, token in enumerate(wanted) if token in model.stop_ids]
         assert found[index].token_ids == wanted[: min([12, *ended])]
         assert found[index].verifier_calls == 0
+
+
+def test_a_shorter_answer_is_the_beginning_of_a_longer_one(few, model):
+    verifier, own = few
+    for decoder, prompts in (
+        (FreeDecoder(model), make_prompts()[:3]),
+        (SpeculativeDecoder(verifier, own), [[1], [2, 0]]),
+    ):
+        long, short = (decoder.generate(prompts, tokens, temperature=1.0, seed=6) for tokens in (15, 7))
+        assert [one.token_ids for one in short] == [one.token_ids[:7] for one in long]
 
 
 @pytest.mark.skipif(bool(why_not_tiled(torch.device("cpu"), torch.bfloat16)), reason="no bfloat16 products of oneDNN")
@@ -133,8 +144,9 @@ def test_with_a_verifier_the_output_is_inverse_cdf_sampling_from_it(few, batch_s
     found = decoder.generate(prompts, 60, temperature=1.0, seed=[7, 8, 9, 10], batch_size=batch_size)
     kept = [accepted for one in found for accepted in one.accepted]
     assert {0, 1, 2, 3} <= set(kept)
-    for prompt, seed, answer in zip(prompts, (7, 8, 9, 10), found, strict=True):
-        noise = uniforms((60,), torch.Generator().manual_seed(seed), torch.device("cpu"))
+    for prompt, noise, answer in zip(
+        prompts, kept_noise([7, 8, 9, 10], 4, 60, torch.device("cpu")), found, strict=True
+    ):
         assert answer.token_ids == inverse_cdf_sampling(verifier, prompt, noise)
 
 

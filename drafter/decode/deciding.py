@@ -11,7 +11,7 @@ from drafter.decode.proposers import Proposal, Proposer
 from drafter.decode.sampling import Law, likeliest_number
 from drafter.verification import Rule, Verification, has_greedy_form, is_lossless, match, needs, sample
 from drafter.verification.base import inverse_cdf, uniforms
-from drafter.verification.streams import Streams, key
+from drafter.verification.streams import Streams, kept_noise, key, name_of
 from drafter.verifier import Verifier
 
 Weight = float | Callable[[Tensor, Tensor], Tensor]
@@ -60,11 +60,8 @@ class Decider:
         self.own_greedy = law.greedy and has_greedy_form(self.rule)
         self.rule_law = Law() if self.own_greedy else law
         self.noise: Tensor | None = None
-        if keeps_noise and isinstance(seed, int):
-            self.noise = uniforms((prompts, limit), torch.Generator().manual_seed(seed), verifier.device)
-        elif keeps_noise and not isinstance(seed, int):
-            own = [uniforms((limit,), torch.Generator().manual_seed(one), verifier.device) for one in seed]
-            self.noise = torch.stack(own)  # [prompts, limit]
+        if keeps_noise:
+            self.noise = kept_noise(seed, prompts, limit, verifier.device)
 
     def begin(self, rows: Sequence[Answering | None]) -> None:
         """A new cycle of `rows`: they go on with new random numbers."""
@@ -74,13 +71,13 @@ class Decider:
     def streams(self) -> Streams:
         """This cycle's random numbers, a stream for each row."""
         if self._streams is None:
-            keys = [0 if row is None else key(*self._name(row.index), row.result.verifier_calls) for row in self.rows]
+            names = [
+                None if row is None else (*name_of(self.seed, row.index), row.result.verifier_calls)
+                for row in self.rows
+            ]
+            keys = [0 if name is None else key(*name) for name in names]
             self._streams = Streams(torch.tensor(keys, device=self.verifier.device))
         return self._streams
-
-    def _name(self, index: int) -> tuple[int, ...]:
-        """What tells a prompt's numbers from those of all others."""
-        return (self.seed, index) if isinstance(self.seed, int) else (self.seed[index],)
 
     def noise_at(self, rows: Sequence[Answering | None], count: int) -> Tensor | None:
         """Numbers of the next `count` places of each row, [B, count]; past the end, where nothing is kept, the last."""

@@ -14,7 +14,7 @@ from drafter.decode.schemes.free_running import FreeRunning
 from drafter.decode.slots import Listeners, Slots
 from drafter.decode.text import stop_strings
 from drafter.models.push_forward import PushForwardModel, for_decoding
-from drafter.verification.base import uniforms
+from drafter.verification.streams import kept_noise
 
 
 class FreeDecoder:
@@ -69,7 +69,7 @@ class FreeDecoder:
             ValueError: an argument is out of range, text is asked for without a tokenizer, or logits are no numbers.
         """
         check_generation(max_new_tokens, batch_size, temperature)
-        generator = torch.Generator().manual_seed(whole_seed(seed))
+        seed = whole_seed(seed)
         self.model.check_temperature(temperature)
         strings = stop_strings(stop)
         reads = bool(strings or on_text)
@@ -79,7 +79,7 @@ class FreeDecoder:
         rows = read_prompts(prompts, self.tokenizer, vocabulary, config.max_position_embeddings, max_new_tokens)
         waiting = to_answer(rows, self.tokenizer if reads else None, strings, on_end)
         if waiting:
-            noise = uniforms((len(rows), max_new_tokens + self.count), generator, self.model.device)
+            noise = kept_noise(seed, len(rows), max_new_tokens + self.count, self.model.device)
             size, longest = min(batch_size, len(waiting)), max(len(row.prompt) for row in waiting) + max_new_tokens
             cache = self._cache(size, longest + 2 * self.count)
             scheme = FreeRunning(self.model, self.count, noise, temperature, cache, self.penalty)

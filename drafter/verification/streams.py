@@ -1,6 +1,7 @@
 """Random numbers of a batch: a stream for each row, which no other row can shift."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +45,17 @@ def key(*numbers: int) -> int:
     for number in numbers:
         state = _mix((state + GOLDEN + (number & BITS)) & BITS)
     return _signed(state)
+
+
+def name_of(seed: int | Sequence[int], prompt: int) -> tuple[int, ...]:
+    """What tells a prompt's numbers from those of all others: its own seed, or the one that all share and its index."""
+    return (seed, prompt) if isinstance(seed, int) else (seed[prompt],)
+
+
+def kept_noise(seed: int | Sequence[int], prompts: int, places: int, device: torch.device) -> Tensor:
+    """Numbers in [0, 1) of every place of each prompt's answer, [prompts, places]; fewer are the first of more."""
+    keys = [key(*name_of(seed, prompt)) for prompt in range(prompts)]
+    return Streams(torch.tensor(keys, dtype=torch.long, device=device)).uniforms((prompts, places))
 
 
 def _mix(state: int) -> int:

@@ -28,7 +28,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-
     words = [parsed.python, *command_of(parsed)[1:]]
     if not parsed.start:
         print(shlex.join(words))
@@ -50,7 +49,6 @@ def run(parsed: Namespace) -> None:
 
 def command_of(parsed: Namespace) -> list[str]:
     """Words of the command that serves a recipe's verifier."""
-
     from drafter.config import AlignmentConfig, load_as
     from drafter.engine.command import serve_answers, serve_drafts, serve_states
     from drafter.models.block_config import evenly_spaced

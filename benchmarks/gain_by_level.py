@@ -29,6 +29,7 @@ FULL = {
     "small_block16_whole": "full_faster",
     "small_block16_long": "full",
     "small_block16_rivals": "full",
+    "small_block8": "full",
 }
 WALK = "tokens_per_cycle_held_out"
 PAPER = (2.4, 2.9), (20.9, 43.9)

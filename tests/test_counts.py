@@ -102,8 +102,8 @@ def test_decoding_proposes_what_was_counted_and_emits_the_verifiers_tokens(count
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nothing.json", r"nothing\.json: must hold"),
-        ("nothing", r"data\.answers='nothing': no such file"),
+        ("nothing.json", r"draft-vocabulary='nothing\.json': no such file"),
+        ("nothing", "draft-vocabulary='nothing': no such file"),
         ("{}/counts.json:0", "take at least one token"),
     ],
 )

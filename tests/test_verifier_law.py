@@ -75,13 +75,18 @@ def test_training_on_the_verifiers_law(loss, cached, tmp_path):
     family = "llama"
     verifier, rows = make_verifier(family), make_rows_of(family)
     off = [f"losses.{name}.weight=0" for name in ("decayed_ce", "first_error", "chain_reward")]
-    config = recipe(tmp_path, *off, f"losses.{loss}.weight=1", "training.temperature=0.8")
+    config = recipe(tmp_path, *off, f"losses.{loss}.weight=1", "training.temperature=0.8", "training.log_every=1")
     drafter = make_drafter(verifier)
     taps = TapCache(verifier, rows, LAYERS, tmp_path, final=True) if cached else LocalTaps(verifier, LAYERS, final=True)
     module = DrafterModule(config, drafter, verifier, [])
     before = {name: weight.clone() for name, weight in drafter.named_parameters()}
     trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        accelerator="cpu",
+        max_steps=3,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
     )
     trainer.fit(module, datamodule=Feed(config, rows, None, taps))
     assert set(trainer.logged_metrics) >= {f"train/{loss}", f"gradient_norm/{loss}"}

@@ -81,7 +81,16 @@ def test_where_the_line_runs_at_135_million_weights():
     for size in (1, 8, 32):
         students = [found[size, f"k = {count}"] for count in (1, 2, 4)]
         line = [f"{one['tokens_per_second']:.1f} ({one['speedup']:.2f})" for one in students]
-        assert [str(size), f"{found[size, 'teacher, token by token']['tokens_per_second']:.1f}", *line] in shown
+        teachers = [found[size, f"teacher, {way}"] for way in ("greedy", "by inverse CDF")]
+        assert [str(size), *(f"{one['tokens_per_second']:.1f}" for one in teachers), *line] in shown
+        fastest = max(one["tokens_per_second"] for one in teachers)
+        assert all(one["speedup"] == pytest.approx(one["tokens_per_second"] / fastest) for one in students)
+    four = [found[size, "k = 4"]["speedup"] for size in (1, 8, 32)]
+    said = "{:.2f} times its teacher at batch 1, which waits for memory, {:.2f} at 8, {:.2f} at 32".format(*four)
+    assert said in text("README.md")
+    assert f"{four[0]:.2f} times the teacher where a CPU waits for memory, {four[2]:.2f} at batch 32" in text(
+        "docs/results/README.md"
+    )
 
 
 def test_decoding_side_by_side():

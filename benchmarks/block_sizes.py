@@ -27,8 +27,6 @@ from drafter.evaluation.statistics import (
     per_cycle,
 )
 
-Suites = Mapping[str, Counts]
-
 
 def read(folder: Path, drafts: str | None = None) -> list[Record]:
     """What a study walked: all drafts of a block, or so many."""
@@ -79,14 +77,13 @@ def report(short: Path, long: Path, baseline: str = "uniform") -> str:
         ]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for arm in common:
-        cells, level_of_own = [], None
+        cells = [arm, f"{level(counted(own, arm)[1]):.2f}"]
         for records in known.values():
             mine = together(own, records, arm)
-            level_of_own = level({suite: counts for suite, (counts, _) in mine.items()})
             cells.append(f"{level({suite: counts for suite, (_, counts) in mine.items()}):.2f}")
             cells.append(said(average_gain(mine)))
             cells.append("" if arm == baseline else said(difference(mine, together(own, records, baseline))))
-        lines.append(f"| {arm} | {level_of_own:.2f} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

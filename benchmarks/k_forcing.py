@@ -7,8 +7,7 @@ Speed does not ask what the weights have learned, so the student is the teacher 
 teacher of random weights does as well. No token ends an answer: every row has its whole length, as in the paper's
 throughput. Both loops are ours, over the same kind of cache, with CUDA graphs where there is CUDA (`--compile on` makes
 a pass without one an error); they take turns, and the clock runs behind the prefill. The teacher decodes greedily and
-by inverse CDF, which students imitate; speed-ups are over the faster
-one of both.
+by inverse CDF, which students imitate; speed-ups are over the faster one of both.
 """
 
 import argparse
